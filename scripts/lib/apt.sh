@@ -22,6 +22,10 @@ apt_offers() {
     [[ -n $candidate && $candidate != "(none)" ]]
 }
 
+apt_update() {
+    ((EUID == 0)) && apt_run update >/dev/null
+}
+
 # Refreshes the package lists when one of the named packages is unknown to them.
 apt_refresh_for() {
     local package
