@@ -14,6 +14,7 @@ host_run() {
     for module in "${modules[@]}"; do
         modprobe "$module" || die 125 "cannot load module $module"
     done
+    envs+=(GUEST_KERNEL=host)
     for i in "${!disks[@]}"; do
         loop=$(losetup --find --show "$run/disk$i") || die 125 "cannot make a loop device for ${disks[i]}"
         host_loops+=("$loop")
