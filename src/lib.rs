@@ -4,8 +4,14 @@
 //! Pure: [`units`], [`identity`], [`format`], [`map`], [`segments`], [`pool`], [`plan`].
 //! Edges: [`dm`], [`block`], [`store`], [`engine`], [`cli`].
 
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
+
 pub mod block;
 pub mod dm;
+pub mod format;
 pub mod identity;
+pub mod map;
+pub mod pool;
 pub mod segments;
+pub mod store;
 pub mod units;

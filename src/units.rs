@@ -160,6 +160,9 @@ impl From<Range> for RawRange {
 }
 
 impl Range {
+    /// The largest range there is: stands for "everything" and in messages for a range that does not fit.
+    pub const MAX: Range = Range { start: Sectors::ZERO, len: Sectors(u64::MAX) };
+
     /// The range of `len` sectors from `start`; `None` when it is empty or its end does not fit.
     pub const fn new(start: Sectors, len: Sectors) -> Option<Range> {
         if len.0 == 0 || start.checked_add(len).is_none() {

@@ -1,0 +1,288 @@
+//! What a spare knows of its setup: configuration, spares, map, health and bad blocks.
+//!
+//! Invariant: every copy on every spare holds all of it; copies differ only in spare UUID, copy index and checksums.
+
+use super::{DATA_START, MAX_SPARES};
+use crate::identity::Identity;
+use crate::map::{Map, SpareIndex};
+use crate::units::{Range, Sectors};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Keys of a JSON object that this version does not know; they are written back unchanged.
+pub type UnknownKeys = BTreeMap<String, serde_json::Value>;
+
+/// How far the life of a setup has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SetupState {
+    /// `create` has begun to write, and not on all spares yet: there is no setup.
+    Forming,
+    /// In use.
+    #[default]
+    Ready,
+    /// `destroy` has begun to erase: there is no setup any more.
+    Dissolved,
+}
+
+/// What to do with blocks that cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnreadablePolicy {
+    /// Move the block; reads answer EIO until it is written again.
+    #[default]
+    Hold,
+    /// Move the block and fill it with zeros, recorded as lost.
+    Zero,
+    /// Leave the block on main, recorded as lost.
+    Leave,
+}
+
+/// Choices that the administrator made for a setup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// What to do with blocks that cannot be read.
+    #[serde(default)]
+    pub unreadable: UnreadablePolicy,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub unknown: UnknownKeys,
+}
+
+/// The mark that activation leaves and deactivation clears.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// /etc/machine-id of the machine that has it active; empty when that machine has none.
+    pub machine_id: String,
+    /// /proc/sys/kernel/random/boot_id at that time.
+    pub boot_id: String,
+    /// Seconds since 1970.
+    pub time: u64,
+}
+
+/// The configuration section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Name of the setup and of its device.
+    pub name: String,
+    /// How far its life has come.
+    pub state: SetupState,
+    /// When it was created, seconds since 1970.
+    pub created: u64,
+    /// What main says of itself.
+    pub main: Identity,
+    /// Choices of the administrator.
+    #[serde(default)]
+    pub policy: Policy,
+    /// Set while some machine has the setup active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<Activation>,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub unknown: UnknownKeys,
+}
+
+/// Whether a spare took part in the last commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpareState {
+    /// In use.
+    #[default]
+    Present,
+    /// A commit to it failed; what it holds may be older than the rest.
+    Failed,
+}
+
+/// One spare in the spares section.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpareRecord {
+    /// The spare's own UUID.
+    pub uuid: Uuid,
+    /// First sector of its data area.
+    pub data_start: Sectors,
+    /// Whether it took part in the last commit.
+    #[serde(default)]
+    pub state: SpareState,
+    /// What it says of itself.
+    pub identity: Identity,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub unknown: UnknownKeys,
+}
+
+/// The health section: what happened over the life of the setup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Table swaps that moved extents.
+    pub splices: u64,
+    /// Sectors that were moved to a spare.
+    pub sectors_moved: u64,
+    /// Sectors that were moved back to main.
+    pub sectors_restored: u64,
+    /// Sectors that read only after a retry.
+    pub sectors_recovered: u64,
+    /// Sectors that could not be read.
+    pub sectors_lost: u64,
+    /// Keys of later versions.
+    #[serde(flatten)]
+    pub unknown: UnknownKeys,
+}
+
+/// An earlier commit of the same setup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    /// Its generation.
+    pub generation: u64,
+    /// SHA-256 of its content.
+    pub digest: [u8; 32],
+}
+
+/// How many ancestors a copy remembers.
+pub const MAX_LINEAGE: usize = 32;
+
+/// Everything that a copy holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// UUID of the setup.
+    pub setup: Uuid,
+    /// Raised by every commit.
+    pub generation: u64,
+    /// Time of the commit, seconds since 1970.
+    pub committed: u64,
+    /// Compatible feature flags, known and unknown.
+    pub compatible: u64,
+    /// Incompatible feature flags; all of them are known, or the copy was refused.
+    pub incompatible: u64,
+    /// Name, main, policy.
+    pub config: Config,
+    /// The spares, in order of their index.
+    pub spares: Vec<SpareRecord>,
+    /// Which sectors live where, and what was lost.
+    pub map: Map,
+    /// What happened so far.
+    pub health: Health,
+    /// Sectors of the spares that failed and are never used again, by spare.
+    pub bad_blocks: BTreeMap<SpareIndex, Vec<Range>>,
+    /// The commits before this one, oldest first, at most [`MAX_LINEAGE`]: a spare that holds an older generation is
+    /// stale if it is among them, and divergent if another content is.
+    pub lineage: Vec<Ancestor>,
+    /// Sections that this version does not know (kind, bytes).
+    pub unknown_sections: Vec<(u32, Vec<u8>)>,
+}
+
+/// Metadata that cannot be right although its checksums are.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Inconsistency {
+    /// No spare, or too many.
+    #[error("{0} spares are recorded; a setup has 1 to 16")]
+    SpareCount(usize),
+    /// Main's size and the map disagree.
+    #[error("main has {main} sectors, but the map is for {map}")]
+    MainLength {
+        /// As recorded for main.
+        main: Sectors,
+        /// As recorded in the map.
+        map: Sectors,
+    },
+    /// The data area would touch metadata.
+    #[error("the data area of spare {spare} starts at sector {data_start}, inside the metadata")]
+    DataStart {
+        /// Which spare.
+        spare: SpareIndex,
+        /// Its data area.
+        data_start: Sectors,
+    },
+    /// An extent outside the data area of its spare.
+    #[error("extent {range} lives at {slot}, which is outside that spare's data area")]
+    SlotOutside {
+        /// The extent.
+        range: Range,
+        /// Its slot.
+        slot: crate::map::Slot,
+    },
+    /// An empty or impossible name.
+    #[error("'{0}' is not a name that a setup can have")]
+    Name(String),
+}
+
+impl Metadata {
+    /// The record of one spare.
+    pub fn spare(&self, index: SpareIndex) -> Option<&SpareRecord> {
+        self.spares.get(index.as_usize())
+    }
+
+    /// The index of the spare with this UUID.
+    pub fn spare_index(&self, uuid: Uuid) -> Option<SpareIndex> {
+        let position = self.spares.iter().position(|s| s.uuid == uuid)?;
+        u8::try_from(position).ok().map(SpareIndex)
+    }
+
+    /// Checks what no checksum can: that the parts fit each other.
+    ///
+    /// # Errors
+    /// The first [`Inconsistency`] found.
+    pub fn check(&self) -> Result<(), Inconsistency> {
+        if self.spares.is_empty() || self.spares.len() > MAX_SPARES {
+            return Err(Inconsistency::SpareCount(self.spares.len()));
+        }
+        check_name(&self.config.name)?;
+        if self.config.main.size != self.map.main_len() {
+            return Err(Inconsistency::MainLength {
+                main: self.config.main.size,
+                map: self.map.main_len(),
+            });
+        }
+        for (index, spare) in (0u8..).zip(&self.spares) {
+            if spare.data_start < DATA_START {
+                let spare_index = SpareIndex(index);
+                return Err(Inconsistency::DataStart {
+                    spare: spare_index,
+                    data_start: spare.data_start,
+                });
+            }
+        }
+        for extent in self.map.extents() {
+            let inside = self.spare(extent.slot.spare).is_some_and(|spare| {
+                let area = Range::between(spare.data_start, spare.identity.size);
+                let slot = extent.slot_range();
+                area.zip(slot).is_some_and(|(area, slot)| area.encloses(slot))
+            });
+            if !inside {
+                return Err(Inconsistency::SlotOutside { range: extent.range, slot: extent.slot });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same content as the next generation, committed at `now` (seconds since 1970). `digest` is the digest of
+    /// this one as it was committed.
+    pub fn next(&self, now: u64, digest: [u8; 32]) -> Metadata {
+        let mut next = self.clone();
+        next.lineage.push(Ancestor { generation: self.generation, digest });
+        let surplus = next.lineage.len().saturating_sub(MAX_LINEAGE);
+        next.lineage.drain(..surplus);
+        next.generation = self.generation.saturating_add(1);
+        next.committed = now;
+        next
+    }
+}
+
+/// The longest name of a setup in bytes: leaves room for the names of private devices under dm's limit of 127.
+pub const MAX_NAME: usize = 100;
+
+/// Checks a setup's name: letters, digits and `+ _ . -`, not beginning with `-` or `.`, at most [`MAX_NAME`] bytes,
+/// not `control` (which /dev/mapper has already).
+///
+/// # Errors
+/// [`Inconsistency::Name`].
+pub fn check_name(name: &str) -> Result<(), Inconsistency> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '_' | '.' | '-');
+    let fine = !name.is_empty()
+        && name.len() <= MAX_NAME
+        && name.chars().all(good)
+        && !name.starts_with(['-', '.'])
+        && name != "control";
+    if fine { Ok(()) } else { Err(Inconsistency::Name(name.chars().take(MAX_NAME).collect())) }
+}

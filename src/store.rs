@@ -1,0 +1,204 @@
+//! Reads and commits the copies on the spares.
+//!
+//! Invariants:
+//! - the five copies are read one by one, so a bad sector under one cannot hide another;
+//! - reading never writes;
+//! - a commit writes copies 0, 2, 4, flushes, writes copies 1, 3, flushes: at any instant one whole group is intact;
+//! - [`Commit::run`] allocates nothing: it is called while the setup is suspended.
+
+use crate::block::buffer::AlignedBuffer;
+use crate::block::{Disk, DiskError};
+use crate::format::choose::{ChooseError, Chosen, Expected, choose, reject_unexpected};
+use crate::format::copy::{Encoded, Verdict, index_u32, judge, judge_header, total_len};
+use crate::format::{COMMIT_GROUP_A, COMMIT_GROUP_B, COPY_ALIGNMENT, COPY_STARTS, MAX_SPARES};
+use crate::units::Sectors;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What stands on a device where copies would be.
+#[derive(Clone, Debug)]
+pub struct SpareReading {
+    /// Name of the device.
+    pub device: Arc<str>,
+    /// One verdict for each copy.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl SpareReading {
+    /// The copy to go by.
+    ///
+    /// # Errors
+    /// See [`choose`].
+    pub fn choose(&self) -> Result<Chosen, ChooseError> {
+        choose(&self.verdicts)
+    }
+
+    /// Whether any copy is, or once was, metadata of ours.
+    pub fn has_traces(&self) -> bool {
+        self.verdicts.iter().any(|verdict| {
+            matches!(verdict, Verdict::Valid(_) | Verdict::Damaged(_) | Verdict::Unsupported(_))
+        })
+    }
+}
+
+/// Reads all five copies of a device and judges each.
+pub fn read_copies(disk: &dyn Disk, expected: Expected) -> SpareReading {
+    let mut verdicts: Vec<Verdict> =
+        (0..COPY_STARTS.len()).map(|index| read_copy(disk, index)).collect();
+    reject_unexpected(&mut verdicts, expected);
+    SpareReading { device: disk.name().clone(), verdicts }
+}
+
+fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
+    let (Some(start), Some(number)) = (COPY_STARTS.get(index).copied(), index_u32(index)) else {
+        return Verdict::Blank;
+    };
+    let beyond = || Verdict::Foreign("the device is too small to be a spare".into());
+    let mut head = AlignedBuffer::new(COPY_ALIGNMENT);
+    if disk.size() < start.checked_add(Sectors(8)).unwrap_or(start) {
+        return beyond();
+    }
+    if let Err(error) = disk.read(start, &mut head) {
+        return unreadable(&error);
+    }
+    let len = match judge_header(&head, number).and_then(|header| total_len(&header)) {
+        Ok(len) => len,
+        Err(verdict) => return verdict,
+    };
+    let mut copy = AlignedBuffer::new(len);
+    match disk.read(start, &mut copy) {
+        Ok(()) => judge(&copy, number),
+        Err(error) => unreadable(&error),
+    }
+}
+
+fn unreadable(error: &DiskError) -> Verdict {
+    Verdict::Unreadable { sector: error.start, reason: error.to_string() }
+}
+
+/// A spare that takes part in a commit.
+#[derive(Clone, Debug)]
+pub struct CommitTarget {
+    /// The device.
+    pub disk: Arc<dyn Disk>,
+    /// The spare's UUID.
+    pub uuid: Uuid,
+    /// First sector of its data area.
+    pub data_start: Sectors,
+}
+
+/// How a commit went on one spare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpareCommit {
+    /// Copies 0, 2 and 4 are durable.
+    pub group_a: bool,
+    /// Copies 1 and 3 are durable.
+    pub group_b: bool,
+    /// The first error.
+    pub error: Option<DiskError>,
+}
+
+/// How a commit went.
+#[derive(Clone, Debug, Default)]
+pub struct CommitReport {
+    spares: [SpareCommit; MAX_SPARES],
+}
+
+impl CommitReport {
+    /// Whether the commit stands: at least one spare holds a whole group of it, durably.
+    pub fn stands(&self) -> bool {
+        self.spares.iter().any(|s| s.group_a || s.group_b)
+    }
+
+    /// Whether every target took all five copies.
+    pub fn complete(&self) -> bool {
+        self.spares.iter().all(|s| s.error.is_none())
+    }
+
+    /// The first error, if any.
+    pub fn first_error(&self) -> Option<&DiskError> {
+        self.spares.iter().find_map(|s| s.error.as_ref())
+    }
+
+    /// How it went on target number `index`.
+    pub fn target(&self, index: usize) -> Option<&SpareCommit> {
+        self.spares.get(index)
+    }
+}
+
+/// A commit that is ready to be written: all memory that it needs is in here.
+#[derive(Debug)]
+pub struct Commit {
+    targets: Vec<CommitTarget>,
+    encoded: Encoded,
+    scratch: AlignedBuffer,
+}
+
+impl Commit {
+    /// Prepares to write `encoded` to `targets` (at most 16; further ones are left out).
+    pub fn new(mut targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
+        targets.truncate(MAX_SPARES);
+        let scratch = AlignedBuffer::new(encoded.len());
+        Commit { targets, encoded, scratch }
+    }
+
+    /// What is to be written.
+    pub fn encoded(&self) -> &Encoded {
+        &self.encoded
+    }
+
+    /// Writes group A to all targets, flushes them, then group B, then flushes again. A target that fails is left
+    /// out from there on; the others carry on. Can be run again: it writes the same bytes.
+    pub fn run(&mut self) -> CommitReport {
+        let mut report = CommitReport::default();
+        for (group, is_a) in [(&COMMIT_GROUP_A[..], true), (&COMMIT_GROUP_B[..], false)] {
+            for (target, state) in self.targets.iter().zip(&mut report.spares) {
+                for index in group {
+                    let result = write_copy(target, &self.encoded, *index, &mut self.scratch);
+                    if let Err(error) = result {
+                        state.error.get_or_insert(error);
+                        break;
+                    }
+                }
+            }
+            for (target, state) in self.targets.iter().zip(&mut report.spares) {
+                if state.error.is_some() {
+                    continue;
+                }
+                match target.disk.flush() {
+                    Ok(()) if is_a => state.group_a = true,
+                    Ok(()) => state.group_b = true,
+                    Err(error) => state.error = Some(error),
+                }
+            }
+        }
+        report
+    }
+}
+
+fn write_copy(
+    target: &CommitTarget,
+    encoded: &Encoded,
+    index: usize,
+    scratch: &mut AlignedBuffer,
+) -> Result<(), DiskError> {
+    let (Some(start), Some(number)) = (COPY_STARTS.get(index).copied(), index_u32(index)) else {
+        return Ok(());
+    };
+    encoded.stamp(scratch, target.uuid, target.data_start, number);
+    target.disk.write(start, scratch)
+}
+
+/// Erases all five copies: the first block of each is zeroed, then flushed. For `destroy`, after the commit that
+/// says so, and for a `create` that failed.
+///
+/// # Errors
+/// The first [`DiskError`]; the remaining copies are tried all the same.
+pub fn erase_copies(disk: &dyn Disk) -> Result<(), DiskError> {
+    let zeros = AlignedBuffer::new(COPY_ALIGNMENT);
+    let mut result = Ok(());
+    for start in COPY_STARTS {
+        result = result.and(disk.write(start, &zeros));
+    }
+    result.and(disk.flush())
+}
