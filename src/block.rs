@@ -115,7 +115,7 @@ pub fn check_request(
     };
     let range = Range::new(start, len).ok_or_else(bad)?;
     let block = disk.logical_block();
-    if bytes % 512 != 0
+    if !bytes.is_multiple_of(512)
         || range.end() > disk.size()
         || !start.is_multiple_of(block)
         || !len.is_multiple_of(block)

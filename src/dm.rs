@@ -1,14 +1,18 @@
 //! The device-mapper calls that we use, as a trait, so that the engine runs the same on a kernel and on a fake.
 //!
 //! Invariants:
-//! - `suspend`, `resume` and `clear` of the real implementation allocate nothing, log nothing and touch no
-//!   file: they are called while the device under the root filesystem may be suspended;
+//! - `suspend`, `resume` and `clear` of the real implementation, and everything that a [`Window`] does, allocate
+//!   nothing, log nothing and touch no file unless they fail: they are called while the device under the root
+//!   filesystem may be suspended (a [`Window`] does not even allocate to report a failure);
 //! - `resume` swaps in the inactive table when there is one; when the kernel refuses it, the device is still
 //!   suspended with its old table (see the caller's rescue).
+
+pub mod fake;
 
 use crate::segments::Target;
 use crate::units::{DevNo, Sectors};
 use nix::errno::Errno;
+use std::path::PathBuf;
 
 /// Which of a device's two tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +86,35 @@ impl DmError {
     }
 }
 
+/// A device that is up and has its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// The node, such as `/dev/mapper/NAME`.
+    pub node: PathBuf,
+    /// What went wrong without stopping us, in words for the operator (udev did not answer, for one).
+    pub warning: Option<String>,
+}
+
+/// What is done to one device between suspend and resume. Everything it needs is prepared when it is made, so
+/// that no method allocates, not even to fail: errors are bare numbers. `ENXIO` means that the device is gone.
+pub trait Window: std::fmt::Debug {
+    /// Stops I/O, without freezing the filesystem, after what is in flight has ended. No error when it is
+    /// stopped already. `EINTR` when a signal came first: then nothing has changed.
+    fn suspend(&self) -> Result<(), Errno>;
+    /// Swaps in the inactive table, if any, and lets I/O go on. On refusal the device is still suspended with
+    /// its old table, and the inactive slot is empty.
+    fn resume(&self) -> Result<(), Errno>;
+    /// Empties the inactive slot. No error when it is empty already.
+    fn clear(&self) -> Result<(), Errno>;
+    /// Whether I/O to the device waits.
+    fn suspended(&self) -> Result<bool, Errno>;
+    /// Whether a table lies in the inactive slot.
+    fn has_inactive(&self) -> Result<bool, Errno>;
+    /// The last resort: loads the emergency table that was given when the window was made. User space allocates
+    /// nothing for it, but the kernel does. `ENODATA` when no table was given.
+    fn load_prepared(&self) -> Result<(), Errno>;
+}
+
 /// The device-mapper calls. Devices are named, never numbered.
 pub trait DeviceMapper: std::fmt::Debug {
     /// Version of the kernel's interface (major, minor, patch).
@@ -92,23 +125,31 @@ pub trait DeviceMapper: std::fmt::Debug {
     fn state(&self, name: &str) -> Result<Option<DeviceState>, DmError>;
     /// Makes a device without a table. `EBUSY` when name or UUID is taken.
     fn create(&self, name: &str, uuid: &str) -> Result<DeviceState, DmError>;
-    /// Loads a table into the inactive slot. Never call it while the device is suspended.
+    /// Loads a table into the inactive slot. Never call it while a device is suspended. The kernel checks bounds
+    /// and alignment here only for the first table that a device ever gets, later only at resume.
     fn load(&self, name: &str, table: &[Target], read_only: bool) -> Result<(), DmError>;
-    /// Empties the inactive slot. No error when it is empty already. Allocates nothing.
+    /// Empties the inactive slot. No error when it is empty already. Allocates nothing unless it fails.
     fn clear(&self, name: &str) -> Result<(), DmError>;
     /// Stops I/O, without freezing the filesystem, after what is in flight has ended. `EINTR` when a signal
-    /// came first: then nothing has changed. Allocates nothing.
+    /// came first: then nothing has changed. Allocates nothing unless it fails.
     fn suspend(&self, name: &str) -> Result<(), DmError>;
     /// Swaps in the inactive table, if any, and lets I/O go on. On refusal the device is still suspended with
-    /// its old table. Allocates nothing.
+    /// its old table, and the inactive slot is empty. Allocates nothing unless it fails.
     fn resume(&self, name: &str) -> Result<(), DmError>;
     /// Brings up a device that was just created and loaded: as `resume`, but udev is told and waited for
     /// (within a limit), and /dev/mapper/NAME exists afterwards. `private` devices are hidden from udev's rules.
-    fn activate(&self, name: &str, private: bool) -> Result<(), DmError>;
-    /// Takes a device down, and its node. `EBUSY` when it is open.
+    fn activate(&self, name: &str, private: bool) -> Result<Activation, DmError>;
+    /// Takes a device down, and its node; udev is waited for within the same limit. `EBUSY` when it is open.
     fn remove(&self, name: &str) -> Result<(), DmError>;
     /// A table of a device, in the kernel's words; empty when the slot is empty.
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError>;
     /// Sends a message to the target at `sector` (or to dm-stats); the reply if there is one.
     fn message(&self, name: &str, sector: Sectors, text: &str) -> Result<Option<String>, DmError>;
+    /// Prepares what [`Window`] does to a device, with the table that its last resort loads. The device need not
+    /// be suspended, and is not touched.
+    fn window<'a>(
+        &'a self,
+        name: &str,
+        emergency: Option<&[Target]>,
+    ) -> Result<Box<dyn Window + 'a>, DmError>;
 }

@@ -70,7 +70,7 @@ impl Sectors {
 
     /// Whether this position or length is a multiple of `unit`. Nothing is a multiple of zero.
     pub const fn is_multiple_of(self, unit: Sectors) -> bool {
-        unit.0 != 0 && self.0 % unit.0 == 0
+        unit.0 != 0 && self.0.is_multiple_of(unit.0)
     }
 
     /// The largest multiple of `unit` that is not above this; itself when `unit` is zero.

@@ -94,7 +94,7 @@ mod tests {
         for len in [0, 1, 512, 4096, 1 << 20] {
             let mut buffer = AlignedBuffer::new(len);
             assert_eq!(buffer.len(), len);
-            assert!(len == 0 || buffer.as_ptr().addr() % ALIGNMENT == 0);
+            assert!(len == 0 || buffer.as_ptr().addr().is_multiple_of(ALIGNMENT));
             assert!(buffer.iter().all(|&b| b == 0));
             buffer.fill(7);
             assert_eq!(&*buffer.clone(), &*buffer);
