@@ -71,7 +71,10 @@ impl Identity {
         field("serial", self.serial.clone());
         field("model", self.model.clone());
         field("partition_uuid", self.partition_uuid.clone());
-        field("partition_start", self.partition_start.map(|s| s.to_string()));
+        field(
+            "partition_start",
+            self.partition_start.map(|s| s.to_string()),
+        );
         field("virtual_uuid", self.virtual_uuid.clone());
         field("size", Some(self.size.to_string()));
         field("logical_block", Some(self.logical_block.to_string()));
@@ -105,7 +108,11 @@ impl Identity {
         let names = [
             ("WWN", &self.wwn, &found.wwn),
             ("serial", &self.serial, &found.serial),
-            ("partition UUID", &self.partition_uuid, &found.partition_uuid),
+            (
+                "partition UUID",
+                &self.partition_uuid,
+                &found.partition_uuid,
+            ),
             ("UUID", &self.virtual_uuid, &found.virtual_uuid),
         ];
         let mut proven = false;
@@ -123,7 +130,11 @@ impl Identity {
         if self.partition_start != found.partition_start {
             return Match::Different("the partition starts at another sector".into());
         }
-        if proven { Match::Proven } else { Match::Unproven }
+        if proven {
+            Match::Proven
+        } else {
+            Match::Unproven
+        }
     }
 }
 
@@ -153,11 +164,29 @@ mod tests {
 
     #[test]
     fn names_prove_and_contradict() {
-        assert_eq!(disk(Some("A"), 100).matches(&disk(Some("A"), 100)), Match::Proven);
-        assert!(matches!(disk(Some("A"), 100).matches(&disk(Some("B"), 100)), Match::Different(_)));
-        assert!(matches!(disk(Some("A"), 100).matches(&disk(Some("A"), 101)), Match::Different(_)));
-        assert_eq!(disk(Some("A"), 100).matches(&disk(None, 100)), Match::Unproven);
-        let partition = Identity { partition_start: Some(Sectors(8)), ..disk(Some("A"), 100) };
-        assert!(matches!(disk(Some("A"), 100).matches(&partition), Match::Different(_)));
+        assert_eq!(
+            disk(Some("A"), 100).matches(&disk(Some("A"), 100)),
+            Match::Proven
+        );
+        assert!(matches!(
+            disk(Some("A"), 100).matches(&disk(Some("B"), 100)),
+            Match::Different(_)
+        ));
+        assert!(matches!(
+            disk(Some("A"), 100).matches(&disk(Some("A"), 101)),
+            Match::Different(_)
+        ));
+        assert_eq!(
+            disk(Some("A"), 100).matches(&disk(None, 100)),
+            Match::Unproven
+        );
+        let partition = Identity {
+            partition_start: Some(Sectors(8)),
+            ..disk(Some("A"), 100)
+        };
+        assert!(matches!(
+            disk(Some("A"), 100).matches(&partition),
+            Match::Different(_)
+        ));
     }
 }

@@ -121,7 +121,11 @@ pub struct Piece {
 ///
 /// # Errors
 /// [`SegmentError`] when an invariant of this module would be broken.
-pub fn setup_table(map: &Map, devices: &Devices, layout: Layout) -> Result<Vec<Target>, SegmentError> {
+pub fn setup_table(
+    map: &Map,
+    devices: &Devices,
+    layout: Layout,
+) -> Result<Vec<Target>, SegmentError> {
     match layout {
         Layout::Flat => flat::setup_table(map, devices),
     }
@@ -177,11 +181,19 @@ fn serving_device(
     devices: &Devices,
 ) -> Result<Option<DevNo>, SegmentError> {
     let index = extent.slot.spare;
-    let spare = devices.spares.get(index.as_usize()).ok_or(SegmentError::NoSuchSpare(index))?;
+    let spare = devices
+        .spares
+        .get(index.as_usize())
+        .ok_or(SegmentError::NoSuchSpare(index))?;
     let area = Range::between(spare.data_start, spare.size);
-    let inside = area.zip(extent.slot_range()).is_some_and(|(area, slot)| area.encloses(slot));
+    let inside = area
+        .zip(extent.slot_range())
+        .is_some_and(|(area, slot)| area.encloses(slot));
     if !inside {
-        return Err(SegmentError::Outside { range: extent.range, spare: index });
+        return Err(SegmentError::Outside {
+            range: extent.range,
+            spare: index,
+        });
     }
     let block = devices.logical_block;
     let aligned = [extent.range.start(), extent.range.len(), extent.slot.start]
@@ -193,6 +205,9 @@ fn serving_device(
     match (spare.device, through_held) {
         (None, _) => Ok(None),
         (Some(device), false) => Ok(Some(device)),
-        (Some(_), true) => spare.held.map(Some).ok_or(SegmentError::NoHeldDevice(index)),
+        (Some(_), true) => spare
+            .held
+            .map(Some)
+            .ok_or(SegmentError::NoHeldDevice(index)),
     }
 }

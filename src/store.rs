@@ -36,17 +36,24 @@ impl SpareReading {
     /// Whether any copy is, or once was, metadata of ours.
     pub fn has_traces(&self) -> bool {
         self.verdicts.iter().any(|verdict| {
-            matches!(verdict, Verdict::Valid(_) | Verdict::Damaged(_) | Verdict::Unsupported(_))
+            matches!(
+                verdict,
+                Verdict::Valid(_) | Verdict::Damaged(_) | Verdict::Unsupported(_)
+            )
         })
     }
 }
 
 /// Reads all five copies of a device and judges each.
 pub fn read_copies(disk: &dyn Disk, expected: Expected) -> SpareReading {
-    let mut verdicts: Vec<Verdict> =
-        (0..COPY_STARTS.len()).map(|index| read_copy(disk, index)).collect();
+    let mut verdicts: Vec<Verdict> = (0..COPY_STARTS.len())
+        .map(|index| read_copy(disk, index))
+        .collect();
     reject_unexpected(&mut verdicts, expected);
-    SpareReading { device: disk.name().clone(), verdicts }
+    SpareReading {
+        device: disk.name().clone(),
+        verdicts,
+    }
 }
 
 fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
@@ -73,7 +80,10 @@ fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
 }
 
 fn unreadable(error: &DiskError) -> Verdict {
-    Verdict::Unreadable { sector: error.start, reason: error.to_string() }
+    Verdict::Unreadable {
+        sector: error.start,
+        reason: error.to_string(),
+    }
 }
 
 /// A spare that takes part in a commit.
@@ -139,7 +149,11 @@ impl Commit {
     pub fn new(mut targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
         targets.truncate(MAX_SPARES);
         let scratch = AlignedBuffer::new(encoded.len());
-        Commit { targets, encoded, scratch }
+        Commit {
+            targets,
+            encoded,
+            scratch,
+        }
     }
 
     /// What is to be written.

@@ -155,13 +155,19 @@ impl TryFrom<RawRange> for Range {
 
 impl From<Range> for RawRange {
     fn from(range: Range) -> Self {
-        RawRange { start: range.start, count: range.len }
+        RawRange {
+            start: range.start,
+            count: range.len,
+        }
     }
 }
 
 impl Range {
     /// The largest range there is: stands for "everything" and in messages for a range that does not fit.
-    pub const MAX: Range = Range { start: Sectors::ZERO, len: Sectors(u64::MAX) };
+    pub const MAX: Range = Range {
+        start: Sectors::ZERO,
+        len: Sectors(u64::MAX),
+    };
 
     /// The range of `len` sectors from `start`; `None` when it is empty or its end does not fit.
     pub const fn new(start: Sectors, len: Sectors) -> Option<Range> {
@@ -240,7 +246,8 @@ impl FromStr for Range {
     /// Reads `SECTOR`, `SECTOR+COUNT` or `FIRST-LAST` (inclusive), in decimal.
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let number = |s: &str| {
-            s.parse::<u64>().map_err(|_| UnitError::NotARange(text.chars().take(80).collect()))
+            s.parse::<u64>()
+                .map_err(|_| UnitError::NotARange(text.chars().take(80).collect()))
         };
         if let Some((start, count)) = text.split_once('+') {
             let (start, count) = (number(start)?, number(count)?);
@@ -280,7 +287,9 @@ pub fn coalesce(mut ranges: Vec<Range>) -> Vec<Range> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not of the form `SECTOR`, `SECTOR+COUNT` or `FIRST-LAST`.
-    #[error("'{0}' is not a sector or a range: write SECTOR, SECTOR+COUNT or FIRST-LAST, in decimal")]
+    #[error(
+        "'{0}' is not a sector or a range: write SECTOR, SECTOR+COUNT or FIRST-LAST, in decimal"
+    )]
     NotARange(String),
     /// Empty, or its end does not fit in 64 bits.
     #[error("{0}+{1} is not a range: the count must be at least 1 and the end must fit in 64 bits")]
@@ -330,7 +339,16 @@ mod tests {
             assert_eq!(text.parse::<Range>().unwrap().to_string(), text);
         }
         assert_eq!("10-19".parse::<Range>().unwrap().to_string(), "10+10");
-        for bad in ["", "x", "1+0", "1+", "-3", "9-3", "18446744073709551615", "1+18446744073709551615"] {
+        for bad in [
+            "",
+            "x",
+            "1+0",
+            "1+",
+            "-3",
+            "9-3",
+            "18446744073709551615",
+            "1+18446744073709551615",
+        ] {
             assert!(bad.parse::<Range>().is_err(), "{bad}");
         }
     }

@@ -310,7 +310,11 @@ impl Disk for RamDisk {
             state.put(sector, chunk);
         }
         // A write that the power cut interrupts is pending: any part of it may have landed.
-        if matches!(step, Step::Cut) { fail(Errno::ENODEV) } else { Ok(()) }
+        if matches!(step, Step::Cut) {
+            fail(Errno::ENODEV)
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&self) -> Result<(), DiskError> {
@@ -322,7 +326,9 @@ impl Disk for RamDisk {
         if let Some(errno) = state.injected() {
             return Err(self.error(Operation::Flush, Sectors::ZERO, 0, errno));
         }
-        let State { durable, pending, .. } = &mut *state;
+        let State {
+            durable, pending, ..
+        } = &mut *state;
         for (sector, data) in pending.drain(..) {
             durable.insert(sector, data);
         }
@@ -388,7 +394,10 @@ mod tests {
         disk.set_bad(range(6, 1), Bad::Reads(Errno::EIO));
         disk.set_bad(range(7, 1), Bad::ReadsAndWrites(Errno::EIO));
         let mut buf = [0; 512];
-        assert_eq!(disk.read(Sectors(5), &mut buf).unwrap_err().errno, Errno::ENODATA);
+        assert_eq!(
+            disk.read(Sectors(5), &mut buf).unwrap_err().errno,
+            Errno::ENODATA
+        );
         disk.write(Sectors(5), &buf).unwrap();
         disk.read(Sectors(5), &mut buf).unwrap();
         disk.write(Sectors(6), &buf).unwrap();

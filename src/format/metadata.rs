@@ -247,10 +247,14 @@ impl Metadata {
             let inside = self.spare(extent.slot.spare).is_some_and(|spare| {
                 let area = Range::between(spare.data_start, spare.identity.size);
                 let slot = extent.slot_range();
-                area.zip(slot).is_some_and(|(area, slot)| area.encloses(slot))
+                area.zip(slot)
+                    .is_some_and(|(area, slot)| area.encloses(slot))
             });
             if !inside {
-                return Err(Inconsistency::SlotOutside { range: extent.range, slot: extent.slot });
+                return Err(Inconsistency::SlotOutside {
+                    range: extent.range,
+                    slot: extent.slot,
+                });
             }
         }
         Ok(())
@@ -260,7 +264,10 @@ impl Metadata {
     /// this one as it was committed.
     pub fn next(&self, now: u64, digest: [u8; 32]) -> Metadata {
         let mut next = self.clone();
-        next.lineage.push(Ancestor { generation: self.generation, digest });
+        next.lineage.push(Ancestor {
+            generation: self.generation,
+            digest,
+        });
         let surplus = next.lineage.len().saturating_sub(MAX_LINEAGE);
         next.lineage.drain(..surplus);
         next.generation = self.generation.saturating_add(1);
@@ -284,5 +291,9 @@ pub fn check_name(name: &str) -> Result<(), Inconsistency> {
         && name.chars().all(good)
         && !name.starts_with(['-', '.'])
         && name != "control";
-    if fine { Ok(()) } else { Err(Inconsistency::Name(name.chars().take(MAX_NAME).collect())) }
+    if fine {
+        Ok(())
+    } else {
+        Err(Inconsistency::Name(name.chars().take(MAX_NAME).collect()))
+    }
 }

@@ -20,12 +20,22 @@ impl TableBuilder {
             last.len = Sectors(last.len.0.saturating_add(range.len().0));
             return;
         }
-        self.targets.push(Target { start: range.start(), len: range.len(), kind });
+        self.targets.push(Target {
+            start: range.start(),
+            len: range.len(),
+            kind,
+        });
     }
 
     fn push_main(&mut self, until: Sectors, main: DevNo) {
         if let Some(range) = Range::between(self.end, until) {
-            self.push(range, TargetKind::Linear { device: main, offset: range.start() });
+            self.push(
+                range,
+                TargetKind::Linear {
+                    device: main,
+                    offset: range.start(),
+                },
+            );
         }
     }
 }
@@ -35,7 +45,10 @@ fn continues(last: &Target, next: &TargetKind) -> bool {
         (TargetKind::Error, TargetKind::Error) => true,
         (
             TargetKind::Linear { device, offset },
-            TargetKind::Linear { device: next_device, offset: next_offset },
+            TargetKind::Linear {
+                device: next_device,
+                offset: next_offset,
+            },
         ) => device == next_device && offset.checked_add(last.len) == Some(*next_offset),
         _ => false,
     }
@@ -56,15 +69,19 @@ pub(super) fn unsettled_table(
         let through_held = map.has_held(extent.range);
         let device = serving_device(extent, through_held, devices)?;
         let kind = match device {
-            Some(device) => TargetKind::Linear { device, offset: extent.slot.start },
+            Some(device) => TargetKind::Linear {
+                device,
+                offset: extent.slot.start,
+            },
             None => TargetKind::Error,
         };
         for part in without(extent.range, &unsettled) {
             let clipped = extent.clip(part).map(|e| e.slot.start);
             let kind = match (&kind, clipped) {
-                (TargetKind::Linear { device, .. }, Some(offset)) => {
-                    TargetKind::Linear { device: *device, offset }
-                }
+                (TargetKind::Linear { device, .. }, Some(offset)) => TargetKind::Linear {
+                    device: *device,
+                    offset,
+                },
                 _ => kind.clone(),
             };
             pieces.push((part, kind));
@@ -86,7 +103,11 @@ fn without(range: Range, holes: &[Range]) -> Vec<Range> {
     let first = holes.partition_point(|hole| hole.end() <= range.start());
     let mut out = Vec::new();
     let mut at = range.start();
-    for hole in holes.iter().skip(first).take_while(|hole| hole.start() < range.end()) {
+    for hole in holes
+        .iter()
+        .skip(first)
+        .take_while(|hole| hole.start() < range.end())
+    {
         out.extend(Range::between(at, hole.start().min(range.end())));
         at = at.max(hole.end());
     }
@@ -102,7 +123,10 @@ pub(super) fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece
             .filter(|range| range.start() == end)
             .ok_or(SegmentError::NotContiguous(end))?;
         end = range.end();
-        let not_ours = || SegmentError::NotOurs { range, line: target.to_string() };
+        let not_ours = || SegmentError::NotOurs {
+            range,
+            line: target.to_string(),
+        };
         let place = match &target.kind {
             TargetKind::Error => Place::Nowhere,
             TargetKind::Linear { device, offset } => {
@@ -122,9 +146,17 @@ fn place_of(device: DevNo, start: Sectors, range: Range, devices: &Devices) -> O
     let mut spares = (0u8..).map(SpareIndex).zip(&devices.spares);
     spares.find_map(|(spare, known)| {
         if known.device == Some(device) {
-            Some(Place::Spare { spare, start, through_held: false })
+            Some(Place::Spare {
+                spare,
+                start,
+                through_held: false,
+            })
         } else if known.held == Some(device) {
-            Some(Place::Spare { spare, start, through_held: true })
+            Some(Place::Spare {
+                spare,
+                start,
+                through_held: true,
+            })
         } else {
             None
         }
