@@ -2,7 +2,7 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # variables are shared with scripts/guest
 
 # The kernel is unpacked, not installed, into a cache; the newest one there is used until it is deleted.
-readonly qemu_cache=${XDG_CACHE_HOME:-$HOME/.cache}/dm-remap-guest
+readonly qemu_cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/dm-remap-guest
 qemu_kernel='' # the unpacked kernel: boot/vmlinuz-VERSION, lib/modules/VERSION, initramfs
 
 # What it takes to reach the host's files. Everything else is loaded by the guest itself.
@@ -30,7 +30,7 @@ qemu_find_kernel() {
 qemu_choose_package() {
     local all name
     all=$(apt-cache search --names-only '^linux-image-[0-9].*-amd64(-unsigned)?$' | cut -d' ' -f1 |
-        grep -E '^linux-image-[0-9]+\.[0-9]+(\.[0-9]+)?[^a-z]*(\+deb[0-9]+|\+bpo[^-]*|-[0-9]+)?-amd64(-unsigned)?$' |
+        grep -E '^linux-image-[0-9]+\.[0-9]+\.[0-9]+[^a-z]*(\+deb[0-9]+|\+bpo[^-]*|-[0-9]+)?-amd64(-unsigned)?$' |
         sort -V)
     for name in '-6\.12[.-].*-amd64$' '-6\.12[.-].*-unsigned$' 'amd64$' 'unsigned$'; do
         grep -E -- "$name" <<<"$all" | tail -n 1 | grep . && return 0
