@@ -115,6 +115,12 @@ pub trait Window: std::fmt::Debug {
     fn load_prepared(&self) -> Result<(), Errno>;
 }
 
+/// A message whose memory, the room for the reply included, is prepared: for use while the device is suspended.
+pub trait PreparedMessage: std::fmt::Debug {
+    /// Sends it, and shows the reply (empty when there is none). Allocates nothing. `ENOSPC` when the reply does not fit.
+    fn send(&mut self, on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno>;
+}
+
 /// The device-mapper calls. Devices are named, never numbered.
 pub trait DeviceMapper: std::fmt::Debug {
     /// Version of the kernel's interface (major, minor, patch).
@@ -152,4 +158,11 @@ pub trait DeviceMapper: std::fmt::Debug {
         name: &str,
         emergency: Option<&[Target]>,
     ) -> Result<Box<dyn Window + 'a>, DmError>;
+    /// Prepares a message whose reply takes at most `reply` bytes.
+    fn prepare_message<'a>(
+        &'a self,
+        name: &str,
+        text: &str,
+        reply: usize,
+    ) -> Result<Box<dyn PreparedMessage + 'a>, DmError>;
 }

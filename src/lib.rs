@@ -14,6 +14,7 @@ pub mod dm;
 pub mod format;
 pub mod identity;
 pub mod map;
+pub mod plan;
 pub mod pool;
 pub mod segments;
 pub mod store;

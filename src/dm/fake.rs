@@ -33,7 +33,9 @@ mod stats;
 
 pub use disk::FakeDisk;
 
-use super::{Activation, DeviceMapper, DeviceState, DmError, TableSlot, Window};
+use super::{
+    Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window,
+};
 use crate::block::Disk;
 use crate::segments::Target;
 use crate::units::{DevNo, Sectors};
@@ -310,6 +312,37 @@ impl DeviceMapper for FakeDm {
             name: name.into(),
             emergency,
         }))
+    }
+
+    fn prepare_message<'a>(
+        &'a self,
+        name: &str,
+        text: &str,
+        reply: usize,
+    ) -> Result<Box<dyn PreparedMessage + 'a>, DmError> {
+        let (name, text) = (name.into(), text.into());
+        Ok(Box::new(FakeMessage { dm: self, name, text, reply }))
+    }
+}
+
+/// A [`PreparedMessage`] to the fake.
+#[derive(Debug)]
+struct FakeMessage<'a> {
+    dm: &'a FakeDm,
+    name: String,
+    text: String,
+    reply: usize,
+}
+
+impl PreparedMessage for FakeMessage<'_> {
+    fn send(&mut self, on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        let reply = self.dm.message(&self.name, Sectors::ZERO, &self.text);
+        let reply = reply.map_err(|e| e.errno().unwrap_or(Errno::EIO))?.unwrap_or_default();
+        if reply.len() > self.reply {
+            return Err(Errno::ENOSPC);
+        }
+        on_reply(reply.as_bytes());
+        Ok(())
     }
 }
 

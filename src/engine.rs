@@ -1,0 +1,52 @@
+//! Runs plans: the order of steps that makes them safe, rollback and rescue.
+//!
+//! Invariants:
+//! - slots are written, read back and flushed before the map names them;
+//! - LOAD comes before SUSPEND, the commit comes before RESUME;
+//! - between SUSPEND and RESUME nothing allocates, logs or touches a filesystem (see [`window`]);
+//! - whatever fails, the device runs again, with a table whose map is the newest durable one; where nobody can know
+//!   which map is durable, the sectors in question answer EIO.
+
+pub mod activate;
+pub mod backup;
+pub mod create;
+pub mod destroy;
+pub mod dirty;
+pub mod error;
+pub mod guardian;
+pub mod held;
+pub mod lock;
+pub mod recover;
+pub mod salvage;
+pub mod session;
+pub mod splice;
+pub mod window;
+
+pub use error::EngineError;
+pub use session::{DiskSource, Member, Session};
+
+/// Who is told how things go. All calls come outside the suspended window.
+pub trait Observer {
+    /// A new step has begun, in words.
+    fn step(&self, what: &str);
+    /// So many of so many sectors are done.
+    fn progress(&self, done: u64, total: u64);
+    /// Something the person ought to know.
+    fn note(&self, text: &str);
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn step(&self, _what: &str) {}
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn note(&self, _text: &str) {}
+}
+
+/// Seconds since 1970, by the system's clock; 0 if that is before 1970.
+pub fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,386 @@
+//! A setup that is up: its devices, its metadata, and the check that both agree.
+//!
+//! Invariants:
+//! - a session of a changing command is made under the setup's lock;
+//! - its metadata is what the spares hold, and the live table is the one that the metadata gives;
+//! - every spare is claimed by a private device of the setup (see [`super::held`]), also while it serves nothing.
+
+use super::{EngineError, dirty, now};
+use crate::block::Disk;
+use crate::dm::{DeviceMapper, DeviceState, TableSlot};
+use crate::format::choose::{ChooseError, Chosen, Expected, SetupChoice, choose_setup};
+use crate::format::copy::encode;
+use crate::format::metadata::{Metadata, SpareState};
+use crate::map::{Fate, Map, SpareIndex};
+use crate::plan::Refusal;
+use crate::segments::{
+    Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back,
+};
+use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies};
+use crate::units::{DevNo, Range, Sectors};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What a setup's dm UUID begins with.
+pub const UUID_PREFIX: &str = "DMREMAP-";
+
+/// A device that belongs to a setup.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its number.
+    pub devno: DevNo,
+    /// How to read and write it.
+    pub disk: Arc<dyn Disk>,
+}
+
+/// Opens devices by number.
+pub trait DiskSource: std::fmt::Debug {
+    /// Opens a device, for writing too when `write`.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when it is not there or cannot be opened.
+    fn open(&self, devno: DevNo, write: bool) -> Result<Member, EngineError>;
+}
+
+/// A setup that is up.
+#[derive(Debug)]
+pub struct Session<'a> {
+    /// Device-mapper.
+    pub dm: &'a dyn DeviceMapper,
+    /// Name of the setup and its device.
+    pub name: String,
+    /// What the spares hold.
+    pub metadata: Metadata,
+    /// SHA-256 of that.
+    pub digest: [u8; 32],
+    /// Main.
+    pub main: Member,
+    /// The spares by index; `None` for one that is missing.
+    pub spares: Vec<Option<Member>>,
+    /// How the map becomes tables.
+    pub layout: Layout,
+}
+
+/// The dm UUID of a setup's device.
+pub fn device_uuid(setup: Uuid) -> String {
+    format!("{UUID_PREFIX}{setup}")
+}
+
+/// Name of the private device that claims a spare.
+pub fn spare_device_name(name: &str, spare: SpareIndex) -> String {
+    format!("{name}-spare{spare}")
+}
+
+/// UUID of the private device that claims a spare.
+pub fn spare_device_uuid(setup: Uuid, spare: SpareIndex) -> String {
+    format!("{UUID_PREFIX}{setup}-spare{spare}")
+}
+
+/// The setup that a dm UUID belongs to, if it is the UUID of a setup's own device.
+pub fn setup_of_uuid(uuid: &str) -> Option<Uuid> {
+    Uuid::try_parse(uuid.strip_prefix(UUID_PREFIX)?).ok()
+}
+
+/// State of the dm device of an active setup, and the setup's UUID.
+///
+/// # Errors
+/// [`Refusal::NotActive`] when there is no such device, or it is not ours.
+pub fn find_active(dm: &dyn DeviceMapper, name: &str) -> Result<(DeviceState, Uuid), EngineError> {
+    let state = dm.state(name)?.ok_or_else(|| Refusal::NotActive(name.into()))?;
+    match setup_of_uuid(&state.uuid) {
+        Some(setup) => Ok((state, setup)),
+        None => Err(Refusal::NotActive(name.into()).into()),
+    }
+}
+
+/// Which devices an active setup is made of, read from device-mapper alone.
+#[derive(Clone, Debug)]
+pub struct LiveDevices {
+    /// UUID of the setup.
+    pub setup: Uuid,
+    /// State of its device.
+    pub state: DeviceState,
+    /// Its live table.
+    pub table: Vec<Target>,
+    /// Main, when any piece of the table leads there.
+    pub main: Option<DevNo>,
+    /// The spares that are claimed, with the number of the private device.
+    pub spares: Vec<(SpareIndex, DevNo, DevNo)>,
+}
+
+/// Reads from device-mapper which devices an active setup is made of.
+///
+/// # Errors
+/// [`Refusal::NotActive`], or what device-mapper says.
+pub fn live_devices(dm: &dyn DeviceMapper, name: &str) -> Result<LiveDevices, EngineError> {
+    let (state, setup) = find_active(dm, name)?;
+    let table = dm.table(name, TableSlot::Active)?;
+    let mut spares = Vec::new();
+    for index in (0u8..).take(crate::format::MAX_SPARES).map(SpareIndex) {
+        let private = spare_device_name(name, index);
+        let Some(claim) = dm.state(&private)? else { continue };
+        if claim.uuid != spare_device_uuid(setup, index) {
+            continue;
+        }
+        if let Some(device) = dm.table(&private, TableSlot::Active)?.iter().find_map(leads_to) {
+            spares.push((index, device, claim.devno));
+        }
+    }
+    let is_spare = |d: &DevNo| spares.iter().any(|(_, spare, held)| spare == d || held == d);
+    let main = table.iter().filter_map(leads_to).find(|d| !is_spare(d));
+    Ok(LiveDevices { setup, state, table, main, spares })
+}
+
+fn leads_to(target: &Target) -> Option<DevNo> {
+    match target.kind {
+        TargetKind::Linear { device, .. }
+        | TargetKind::FlakeyErrorReads { device, .. }
+        | TargetKind::Dust { device, .. } => Some(device),
+        _ => None,
+    }
+}
+
+/// What the spares of a setup say together.
+///
+/// # Errors
+/// [`Refusal::Metadata`] in the words of the verdicts when nothing can be chosen.
+pub fn choose_among(name: &str, readings: &[SpareReading]) -> Result<SetupChoice, Refusal> {
+    let mut chosen: Vec<Chosen> = Vec::new();
+    for reading in readings {
+        match reading.choose() {
+            Ok(choice) => chosen.push(choice),
+            Err(ChooseError::NoneValid) => {}
+            Err(other) => {
+                let device = reading.device.to_string();
+                return Err(Refusal::Metadata { device, what: other.to_string() });
+            }
+        }
+    }
+    choose_setup(&chosen)
+        .map_err(|e| Refusal::Metadata { device: name.into(), what: e.to_string() })
+}
+
+impl<'a> Session<'a> {
+    /// Opens the active setup `name` for a changing command: devices from device-mapper, metadata from the spares.
+    /// Does not yet compare the two: see [`Session::check_live`].
+    ///
+    /// # Errors
+    /// [`Refusal`] when it is not active or its metadata is in doubt; otherwise what failed.
+    pub fn open(
+        dm: &'a dyn DeviceMapper,
+        source: &dyn DiskSource,
+        name: &str,
+        write: bool,
+    ) -> Result<Session<'a>, EngineError> {
+        let live = live_devices(dm, name)?;
+        let main = live.main.ok_or_else(|| {
+            EngineError::Device(format!("the table of '{name}' does not lead to any main device"))
+        })?;
+        let mut members = Vec::new();
+        for (index, device, _) in &live.spares {
+            members.push((*index, source.open(*device, write)?));
+        }
+        let expected = Expected { setup: Some(live.setup), spare: None };
+        let readings: Vec<SpareReading> =
+            members.iter().map(|(_, m)| read_copies(&*m.disk, expected)).collect();
+        let choice = choose_among(name, &readings)?;
+        let newest = choice.newest;
+        let mut spares = vec![None; newest.metadata.spares.len()];
+        for (index, member) in members {
+            if let Some(place) = spares.get_mut(index.as_usize()) {
+                *place = Some(member);
+            }
+        }
+        Ok(Session {
+            dm,
+            name: name.into(),
+            digest: newest.digest,
+            metadata: newest.metadata,
+            main: source.open(main, write)?,
+            spares,
+            layout: Layout::Flat,
+        })
+    }
+
+    /// UUID of the setup.
+    pub fn setup(&self) -> Uuid {
+        self.metadata.setup
+    }
+
+    /// The devices as the tables need to know them.
+    ///
+    /// # Errors
+    /// What device-mapper says of the private devices.
+    pub fn devices(&self) -> Result<Devices, EngineError> {
+        let mut spares = Vec::with_capacity(self.metadata.spares.len());
+        for (index, record) in (0u8..).map(SpareIndex).zip(&self.metadata.spares) {
+            let member = self.spare(index);
+            let held = match member {
+                Some(_) => self.dm.state(&spare_device_name(&self.name, index))?.map(|s| s.devno),
+                None => None,
+            };
+            spares.push(SpareDevice {
+                device: member.map(|m| m.devno),
+                held,
+                size: record.identity.size,
+                data_start: record.data_start,
+            });
+        }
+        Ok(Devices {
+            main: self.main.devno,
+            logical_block: self.main.disk.logical_block(),
+            spares,
+        })
+    }
+
+    /// The spare with this index, unless it is missing.
+    pub fn spare(&self, index: SpareIndex) -> Option<&Member> {
+        self.spares.get(index.as_usize()).and_then(Option::as_ref)
+    }
+
+    /// Spares that commits go to: present, and not marked as failed.
+    pub fn commit_targets(&self) -> Vec<CommitTarget> {
+        let members = self.metadata.spares.iter().zip(&self.spares);
+        members
+            .filter(|(record, _)| record.state == SpareState::Present)
+            .filter_map(|(record, member)| {
+                Some(CommitTarget {
+                    disk: member.as_ref()?.disk.clone(),
+                    uuid: record.uuid,
+                    data_start: record.data_start,
+                })
+            })
+            .collect()
+    }
+
+    /// Commits a change of the metadata that moves nothing, outside the window.
+    ///
+    /// # Errors
+    /// [`EngineError::CommitFailed`] when no spare took it.
+    pub fn commit(&mut self, change: impl FnOnce(&mut Metadata)) -> Result<CommitReport, EngineError> {
+        let mut next = self.metadata.next(now(), self.digest);
+        change(&mut next);
+        let encoded = encode(&next)?;
+        let digest = encoded.digest();
+        let report = Commit::new(self.commit_targets(), encoded).run();
+        if !report.stands() {
+            return Err(self.commit_failed(&report));
+        }
+        self.adopt(next, digest);
+        Ok(report)
+    }
+
+    /// Takes over what a commit has made durable.
+    pub fn adopt(&mut self, metadata: Metadata, digest: [u8; 32]) {
+        self.metadata = metadata;
+        self.digest = digest;
+    }
+
+    /// The error for a commit that did not stand.
+    pub fn commit_failed(&self, report: &CommitReport) -> EngineError {
+        match report.first_error() {
+            Some(error) => {
+                EngineError::CommitFailed { name: self.name.clone(), error: error.clone() }
+            }
+            None => EngineError::Device(format!("'{}' has no spare to commit to", self.name)),
+        }
+    }
+
+    /// Marks spares as failed that did not take the last commit, when others did. Says which.
+    pub fn mark_failed_spares(&mut self, report: &CommitReport) -> Result<Vec<SpareIndex>, EngineError> {
+        let targets = self.commit_targets();
+        let failed: Vec<Uuid> = targets
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| report.target(*i).is_some_and(|t| !t.holds_a_group()))
+            .map(|(_, target)| target.uuid)
+            .collect();
+        let indexes: Vec<SpareIndex> =
+            failed.iter().filter_map(|uuid| self.metadata.spare_index(*uuid)).collect();
+        if !indexes.is_empty() {
+            self.commit(|next| {
+                for record in &mut next.spares {
+                    if failed.contains(&record.uuid) {
+                        record.state = SpareState::Failed;
+                    }
+                }
+            })?;
+        }
+        Ok(indexes)
+    }
+
+    /// Checks that the device is not suspended and its live table is the one that the metadata gives.
+    ///
+    /// # Errors
+    /// [`Refusal::Suspended`] or [`Refusal::TableDiffers`].
+    pub fn check_live(&self) -> Result<(), EngineError> {
+        let (state, _) = find_active(self.dm, &self.name)?;
+        if state.suspended {
+            return Err(Refusal::Suspended(self.name.clone()).into());
+        }
+        let table = self.dm.table(&self.name, TableSlot::Active)?;
+        let differs = |detail| Refusal::TableDiffers { name: self.name.clone(), detail };
+        let pieces = read_back(&table, &self.devices()?, self.layout)
+            .map_err(|e| differs(e.to_string()))?;
+        compare(&pieces, &self.metadata.map, |spare| self.spare(spare).is_none())
+            .map_err(|detail| differs(detail).into())
+    }
+
+    /// Removes what a killed command may have left beside the device: a loaded table, statistics regions.
+    ///
+    /// # Errors
+    /// What device-mapper says.
+    pub fn clear_leftovers(&self) -> Result<(), EngineError> {
+        self.dm.clear(&self.name)?;
+        dirty::remove_leftovers(self.dm, &self.name);
+        Ok(())
+    }
+}
+
+/// Compares what a table does with what a map says.
+///
+/// # Errors
+/// The first difference, in words.
+pub fn compare(
+    pieces: &[Piece],
+    map: &Map,
+    missing: impl Fn(SpareIndex) -> bool,
+) -> Result<(), String> {
+    let end = pieces.last().map_or(Sectors::ZERO, |p| p.range.end());
+    if end != map.main_len() {
+        return Err(format!("it ends at sector {end}, and main at {}", map.main_len()));
+    }
+    let nowhere = |p: &&Piece| p.place == Place::Nowhere;
+    for piece in pieces.iter().filter(nowhere) {
+        if let Some(extent) = map.extents_in(piece.range).find(|e| !missing(e.slot.spare)) {
+            return Err(format!("sectors {} answer EIO", extent.range));
+        }
+        let mapped = map.extents_in(piece.range).map(|e| e.range.len().0).sum::<u64>();
+        if mapped != piece.range.len().0 {
+            return Err(format!("sectors {} answer EIO", piece.range));
+        }
+    }
+    let live = map_of(pieces, map.main_len(), map.unit()).map_err(|e| e.to_string())?;
+    for extent in map.extents().filter(|e| !missing(e.slot.spare)) {
+        if live.extents_in(extent.range).next().map(|e| (e.range, e.slot))
+            != Some((extent.range, extent.slot))
+        {
+            return Err(format!("extent {} is not where the map has it", extent.range));
+        }
+    }
+    if let Some(extra) = live.extents().find(|e| !covered(map, e.range)) {
+        return Err(format!("sectors {} lead to a spare, and the map does not say so", extra.range));
+    }
+    let unheld = pieces
+        .iter()
+        .filter(|p| matches!(p.place, Place::Spare { through_held: false, .. }))
+        .find(|p| map.losses().within(p.range).any(|loss| loss.fate == Fate::Held));
+    match unheld {
+        Some(piece) => Err(format!("held sectors in {} do not answer EIO", piece.range)),
+        None => Ok(()),
+    }
+}
+
+fn covered(map: &Map, range: Range) -> bool {
+    map.extents_in(range).map(|e| e.range.len().0).sum::<u64>() == range.len().0
+}

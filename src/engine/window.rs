@@ -1,0 +1,370 @@
+//! What happens between SUSPEND and RESUME, as a job that two processes can run: the command, and its guardian if the
+//! command dies.
+//!
+//! Invariants:
+//! - nothing in here allocates, logs or touches a filesystem: all memory is in the [`WindowJob`];
+//! - the phase is stored before the step that it names, so whoever takes over knows the most that can have happened;
+//! - before [`Phase::Committing`] everything can be undone; from there on it is finished, or the old map is
+//!   committed as a newer generation;
+//! - a step that is run twice does the same as run once.
+
+use super::dirty::DirtyWatch;
+use super::salvage::Copy;
+use crate::block::buffer::AlignedBuffer;
+use crate::block::{Disk, DiskError, FaultClass};
+use crate::dm::Window;
+use crate::format::tombstone;
+use crate::store::{Commit, CommitReport};
+use crate::units::{Range, SECTOR_SIZE, Sectors};
+use nix::errno::Errno;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use uuid::Uuid;
+
+/// How far the window has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// The new table is loaded; the device is not suspended.
+    Armed = 0,
+    /// SUSPEND was asked for.
+    Suspending = 1,
+    /// Sectors that were written meanwhile are copied again.
+    Copying = 2,
+    /// The new map is being committed.
+    Committing = 3,
+    /// The new map is durable.
+    Committed = 4,
+    /// The old map is being committed as a newer generation.
+    Reverting = 5,
+    /// The old map is durable.
+    Reverted = 6,
+    /// Neither is known to be durable.
+    Unsettled = 7,
+    /// The device runs.
+    Done = 8,
+}
+
+impl Phase {
+    /// The phase with this number; unknown numbers are [`Phase::Done`].
+    pub fn from_u8(number: u8) -> Phase {
+        const ALL: [Phase; 8] = [
+            Phase::Armed,
+            Phase::Suspending,
+            Phase::Copying,
+            Phase::Committing,
+            Phase::Committed,
+            Phase::Reverting,
+            Phase::Reverted,
+            Phase::Unsettled,
+        ];
+        ALL.into_iter().find(|p| *p as u8 == number).unwrap_or(Phase::Done)
+    }
+}
+
+/// Why sectors are left out of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// The source cannot read them.
+    Unreadable,
+    /// The slot holds their tombstones.
+    Tombstone,
+}
+
+/// A copy that may have to be repeated in the window.
+#[derive(Debug)]
+pub struct Recopy {
+    /// What is copied where.
+    pub copy: Copy,
+    /// Sectors of the setup inside it that are known to have no data.
+    pub gaps: Vec<(Range, Gap)>,
+    /// Areas of the watch that it touches.
+    pub areas: std::ops::Range<usize>,
+}
+
+/// Why the window was undone before the commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UndoCause {
+    /// A device failed.
+    Disk(DiskError),
+    /// Sectors became readable or unreadable since they were copied: they must be looked at again.
+    Unsteady(Range),
+    /// A copy did not read back as it was written.
+    Differs(Range),
+}
+
+/// How the window ended. Unless it says otherwise, the device runs.
+#[derive(Debug)]
+pub enum WindowEnd {
+    /// The new table is in force, its map durable.
+    Swapped(CommitReport),
+    /// SUSPEND failed; nothing has changed.
+    NotSuspended(Errno),
+    /// Undone before the commit; the old table and map are in force.
+    Undone(UndoCause),
+    /// The kernel refused the new table: the old map was committed as a newer generation, the old table is in force.
+    Refused(Errno, CommitReport),
+    /// No spare took the new map: the old one was committed as a newer generation, the old table is in force.
+    CommitFailed(CommitReport, CommitReport),
+    /// Nobody knows which map is durable; the moved sectors answer EIO.
+    Unsettled(CommitReport),
+    /// The device could not be resumed.
+    StillSuspended(Errno),
+}
+
+/// Everything that the window needs.
+#[derive(Debug)]
+pub struct WindowJob<'a> {
+    /// The device.
+    pub window: &'a dyn Window,
+    /// The new map.
+    pub commit: Commit,
+    /// The old map as the generation after that.
+    pub revert: Commit,
+    /// What may have to be copied again.
+    pub copies: Vec<Recopy>,
+    /// Counts writes; without it everything is copied again.
+    pub watch: Option<DirtyWatch<'a>>,
+    /// One flag for each area of the watch.
+    pub changed: Vec<bool>,
+    /// Devices that the copies went to.
+    pub destinations: Vec<Arc<dyn Disk>>,
+    /// UUID of the setup, for tombstones.
+    pub setup: Uuid,
+    /// Room for a chunk of data.
+    pub data: AlignedBuffer,
+    /// Room to read it back.
+    pub check: AlignedBuffer,
+}
+
+impl WindowJob<'_> {
+    /// Runs the window from the start.
+    pub fn run(&mut self, phase: &AtomicU8) -> WindowEnd {
+        enter(phase, Phase::Suspending);
+        if let Err(errno) = self.window.suspend() {
+            return match self.let_go(phase, true) {
+                Ok(()) => WindowEnd::NotSuspended(errno),
+                Err(stuck) => WindowEnd::StillSuspended(stuck),
+            };
+        }
+        enter(phase, Phase::Copying);
+        if let Err(cause) = self.make_current() {
+            return match self.let_go(phase, true) {
+                Ok(()) => WindowEnd::Undone(cause),
+                Err(stuck) => WindowEnd::StillSuspended(stuck),
+            };
+        }
+        self.finish(phase)
+    }
+
+    /// Takes over from a process that died in `phase`.
+    pub fn take_over(&mut self, died_in: Phase, phase: &AtomicU8) -> WindowEnd {
+        match died_in {
+            Phase::Armed | Phase::Suspending | Phase::Copying => match self.let_go(phase, true) {
+                Ok(()) => WindowEnd::NotSuspended(Errno::EINTR),
+                Err(stuck) => WindowEnd::StillSuspended(stuck),
+            },
+            Phase::Committing => self.finish(phase),
+            Phase::Committed => self.swap(phase, CommitReport::default()),
+            Phase::Reverting => self.revert(phase, None, CommitReport::default()),
+            Phase::Reverted => self.reverted(phase, None, CommitReport::default(), CommitReport::default()),
+            Phase::Unsettled => self.unsettled(phase, CommitReport::default()),
+            Phase::Done => WindowEnd::NotSuspended(Errno::EINTR),
+        }
+    }
+
+    /// Commits and swaps.
+    fn finish(&mut self, phase: &AtomicU8) -> WindowEnd {
+        enter(phase, Phase::Committing);
+        let report = self.commit.run();
+        if !report.stands() {
+            return self.revert(phase, None, report);
+        }
+        enter(phase, Phase::Committed);
+        self.swap(phase, report)
+    }
+
+    fn swap(&mut self, phase: &AtomicU8, report: CommitReport) -> WindowEnd {
+        if !matches!(self.window.suspended(), Ok(true)) {
+            // Whoever died had resumed it already.
+            enter(phase, Phase::Done);
+            return WindowEnd::Swapped(report);
+        }
+        if !matches!(self.window.has_inactive(), Ok(true)) {
+            // The kernel has refused the table before, and thrown it away.
+            return self.revert(phase, Some(Errno::EINVAL), report);
+        }
+        match self.window.resume() {
+            Ok(()) => {
+                enter(phase, Phase::Done);
+                WindowEnd::Swapped(report)
+            }
+            Err(errno) => self.revert(phase, Some(errno), report),
+        }
+    }
+
+    /// Commits the old map as a newer generation, then lets the old table go on.
+    fn revert(&mut self, phase: &AtomicU8, refused: Option<Errno>, report: CommitReport) -> WindowEnd {
+        enter(phase, Phase::Reverting);
+        let reverted = self.revert.run();
+        if !reverted.stands() {
+            return self.unsettled(phase, reverted);
+        }
+        enter(phase, Phase::Reverted);
+        self.reverted(phase, refused, report, reverted)
+    }
+
+    fn reverted(
+        &mut self,
+        phase: &AtomicU8,
+        refused: Option<Errno>,
+        report: CommitReport,
+        reverted: CommitReport,
+    ) -> WindowEnd {
+        match (self.let_go(phase, true), refused) {
+            (Err(stuck), _) => WindowEnd::StillSuspended(stuck),
+            (Ok(()), Some(errno)) => WindowEnd::Refused(errno, reverted),
+            (Ok(()), None) => WindowEnd::CommitFailed(report, reverted),
+        }
+    }
+
+    /// Puts EIO in the place of the moved sectors. The kernel allocates for this table; that it must be loaded
+    /// now is why it is the last resort.
+    fn unsettled(&mut self, phase: &AtomicU8, report: CommitReport) -> WindowEnd {
+        enter(phase, Phase::Unsettled);
+        let loaded = self.window.load_prepared();
+        match self.let_go(phase, loaded.is_err()) {
+            Ok(()) => WindowEnd::Unsettled(report),
+            Err(stuck) => WindowEnd::StillSuspended(stuck),
+        }
+    }
+
+    /// Resumes if suspended; with the table that is in force when `keep_table`. Done afterwards.
+    fn let_go(&mut self, phase: &AtomicU8, keep_table: bool) -> Result<(), Errno> {
+        if keep_table {
+            self.window.clear()?;
+        }
+        if self.window.suspended()? {
+            // A refused table is thrown away by the kernel: the second resume is a plain one.
+            self.window.resume().or_else(|_| self.window.resume())?;
+        }
+        enter(phase, Phase::Done);
+        Ok(())
+    }
+
+    /// Copies again what was written since it was copied, and flushes.
+    fn make_current(&mut self) -> Result<(), UndoCause> {
+        self.changed.fill(false);
+        let known = match &mut self.watch {
+            Some(watch) => watch.refresh(&mut self.changed).is_ok(),
+            None => false,
+        };
+        for recopy in &self.copies {
+            let areas = self.changed.get(recopy.areas.clone()).unwrap_or_default();
+            if !known || areas.contains(&true) {
+                repeat(recopy, self.setup, &mut self.data, &mut self.check)?;
+            }
+        }
+        for disk in &self.destinations {
+            disk.flush().map_err(UndoCause::Disk)?;
+        }
+        Ok(())
+    }
+}
+
+fn enter(phase: &AtomicU8, next: Phase) {
+    phase.store(next as u8, Ordering::SeqCst);
+}
+
+/// Repeats a copy; every gap must still be one, and no new one may appear.
+fn repeat(recopy: &Recopy, setup: Uuid, data: &mut [u8], check: &mut [u8]) -> Result<(), UndoCause> {
+    let whole = recopy.copy.range;
+    let mut at = whole.start();
+    for (gap, why) in &recopy.gaps {
+        if let Some(solid) = Range::between(at, gap.start()) {
+            repeat_solid(&recopy.copy, solid, data, check)?;
+        }
+        still_a_gap(&recopy.copy, *gap, *why, setup, data)?;
+        at = gap.end();
+    }
+    match Range::between(at, whole.end()) {
+        Some(solid) => repeat_solid(&recopy.copy, solid, data, check),
+        None => Ok(()),
+    }
+}
+
+fn place(base: Sectors, copy: &Copy, at: Sectors) -> Sectors {
+    Sectors(base.0.saturating_add(at.saturating_sub(copy.range.start()).0))
+}
+
+fn repeat_solid(copy: &Copy, solid: Range, data: &mut [u8], check: &mut [u8]) -> Result<(), UndoCause> {
+    let room = u64::try_from(data.len() / SECTOR_SIZE).unwrap_or(1).max(1);
+    let mut at = solid.start();
+    while let Some(part) = Range::between(at, solid.end()) {
+        let len = part.len().min(Sectors(room));
+        let bytes = len.to_usize_bytes().unwrap_or(0);
+        let data = data.get_mut(..bytes).unwrap_or_default();
+        let check = check.get_mut(..bytes).unwrap_or_default();
+        let (from, to) = (place(copy.from, copy, at), place(copy.to, copy, at));
+        copy.source.read(from, data).map_err(|error| match error.class() {
+            FaultClass::Medium | FaultClass::Ambiguous => UndoCause::Unsteady(part),
+            _ => UndoCause::Disk(error),
+        })?;
+        copy.destination.write(to, data).map_err(UndoCause::Disk)?;
+        copy.destination.read(to, check).map_err(UndoCause::Disk)?;
+        if data != check {
+            return Err(UndoCause::Differs(part));
+        }
+        at = Sectors(at.0.saturating_add(len.0));
+    }
+    Ok(())
+}
+
+fn still_a_gap(
+    copy: &Copy,
+    gap: Range,
+    why: Gap,
+    setup: Uuid,
+    data: &mut [u8],
+) -> Result<(), UndoCause> {
+    let block = copy.source.logical_block();
+    let bytes = block.to_usize_bytes().unwrap_or(SECTOR_SIZE);
+    let mut at = gap.start();
+    while at < gap.end() {
+        let buf = data.get_mut(..bytes).unwrap_or_default();
+        let read = copy.source.read(place(copy.from, copy, at), buf);
+        let unchanged = match (why, read) {
+            (Gap::Unreadable, Err(error)) => {
+                matches!(error.class(), FaultClass::Medium | FaultClass::Ambiguous)
+            }
+            (Gap::Tombstone, Ok(())) => (at.0..)
+                .zip(buf.chunks_exact(SECTOR_SIZE))
+                .all(|(sector, data)| tombstone::is_tombstone(data, setup, Sectors(sector))),
+            _ => false,
+        };
+        if !unchanged {
+            return Err(UndoCause::Unsteady(gap));
+        }
+        at = Sectors(at.0.saturating_add(block.0));
+    }
+    Ok(())
+}
+
+/// Runs a window.
+pub trait WindowRunner: std::fmt::Debug {
+    /// Runs it to its end, whatever happens to this process, as far as the runner can see to that.
+    ///
+    /// # Errors
+    /// When it could not be begun; nothing has changed then.
+    fn run(&self, job: &mut WindowJob<'_>) -> std::io::Result<WindowEnd>;
+}
+
+/// Runs the window in this process without a guardian: for tests and for devices that nobody uses yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unguarded;
+
+impl WindowRunner for Unguarded {
+    fn run(&self, job: &mut WindowJob<'_>) -> std::io::Result<WindowEnd> {
+        Ok(job.run(&AtomicU8::new(Phase::Armed as u8)))
+    }
+}
