@@ -7,7 +7,12 @@
 //! - `resume` swaps in the inactive table when there is one; when the kernel refuses it, the device is still
 //!   suspended with its old table (see the caller's rescue).
 
+mod control;
 pub mod fake;
+pub mod kernel;
+mod node;
+mod udev;
+pub mod window;
 
 use crate::segments::Target;
 use crate::units::{DevNo, Sectors};

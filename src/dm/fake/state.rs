@@ -110,7 +110,8 @@ impl State {
     }
 
     pub(super) fn create(&mut self, name: &str, uuid: &str) -> Result<DeviceState, Errno> {
-        if name.is_empty() || name.len() > 127 || name.contains('/') || uuid.len() > 128 {
+        let reserved = ["control", ".", ".."].contains(&name) || name.contains('/');
+        if name.is_empty() || name.len() > 127 || reserved || uuid.len() > 128 {
             return Err(Errno::EINVAL);
         }
         let uuid_taken = !uuid.is_empty() && self.devices.values().any(|d| d.uuid == uuid);

@@ -149,10 +149,10 @@ impl Stats {
 
 impl Region {
     fn print(&self, first: usize, count: usize) -> String {
-        let limit = self.start.saturating_add(self.len);
         let starts = (0u64..).map(|n| self.start.saturating_add(n.saturating_mul(self.step)));
         let line = |(start, c): (u64, &Counters)| {
-            let len = self.step.min(limit.saturating_sub(start));
+            // The kernel prints the whole step for the last area too, though it counts to the region's end only.
+            let len = self.step;
             format!(
                 "{start}+{len} {} 0 {} 0 {} 0 {} 0 0 0 0 0 0\n",
                 c.reads, c.sectors_read, c.writes, c.sectors_written

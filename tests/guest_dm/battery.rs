@@ -1,0 +1,503 @@
+//! What the fake and the kernel must do alike.
+
+use super::bench::{Bench, linear, piece};
+use dm_remap::dm::{DmError, TableSlot};
+use dm_remap::segments::TargetKind;
+use dm_remap::units::{DevNo, Sectors};
+use nix::errno::Errno;
+
+fn errno<T: std::fmt::Debug>(result: Result<T, DmError>) -> Option<Errno> {
+    result.unwrap_err().errno()
+}
+
+pub fn a_device_from_birth_to_removal(b: &Bench) {
+    let born = b.dm.create("t-a", "DMREMAPTEST-birth").unwrap();
+    assert_eq!(
+        (born.name.as_str(), born.uuid.as_str()),
+        ("t-a", "DMREMAPTEST-birth")
+    );
+    assert!(!born.active && !born.inactive && !born.suspended && born.open_count == 0);
+    assert!(b.dm.list().unwrap().contains(&("t-a".into(), born.devno)));
+    b.dm.load("t-a", &[b.linear(0, 100, 0, 0)], false).unwrap();
+    let loaded = b.dm.state("t-a").unwrap().unwrap();
+    assert!(!loaded.active && loaded.inactive);
+    let activation = b.dm.activate("t-a", false).unwrap();
+    assert_eq!(activation.node, std::path::Path::new("/dev/mapper/t-a"));
+    assert_eq!(activation.warning, None);
+    let up = b.dm.state("t-a").unwrap().unwrap();
+    assert!(up.active && !up.inactive && !up.suspended && !up.read_only);
+    assert_eq!(up.devno, born.devno);
+    let disk = b.open("t-a");
+    assert_eq!(disk.size(), Sectors(100));
+    disk.write(Sectors(7), &[5; 512]).unwrap();
+    disk.flush().unwrap();
+    let mut back = [0; 1024];
+    disk.read(Sectors(7), &mut back).unwrap();
+    assert_eq!((back[0], back[511]), (5, 5));
+    drop(disk);
+    b.dm.remove("t-a").unwrap();
+    assert_eq!(b.dm.state("t-a").unwrap(), None);
+    assert!(b.dm.list().unwrap().iter().all(|(name, _)| name != "t-a"));
+}
+
+pub fn tables_read_back_as_they_were_loaded(b: &Bench) {
+    let dust = TargetKind::Dust {
+        device: b.disk[1],
+        offset: Sectors(8),
+        block_bytes: 4096,
+    };
+    let table = [
+        b.linear(0, 10, 0, 0),
+        piece(10, 3, TargetKind::Error),
+        b.linear(13, 7, 1, 1000),
+        piece(20, 80, dust),
+    ];
+    b.up("t-a", &table);
+    assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), table);
+    assert_eq!(b.dm.table("t-a", TableSlot::Inactive).unwrap(), []);
+    let many: Vec<_> = (0..2000)
+        .map(|n| b.linear(n, 1, (n % 2) as usize, n + n % 2))
+        .collect();
+    b.dm.load("t-a", &many, false).unwrap();
+    assert_eq!(b.dm.table("t-a", TableSlot::Inactive).unwrap(), many);
+    assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), table);
+    b.dm.clear("t-a").unwrap();
+    b.dm.clear("t-a").unwrap();
+    assert_eq!(b.dm.table("t-a", TableSlot::Inactive).unwrap(), []);
+    assert!(!b.dm.state("t-a").unwrap().unwrap().inactive);
+}
+
+pub fn what_load_refuses(b: &Bench) {
+    b.dm.create("t-new", "").unwrap();
+    let nowhere = DevNo {
+        major: 77,
+        minor: 77,
+    };
+    let nosuch = TargetKind::Other {
+        name: "nosuchtarget".into(),
+        params: "1".into(),
+    };
+    let long = TargetKind::Other {
+        name: "x".repeat(16),
+        params: String::new(),
+    };
+    for (table, why) in [
+        (vec![], Errno::EINVAL),
+        (vec![b.linear(5, 10, 0, 0)], Errno::EINVAL),
+        (
+            vec![b.linear(0, 10, 0, 0), b.linear(20, 10, 0, 0)],
+            Errno::EINVAL,
+        ),
+        (vec![b.linear(0, 0, 0, 0)], Errno::EINVAL),
+        (vec![piece(0, 10, nosuch)], Errno::EINVAL),
+        (vec![piece(0, 10, long)], Errno::EINVAL),
+        (vec![linear(0, 10, nowhere, 0)], Errno::ENXIO),
+        // Bounds count for a device's first table only.
+        (vec![b.linear(0, 10, 0, b.size)], Errno::EINVAL),
+    ] {
+        let error = b.dm.load("t-new", &table, false).unwrap_err();
+        assert!(
+            matches!(error, DmError::Refused { operation: "load", errno, .. } if errno == why),
+            "{error:?}"
+        );
+    }
+    assert!(!b.dm.state("t-new").unwrap().unwrap().inactive);
+}
+
+pub fn a_refused_resume_leaves_it_suspended(b: &Bench) {
+    let good = [b.linear(0, 100, 0, 0)];
+    b.up("t-a", &good);
+    b.dm.load("t-a", &[b.linear(0, 100, 0, b.size - 50)], false)
+        .unwrap();
+    assert_eq!(errno(b.dm.resume("t-a")), Some(Errno::EINVAL));
+    let state = b.dm.state("t-a").unwrap().unwrap();
+    assert!(state.suspended && state.active && !state.inactive);
+    assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), good);
+    b.dm.clear("t-a").unwrap();
+    b.dm.resume("t-a").unwrap();
+    assert!(!b.dm.state("t-a").unwrap().unwrap().suspended);
+    b.open("t-a").write(Sectors(99), &[1; 512]).unwrap();
+}
+
+pub fn the_window_suspends_and_swaps(b: &Bench) {
+    b.up("t-a", &[b.linear(0, 100, 0, 0)]);
+    b.open("t-a").write(Sectors(3), &[1; 512]).unwrap();
+    b.dm.load("t-a", &[b.linear(0, 100, 1, 0)], false).unwrap();
+    let window = b.dm.window("t-a", None).unwrap();
+    assert_eq!(
+        (window.suspended(), window.has_inactive()),
+        (Ok(false), Ok(true))
+    );
+    window.suspend().unwrap();
+    window.suspend().unwrap();
+    assert_eq!(window.suspended(), Ok(true));
+    assert_eq!(window.load_prepared(), Err(Errno::ENODATA));
+    window.resume().unwrap();
+    window.resume().unwrap();
+    assert_eq!(
+        (window.suspended(), window.has_inactive()),
+        (Ok(false), Ok(false))
+    );
+    assert_eq!(
+        b.dm.table("t-a", TableSlot::Active).unwrap(),
+        [b.linear(0, 100, 1, 0)]
+    );
+    b.open("t-a").write(Sectors(3), &[2; 512]).unwrap();
+    b.dm.load("t-a", &[b.linear(0, 100, 0, 0)], false).unwrap();
+    window.suspend().unwrap();
+    window.clear().unwrap();
+    window.resume().unwrap();
+    let mut back = [0; 512];
+    b.open("t-a").read(Sectors(3), &mut back).unwrap();
+    assert_eq!(back, [2; 512]);
+    // A resume that has to suspend by itself.
+    b.dm.load("t-a", &[b.linear(0, 100, 0, 0)], false).unwrap();
+    b.dm.resume("t-a").unwrap();
+    b.open("t-a").read(Sectors(3), &mut back).unwrap();
+    assert_eq!(back, [1; 512]);
+}
+
+pub fn the_last_resort_is_loaded_while_suspended(b: &Bench) {
+    let now = [b.linear(0, 100, 0, 0)];
+    let emergency = [
+        b.linear(0, 10, 0, 0),
+        piece(10, 1, TargetKind::Error),
+        b.linear(11, 89, 0, 11),
+    ];
+    b.up("t-a", &now);
+    let window = b.dm.window("t-a", Some(&emergency)).unwrap();
+    for _ in 0..2 {
+        window.suspend().unwrap();
+        window.load_prepared().unwrap();
+        assert_eq!(window.has_inactive(), Ok(true));
+        window.resume().unwrap();
+        assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), emergency);
+    }
+    let disk = b.open("t-a");
+    assert_eq!(
+        disk.read(Sectors(8), &mut [0; 2048]).unwrap_err().errno,
+        Errno::EIO
+    );
+    assert_eq!(
+        disk.write(Sectors(10), &[0; 512]).unwrap_err().errno,
+        Errno::EIO
+    );
+    disk.write(Sectors(11), &[0; 512]).unwrap();
+    disk.flush().unwrap();
+}
+
+pub fn names_and_uuids_are_unique(b: &Bench) {
+    b.dm.create("t-a", "DMREMAPTEST-u").unwrap();
+    assert_eq!(
+        errno(b.dm.create("t-a", "DMREMAPTEST-v")),
+        Some(Errno::EBUSY)
+    );
+    assert_eq!(
+        errno(b.dm.create("t-b", "DMREMAPTEST-u")),
+        Some(Errno::EBUSY)
+    );
+    let long = "t".repeat(128);
+    for bad in ["", "a/b", "control", "..", &long] {
+        assert_eq!(errno(b.dm.create(bad, "")), Some(Errno::EINVAL), "{bad}");
+    }
+    let uuid = "u".repeat(129);
+    assert_eq!(errno(b.dm.create("t-b", &uuid)), Some(Errno::EINVAL));
+    b.dm.create("t-b", &uuid[1..]).unwrap();
+    assert_eq!(b.dm.state("t-b").unwrap().unwrap().uuid, uuid[1..]);
+}
+
+pub fn tables_hold_their_devices_open(b: &Bench) {
+    let lower = b.up("t-low", &[b.linear(0, 100, 0, 0)]);
+    let open_count = || b.dm.state("t-low").unwrap().unwrap().open_count;
+    b.dm.create("t-top", "").unwrap();
+    b.dm.load("t-top", &[linear(0, 50, lower, 0)], false)
+        .unwrap();
+    assert_eq!(open_count(), 1);
+    assert_eq!(errno(b.dm.remove("t-low")), Some(Errno::EBUSY));
+    b.dm.activate("t-top", true).unwrap();
+    b.dm.load("t-top", &[linear(0, 60, lower, 0)], false)
+        .unwrap();
+    assert_eq!(open_count(), 1);
+    b.dm.clear("t-top").unwrap();
+    // The lower one may shrink under the upper one, which then fails where nothing is left.
+    b.dm.load("t-low", &[b.linear(0, 40, 0, 0)], false).unwrap();
+    b.dm.resume("t-low").unwrap();
+    let disk = b.open("t-top");
+    disk.write(Sectors(39), &[0; 512]).unwrap();
+    assert_eq!(
+        disk.write(Sectors(40), &[0; 512]).unwrap_err().errno,
+        Errno::EIO
+    );
+    drop(disk);
+    b.dm.remove("t-top").unwrap();
+    assert_eq!(open_count(), 0);
+    b.dm.remove("t-low").unwrap();
+}
+
+pub fn a_device_without_a_table(b: &Bench) {
+    b.dm.create("t-a", "").unwrap();
+    assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), []);
+    b.dm.clear("t-a").unwrap();
+    b.dm.resume("t-a").unwrap();
+    assert_eq!(b.send("t-a", "anything").unwrap(), None);
+    b.dm.suspend("t-a").unwrap();
+    assert!(b.dm.state("t-a").unwrap().unwrap().suspended);
+    assert_eq!(errno(b.dm.resume("t-a")), Some(Errno::EINVAL));
+    b.dm.load("t-a", &[b.linear(0, 100, 0, 0)], false).unwrap();
+    b.dm.resume("t-a").unwrap();
+    assert!(!b.dm.state("t-a").unwrap().unwrap().suspended);
+}
+
+pub fn read_only_tables(b: &Bench) {
+    b.up("t-a", &[b.linear(0, 100, 0, 0)]);
+    let disk = b.open("t-a");
+    b.dm.load("t-a", &[b.linear(0, 100, 0, 0)], true).unwrap();
+    b.dm.resume("t-a").unwrap();
+    assert!(b.dm.state("t-a").unwrap().unwrap().read_only);
+    disk.read(Sectors(0), &mut [0; 512]).unwrap();
+    assert_eq!(
+        disk.write(Sectors(0), &[0; 512]).unwrap_err().errno,
+        Errno::EPERM
+    );
+}
+
+fn dust(b: &Bench, name: &str, offset: u64, block_bytes: u32) {
+    let kind = TargetKind::Dust {
+        device: b.disk[0],
+        offset: Sectors(offset),
+        block_bytes,
+    };
+    b.up(name, &[piece(0, 200, kind)]);
+}
+
+/// Which of the sectors cannot be read.
+fn bad(b: &Bench, name: &str, sectors: std::ops::Range<u64>) -> Vec<u64> {
+    let disk = b.open(name);
+    sectors
+        .filter(|s| disk.read(Sectors(*s), &mut [0; 512]).is_err())
+        .collect()
+}
+
+pub fn dust_numbers_blocks_on_the_device(b: &Bench) {
+    dust(b, "t-a", 1000, 512);
+    b.tell("t-a", "addbadblock 1010");
+    b.tell("t-a", "addbadblock 20");
+    assert_eq!(bad(b, "t-a", 0..30), []);
+    b.tell("t-a", "enable");
+    assert_eq!(bad(b, "t-a", 0..30), [10]);
+    dust(b, "t-b", 1000, 4096);
+    b.tell("t-b", "addbadblock 126");
+    b.tell("t-b", "enable");
+    assert_eq!(bad(b, "t-b", 0..30), (8..16).collect::<Vec<_>>());
+    // An offset that is no multiple of the block: a request that starts in the block before goes unnoticed.
+    dust(b, "t-c", 1003, 4096);
+    b.tell("t-c", "addbadblock 126");
+    b.tell("t-c", "enable");
+    assert_eq!(bad(b, "t-c", 0..30), (5..13).collect::<Vec<_>>());
+    let disk = b.open("t-c");
+    disk.read(Sectors(0), &mut [0; 4096]).unwrap();
+    assert_eq!(
+        disk.read(Sectors(8), &mut [0; 4096]).unwrap_err().errno,
+        Errno::EIO
+    );
+}
+
+pub fn dust_heals_whole_blocks(b: &Bench) {
+    dust(b, "t-a", 1000, 4096);
+    let disk = b.open("t-a");
+    b.tell("t-a", "addbadblock 126");
+    // Disabled: a write heals nothing.
+    disk.write(Sectors(10), &[0; 512]).unwrap();
+    b.tell("t-a", "enable");
+    assert!(disk.read(Sectors(15), &mut [0; 512]).is_err());
+    disk.write(Sectors(6), &[0; 1024]).unwrap();
+    assert!(disk.read(Sectors(15), &mut [0; 512]).is_err());
+    assert!(disk.read(Sectors(0), &mut [0; 200 * 512]).is_err());
+    disk.write(Sectors(10), &[0; 512]).unwrap();
+    assert_eq!(bad(b, "t-a", 0..30), []);
+    b.tell("t-a", "addbadblock 126");
+    // Split at the block: the second part heals.
+    disk.write(Sectors(4), &[0; 4096]).unwrap();
+    assert_eq!(bad(b, "t-a", 0..30), []);
+    b.tell("t-a", "addbadblock 126 1");
+    assert_eq!(
+        disk.write(Sectors(8), &[0; 512]).unwrap_err().errno,
+        Errno::EIO
+    );
+    disk.write(Sectors(8), &[0; 512]).unwrap();
+}
+
+pub fn dust_messages(b: &Bench) {
+    dust(b, "t-a", 0, 512);
+    let reply = |text: &str| b.tell("t-a", text).unwrap();
+    assert_eq!(
+        reply("queryblock 5"),
+        "dust_query_block: block 5 not found in badblocklist"
+    );
+    assert_eq!(b.tell("t-a", "addbadblock 5"), None);
+    assert_eq!(b.tell("t-a", "addbadblock 50"), None);
+    assert_eq!(
+        reply("queryblock 5"),
+        "dust_query_block: block 5 found in badblocklist"
+    );
+    assert_eq!(
+        reply("countbadblocks"),
+        "countbadblocks: 2 badblock(s) found"
+    );
+    assert_eq!(reply("listbadblocks"), "5\n50\n");
+    assert_eq!(b.tell("t-a", "removebadblock 5"), None);
+    assert_eq!(
+        reply("clearbadblocks"),
+        "dust_clear_badblocks: badblocks cleared"
+    );
+    assert_eq!(
+        reply("clearbadblocks"),
+        "dust_clear_badblocks: no badblocks found"
+    );
+    b.dm.suspend("t-a").unwrap();
+    assert_eq!(b.tell("t-a", "addbadblock 7"), None);
+    assert_eq!(b.tell("t-a", "enable"), None);
+    b.dm.resume("t-a").unwrap();
+    assert_eq!(bad(b, "t-a", 0..10), [7]);
+    b.tell("t-a", "disable");
+    assert_eq!(bad(b, "t-a", 0..10), []);
+    b.tell("t-a", &format!("addbadblock {}", b.size));
+    let beyond = format!("addbadblock {}", b.size + 1);
+    for wrong in [
+        "addbadblock 7",
+        "removebadblock 8",
+        "addbadblock",
+        "addbadblock x",
+        "nosuch",
+        &beyond,
+    ] {
+        assert_eq!(errno(b.send("t-a", wrong)), Some(Errno::EINVAL), "{wrong}");
+    }
+    for block_bytes in [256, 1000] {
+        let kind = TargetKind::Dust {
+            device: b.disk[0],
+            offset: Sectors(0),
+            block_bytes,
+        };
+        let refused = b.dm.load("t-a", &[piece(0, 200, kind)], false);
+        assert_eq!(errno(refused), Some(Errno::EINVAL));
+    }
+}
+
+pub fn dust_lists_die_with_their_table(b: &Bench) {
+    dust(b, "t-a", 0, 512);
+    b.tell("t-a", "addbadblock 5");
+    b.tell("t-a", "enable");
+    b.dm.suspend("t-a").unwrap();
+    b.dm.resume("t-a").unwrap();
+    assert_eq!(bad(b, "t-a", 0..10), [5]);
+    let table = b.dm.table("t-a", TableSlot::Active).unwrap();
+    b.dm.load("t-a", &table, false).unwrap();
+    assert_eq!(
+        b.tell("t-a", "countbadblocks").unwrap(),
+        "countbadblocks: 1 badblock(s) found"
+    );
+    b.dm.resume("t-a").unwrap();
+    assert_eq!(
+        b.tell("t-a", "countbadblocks").unwrap(),
+        "countbadblocks: 0 badblock(s) found"
+    );
+    b.tell("t-a", "addbadblock 5");
+    assert_eq!(bad(b, "t-a", 0..10), []);
+}
+
+pub fn stats_count_writes_per_area(b: &Bench) {
+    b.up("t-a", &[b.linear(0, 150, 0, 0), b.linear(150, 150, 1, 0)]);
+    let id = b.tell("t-a", "@stats_create 100+100 /10 dmremap").unwrap();
+    let disk = b.open("t-a");
+    disk.write(Sectors(105), &[0; 20 * 512]).unwrap();
+    disk.write(Sectors(199), &[0; 1024]).unwrap();
+    disk.read(Sectors(100), &mut [0; 512]).unwrap();
+    let count = |field: usize| -> Vec<u64> {
+        let text = b.tell("t-a", &format!("@stats_print {id}")).unwrap();
+        let line = |line: &str| line.split(' ').nth(field).unwrap().parse().unwrap();
+        text.lines().map(line).collect()
+    };
+    assert_eq!(count(5), [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(count(7), [5, 10, 5, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(count(1), [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    // Counters outlive a swap, and can be read while it is suspended.
+    b.dm.load("t-a", &[b.linear(0, 300, 0, 0)], false).unwrap();
+    b.dm.suspend("t-a").unwrap();
+    assert_eq!(count(5), [1, 1, 1, 0, 0, 0, 0, 0, 0, 1]);
+    b.dm.resume("t-a").unwrap();
+    b.open("t-a").write(Sectors(150), &[0; 512]).unwrap();
+    assert_eq!(count(5), [1, 1, 1, 0, 0, 1, 0, 0, 0, 1]);
+    let some = b.tell("t-a", &format!("@stats_print {id} 5 1")).unwrap();
+    assert!(
+        some.starts_with("150+10 0 ") && some.lines().count() == 1,
+        "{some}"
+    );
+    assert_eq!(some.split_ascii_whitespace().count(), 14);
+}
+
+pub fn stats_messages(b: &Bench) {
+    b.up("t-a", &[b.linear(0, 1000, 0, 0)]);
+    let reply = |text: &str| b.tell("t-a", text).unwrap();
+    assert_eq!(reply("@stats_list"), "");
+    assert_eq!(reply("@stats_create 100+100 /10"), "0");
+    assert_eq!(reply("@stats_create 0+7 2 dmremap auxdata"), "1");
+    assert_eq!(reply("@stats_create - /1"), "2");
+    assert_eq!(reply("@stats_create 900+500 /3"), "3");
+    assert_eq!(
+        reply("@stats_list"),
+        "0: 100+100 10 - -\n1: 0+7 2 dmremap auxdata\n2: 0+1000 1000 - -\n3: 900+500 167 - -\n"
+    );
+    assert_eq!(reply("@stats_list dmremap"), "1: 0+7 2 dmremap auxdata\n");
+    // The last area is printed as if it were whole.
+    let zeros = " 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+    let areas: String = ["0+2", "2+2", "4+2", "6+2"]
+        .map(|a| format!("{a}{zeros}"))
+        .concat();
+    assert_eq!(reply("@stats_print 1"), areas);
+    b.dm.suspend("t-a").unwrap();
+    assert_eq!(reply("@stats_create 0+1 1"), "4");
+    assert_eq!(b.tell("t-a", "@stats_delete 1"), None);
+    b.dm.resume("t-a").unwrap();
+    assert_eq!(reply("@stats_create 0+1 1"), "1");
+    b.tell("t-a", "@stats_clear 0");
+    for (wrong, why) in [
+        ("@stats_print 99", Errno::ENOENT),
+        ("@stats_delete 99", Errno::ENOENT),
+        ("@stats_create 5+0 /1", Errno::EINVAL),
+        ("@stats_create 0+10 /0", Errno::EINVAL),
+        ("@stats_create x", Errno::EINVAL),
+        ("@stats_nosuch", Errno::EINVAL),
+    ] {
+        assert_eq!(errno(b.send("t-a", wrong)), Some(why), "{wrong}");
+    }
+}
+
+pub fn errors_of_messages(b: &Bench) {
+    b.up("t-a", &[b.linear(0, 100, 0, 0)]);
+    assert_eq!(errno(b.send("t-a", "nosuch")), Some(Errno::EINVAL));
+    assert_eq!(errno(b.send("t-a", "")), Some(Errno::EINVAL));
+    let beyond = b.dm.message("t-a", Sectors(100), "enable");
+    assert_eq!(errno(beyond), Some(Errno::EINVAL));
+}
+
+pub fn missing_devices(b: &Bench) {
+    let dm = &b.dm;
+    let no_device = |result: Result<(), DmError>| {
+        assert_eq!(result, Err(DmError::NoDevice("t-none".into())));
+    };
+    assert_eq!(dm.state("t-none").unwrap(), None);
+    no_device(dm.load("t-none", &[b.linear(0, 1, 0, 0)], false));
+    no_device(dm.clear("t-none"));
+    no_device(dm.suspend("t-none"));
+    no_device(dm.resume("t-none"));
+    no_device(dm.activate("t-none", false).map(drop));
+    no_device(dm.remove("t-none"));
+    no_device(dm.table("t-none", TableSlot::Active).map(drop));
+    no_device(dm.message("t-none", Sectors(0), "x").map(drop));
+    let window = dm.window("t-none", None).unwrap();
+    assert_eq!(window.suspend(), Err(Errno::ENXIO));
+    assert_eq!(window.resume(), Err(Errno::ENXIO));
+    assert_eq!(window.clear(), Err(Errno::ENXIO));
+    assert_eq!(window.suspended(), Err(Errno::ENXIO));
+}
