@@ -9,6 +9,8 @@
 pub mod buffer;
 pub mod device;
 pub mod direct;
+#[cfg(test)]
+mod fake_tree;
 pub mod foreign;
 pub mod host;
 mod identify;

@@ -160,13 +160,13 @@ pub fn second_opinion(path: &Path) -> Option<Signature> {
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
-    let (code, text) = finish(child)?;
+    let (code, text) = finish(child, PATIENCE)?;
     interpret(code, &text)
 }
 
 /// Waits for the child and gives its exit code and output. One that takes too long is killed.
-fn finish(mut child: Child) -> Option<(i32, String)> {
-    let end = Instant::now() + PATIENCE;
+fn finish(mut child: Child, patience: Duration) -> Option<(i32, String)> {
+    let end = Instant::now() + patience;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
@@ -222,6 +222,8 @@ fn interpret(code: i32, text: &str) -> Option<Signature> {
             Some("other") if name == "swap" => (Kind::Swap, " space"),
             _ => (Kind::Other, " signature"),
         };
+        // Some types say it themselves: `linux_raid_member`, `LVM2_member`, `crypto_LUKS`.
+        let what = if name.ends_with("member") { "" } else { what };
         return Some(signature(kind, Cow::Owned(name + what)));
     }
     let table = value("PTTYPE")?;
