@@ -125,7 +125,8 @@ fn names_of_other_buses() {
 #[test]
 fn what_has_no_name_is_unproven() {
     let tree = Tree::new();
-    tree.disk("ubda", "98:0", 5000);
+    let ubd = tree.disk("ubda", "98:0", 5000);
+    tree.write(&format!("{ubd}/serial"), "(null)");
     let loop0 = tree.disk("loop0", "7:0", 5000);
     tree.write(&format!("{loop0}/loop/backing_file"), "/srv/image\n");
     for name in ["ubda", "loop0"] {

@@ -5,7 +5,7 @@
 //! - serial: `device/cid` (MMC), `device/vpd_pg80` (SCSI and ATA), `serial` (virtio), `device/serial` (NVMe).
 //!   The serial of a USB bridge is not used: it names the dock, and two disks that change places in it would be
 //!   taken for each other;
-//! - a partition has the names of its disk, and a partition UUID: from `uevent` (kernels from 6.13), udev's
+//! - a partition has the names of its disk, and a partition UUID: from `uevent` (recent kernels), udev's
 //!   database, /dev/disk/by-partuuid, and last from the partition table itself, which costs two or three small
 //!   buffered reads of the disk and happens only where there is no udev;
 //! - device-mapper and md devices: their UUID;
@@ -212,7 +212,8 @@ fn clean(text: &str) -> Option<String> {
 
 /// Whether a name is one that makers put on many devices.
 fn is_generic(name: &str) -> bool {
-    const SHARED: [&str; 17] = [
+    const SHARED: [&str; 18] = [
+        "(null)", // user-mode Linux's ubd
         "none",
         "n/a",
         "na",
@@ -246,6 +247,7 @@ mod tests {
     #[test]
     fn shared_serials_are_no_identity() {
         for shared in [
+            "(null)",
             "0000000000",
             "none",
             "N/A",
