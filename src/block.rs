@@ -7,7 +7,18 @@
 //! - errors keep the errno, so that a caller can tell a bad sector from a bad cable.
 
 pub mod buffer;
+pub mod device;
+pub mod direct;
+#[cfg(test)]
+mod fake_tree;
+pub mod foreign;
+pub mod host;
+mod identify;
+mod links;
+mod overlap;
+mod partition_table;
 pub mod ram;
+pub mod usage;
 
 use crate::units::{Range, Sectors};
 use nix::errno::Errno;

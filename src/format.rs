@@ -12,6 +12,7 @@ pub mod copy;
 pub mod header;
 pub mod map_section;
 pub mod metadata;
+pub mod signature;
 pub mod tombstone;
 
 use crate::units::{Range, Sectors};
