@@ -11,6 +11,7 @@
 
 pub mod block;
 pub mod dm;
+pub mod engine;
 pub mod format;
 pub mod identity;
 pub mod map;

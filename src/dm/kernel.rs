@@ -3,9 +3,10 @@
 //! Thin over the `devicemapper` crate's raw calls, except for what must not allocate (see [`super::window`]) and for
 //! what tells udev (see `udev.rs`): there the crate would wait without a limit.
 
-use super::window::{KernelWindow, Prepared, WindowHandle, can_be_said};
+use super::window::{KernelMessage, KernelWindow, Prepared, WindowHandle, can_be_said};
 use super::{
-    Activation, DeviceMapper, DeviceState, DmError, TableSlot, Window, control, node, udev,
+    Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window, control, node,
+    udev,
 };
 use crate::segments::{Target, TargetKind};
 use crate::units::{DevNo, Sectors};
@@ -380,5 +381,17 @@ impl DeviceMapper for Kernel {
         let emergency = emergency.map(Prepared::new).transpose();
         let emergency = emergency.map_err(|errno| refused("window", name, errno))?;
         Ok(Box::new(KernelWindow { handle, emergency }))
+    }
+
+    fn prepare_message<'a>(
+        &'a self,
+        name: &str,
+        text: &str,
+        reply: usize,
+    ) -> Result<Box<dyn PreparedMessage + 'a>, DmError> {
+        dm_name("message", name)?;
+        let made = self.low(name).and_then(|handle| KernelMessage::new(handle, text, reply));
+        let message = made.map_err(|errno| refused("message", name, errno))?;
+        Ok(Box::new(message))
     }
 }

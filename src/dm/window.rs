@@ -11,7 +11,7 @@
 
 #![allow(unsafe_code)] // ioctls
 
-use super::Window;
+use super::{PreparedMessage, Window};
 use crate::segments::Target;
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -31,6 +31,10 @@ const INACTIVE_PRESENT: u32 = 1 << 6;
 /// `DM_SKIP_LOCKFS_FLAG`: do not freeze the filesystem. Resume needs it too: it suspends first when there is a new
 /// table and the device is not suspended.
 const SKIP_LOCKFS: u32 = 1 << 10;
+/// `DM_BUFFER_FULL_FLAG`: the reply did not fit.
+const BUFFER_FULL: u32 = 1 << 8;
+/// `DM_DATA_OUT_FLAG`: the message has a reply.
+const DATA_OUT: u32 = 1 << 16;
 /// `DM_UEVENT_GENERATED_FLAG`: udev was told, so a cookie will be answered.
 const UEVENT_GENERATED: u32 = 1 << 13;
 
@@ -69,6 +73,7 @@ mod sys {
     nix::ioctl_readwrite!(dev_status, 0xfd, 7, DmIoctl);
     nix::ioctl_readwrite!(table_load, 0xfd, 9, DmIoctl);
     nix::ioctl_readwrite!(table_clear, 0xfd, 10, DmIoctl);
+    nix::ioctl_readwrite!(target_message, 0xfd, 14, DmIoctl);
 }
 
 impl DmIoctl {
@@ -294,6 +299,56 @@ impl Window for KernelWindow<'_> {
     fn load_prepared(&self) -> Result<(), Errno> {
         self.handle
             .load(self.emergency.as_ref().ok_or(Errno::ENODATA)?)
+    }
+}
+
+/// A [`PreparedMessage`] to the kernel.
+#[derive(Debug)]
+pub(super) struct KernelMessage<'fd> {
+    handle: WindowHandle<'fd>,
+    /// Sector (0) and text of the message, with the terminating zero: what follows the header.
+    payload: Vec<u8>,
+    /// Header, payload, and after the call header and reply.
+    buffer: Vec<u8>,
+}
+
+impl<'fd> KernelMessage<'fd> {
+    /// Prepares `text` with room for `reply` bytes. `EINVAL` for a zero byte or more than 4 GiB.
+    pub(super) fn new(handle: WindowHandle<'fd>, text: &str, reply: usize) -> Result<Self, Errno> {
+        let mut payload = vec![0; 8];
+        payload.extend_from_slice(text.as_bytes());
+        payload.push(0);
+        let room = payload.len().max(reply).checked_add(HEADER_LEN + 1).ok_or(Errno::EINVAL)?;
+        if text.contains('\0') || u32::try_from(room).is_err() {
+            return Err(Errno::EINVAL);
+        }
+        Ok(KernelMessage { handle, payload, buffer: vec![0; room] })
+    }
+}
+
+impl PreparedMessage for KernelMessage<'_> {
+    fn send(&mut self, on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        let mut request = DmIoctl::new(self.handle.name, 0, 0);
+        request.data_size = u32::try_from(self.buffer.len()).map_err(|_| Errno::E2BIG)?;
+        let body = self.buffer.get_mut(HEADER_LEN..).unwrap_or_default();
+        body.iter_mut().zip(&self.payload).for_each(|(to, from)| *to = *from);
+        let start = self.buffer.as_mut_ptr().cast::<DmIoctl>();
+        // SAFETY: `new` made the buffer longer than a header; it is exclusively ours, and a DmIoctl is plain bytes.
+        // The kernel reads and writes no more than `data_size` bytes, all of them initialised.
+        let answer = unsafe {
+            start.write_unaligned(request);
+            sys::target_message(self.handle.fd.as_raw_fd(), start)?;
+            start.read_unaligned()
+        };
+        if answer.flags & BUFFER_FULL != 0 {
+            return Err(Errno::ENOSPC);
+        }
+        let end = usize::try_from(answer.data_size).unwrap_or(0).min(self.buffer.len());
+        let from = usize::try_from(answer.data_start).unwrap_or(end);
+        let reply = self.buffer.get(from..end).unwrap_or_default();
+        let text = reply.split(|byte| *byte == 0).next().unwrap_or_default();
+        on_reply(if answer.flags & DATA_OUT != 0 { text } else { &[] });
+        Ok(())
     }
 }
 

@@ -14,14 +14,14 @@ use crate::format::tombstone;
 use crate::map::{Fate, Map, SpareIndex};
 use crate::segments::{HeldKind, Target, TargetKind, held_table};
 use crate::units::{DevNo, Range, SECTOR_SIZE, Sectors, coalesce};
+use std::collections::BTreeSet;
 
-/// Makes the private device over a spare, or makes an existing one hold exactly `held` (sorted runs of the spare).
-///
-/// # Errors
-/// What device-mapper says.
-pub fn sync_spare_device(
+/// Makes the private device over a spare, or makes an existing one hold `held` (sorted runs of the spare) instead of
+/// `before`. A block that is in both is not touched: it may have been written in this very moment.
+fn sync_spare_device(
     session: &Session<'_>,
     index: SpareIndex,
+    before: &[Range],
     held: &[Range],
     observer: &dyn Observer,
 ) -> Result<(), EngineError> {
@@ -39,14 +39,13 @@ pub fn sync_spare_device(
     }
     let current = session.dm.table(&device.name, TableSlot::Active)?;
     if held.is_empty() {
-        // A dust table without bad blocks may stay as well, but a plain one says that nothing is held.
-        return device.swap(session.dm, &current, &device.plain(), &[]).map(|_| ());
+        return device.swap(session.dm, &current, &device.plain()).map(|_| ());
     }
     match HeldKind::of(&current) {
-        Some(HeldKind::Dust) => update_dust(session.dm, &device, held),
+        Some(HeldKind::Dust) => update_dust(session.dm, &device, before, held),
         Some(kind) => {
             let table = held_table(kind, device.spare, device.size, device.block, held);
-            device.swap(session.dm, &current, &table, &[]).map(|_| ())
+            device.swap(session.dm, &current, &table).map(|_| ())
         }
         None => device.begin_holding(session.dm, &current, held, observer),
     }
@@ -71,7 +70,6 @@ impl SpareDeviceSpec {
         dm: &dyn DeviceMapper,
         current: &[Target],
         table: &[Target],
-        messages: &[String],
     ) -> Result<bool, EngineError> {
         if current != table {
             match dm.load(&self.name, table, false) {
@@ -80,9 +78,6 @@ impl SpareDeviceSpec {
                 Err(error) => return Err(error.into()),
             }
             dm.activate(&self.name, true)?;
-        }
-        for message in messages {
-            dm.message(&self.name, Sectors::ZERO, message)?;
         }
         Ok(true)
     }
@@ -97,11 +92,14 @@ impl SpareDeviceSpec {
     ) -> Result<(), EngineError> {
         for kind in HeldKind::ALL {
             let table = held_table(kind, self.spare, self.size, self.block, held);
-            let messages = match kind {
-                HeldKind::Dust => dust_messages("addbadblock", held, self.block, true),
-                _ => Vec::new(),
-            };
-            if self.swap(dm, current, &table, &messages)? {
+            if self.swap(dm, current, &table)? {
+                if kind == HeldKind::Dust {
+                    for number in dust_blocks(held, self.block) {
+                        let add = format!("addbadblock {number}");
+                        dm.message(&self.name, Sectors::ZERO, &add)?;
+                    }
+                    dm.message(&self.name, Sectors::ZERO, "enable")?;
+                }
                 if kind == HeldKind::Error {
                     observer.note(
                         "this kernel has neither dust nor flakey with error_reads: held blocks fail writes too, until they are restored",
@@ -120,54 +118,46 @@ fn dust_blocks(held: &[Range], block: Sectors) -> impl Iterator<Item = u64> + '_
     held.iter().flat_map(move |r| r.start().0 / size..r.end().0.div_ceil(size))
 }
 
-fn dust_messages(verb: &str, held: &[Range], block: Sectors, enable: bool) -> Vec<String> {
-    let mut messages: Vec<String> =
-        dust_blocks(held, block).map(|number| format!("{verb} {number}")).collect();
-    if enable {
-        messages.push("enable".into());
-    }
-    messages
-}
-
-/// Makes the list of a live dust target equal to `held`. Blocks that are listed and held no longer are found by
-/// asking for the whole list where the kernel can give it, else block by block over what the setup ever held here.
+/// Adds to a live dust target what is held from now on, and takes out what is held no longer: all that is listed and not
+/// wanted, where the kernel can list (from 5.10), else what was held before.
 fn update_dust(
     dm: &dyn DeviceMapper,
     device: &SpareDeviceSpec,
+    before: &[Range],
     held: &[Range],
 ) -> Result<(), EngineError> {
-    let wanted: std::collections::BTreeSet<u64> = dust_blocks(held, device.block).collect();
-    let listed = dm.message(&device.name, Sectors::ZERO, "listbadblocks");
-    if let Ok(Some(list)) = listed {
-        let numbers = list.lines().filter_map(|line| line.trim().parse::<u64>().ok());
-        let known: std::collections::BTreeSet<u64> = numbers.collect();
-        for gone in known.difference(&wanted) {
-            dm.message(&device.name, Sectors::ZERO, &format!("removebadblock {gone}"))?;
-        }
-        for new in wanted.difference(&known) {
-            dm.message(&device.name, Sectors::ZERO, &format!("addbadblock {new}"))?;
-        }
-        return Ok(());
-    }
-    for number in &wanted {
+    let known: BTreeSet<u64> = dust_blocks(before, device.block).collect();
+    let wanted: BTreeSet<u64> = dust_blocks(held, device.block).collect();
+    for new in wanted.difference(&known) {
         // EINVAL: it is listed already.
-        let _ = dm.message(&device.name, Sectors::ZERO, &format!("addbadblock {number}"));
+        let _ = dm.message(&device.name, Sectors::ZERO, &format!("addbadblock {new}"));
+    }
+    let listed = dm.message(&device.name, Sectors::ZERO, "listbadblocks");
+    let listed: BTreeSet<u64> = match listed {
+        Ok(list) => list.iter().flat_map(|l| l.lines()).filter_map(|n| n.trim().parse().ok()).collect(),
+        Err(_) => known,
+    };
+    for gone in listed.difference(&wanted) {
+        let _ = dm.message(&device.name, Sectors::ZERO, &format!("removebadblock {gone}"));
     }
     Ok(())
 }
 
-/// Makes the private devices of all spares hold what `maps` together hold on them.
+/// Makes the private devices of all spares hold what the `after` maps together hold on them. `before` is the map that
+/// they were last synchronised with, if they exist already.
 ///
 /// # Errors
 /// What device-mapper says.
 pub fn sync_all(
     session: &Session<'_>,
-    maps: &[&Map],
+    before: Option<&Map>,
+    after: &[&Map],
     observer: &dyn Observer,
 ) -> Result<(), EngineError> {
     for (index, _) in (0u8..).map(SpareIndex).zip(&session.metadata.spares) {
-        let held = coalesce(maps.iter().flat_map(|map| map.held_slots(index)).collect());
-        sync_spare_device(session, index, &held, observer)?;
+        let before = before.map(|map| map.held_slots(index)).unwrap_or_default();
+        let held = coalesce(after.iter().flat_map(|map| map.held_slots(index)).collect());
+        sync_spare_device(session, index, &before, &held, observer)?;
     }
     Ok(())
 }

@@ -1,0 +1,50 @@
+//! Dissolving a setup.
+//!
+//! Invariants:
+//! - the device goes first, then a commit says that the setup is dissolved, then the copies are erased: a crash leaves
+//!   a setup or none, never one whose extents are forgotten while it runs;
+//! - extents are moved back before, or the person has given them up by name.
+
+use super::activate::take_down_devices;
+use super::session::find_active;
+use super::{EngineError, Session};
+use crate::format::metadata::SetupState;
+use crate::plan::Refusal;
+use crate::store::erase_copies;
+
+/// Dissolves the setup: takes it down if it is up, and erases its metadata. It must have no extents, unless
+/// `discard_extents`. `uses` says who has it open, for the refusal.
+///
+/// # Errors
+/// [`Refusal::Open`], [`Refusal::HasExtents`], or what failed.
+pub fn destroy(
+    session: &mut Session<'_>,
+    discard_extents: bool,
+    uses: impl FnOnce() -> String,
+) -> Result<(), EngineError> {
+    let name = session.name.clone();
+    if let Ok((state, setup)) = find_active(session.dm, &name)
+        && setup == session.setup()
+    {
+        if state.open_count > 0 {
+            return Err(Refusal::Open { name, uses: uses() }.into());
+        }
+        if state.suspended {
+            return Err(Refusal::Suspended(name).into());
+        }
+    }
+    let extents = session.metadata.map.len();
+    if extents > 0 && !discard_extents {
+        return Err(Refusal::HasExtents { name, extents }.into());
+    }
+    take_down_devices(session.dm, &name, session.setup(), session.spares.len())?;
+    session.commit(|next| {
+        next.config.state = SetupState::Dissolved;
+        next.config.active = None;
+    })?;
+    let mut result = Ok(());
+    for member in session.spares.iter().flatten() {
+        result = result.and(erase_copies(&*member.disk));
+    }
+    result.map_err(EngineError::from)
+}

@@ -1,0 +1,69 @@
+//! One command at a time: flock on files under /run/dm-remap.
+//!
+//! Invariant: a lock is held by the open file, so a killed process never leaves one behind.
+
+use super::EngineError;
+use crate::plan::Refusal;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+/// A lock that is held as long as this lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Takes the lock called `key` (a setup's UUID, or a name that is being created) in `directory`, without waiting.
+/// `name` is what to call the setup in messages.
+///
+/// # Errors
+/// [`Refusal::Busy`] with the process that has it.
+pub fn take(directory: &Path, key: &str, name: &str) -> Result<Lock, EngineError> {
+    let system = |e: std::io::Error| {
+        EngineError::system(format!("cannot make the lock file in {}", directory.display()), e)
+    };
+    fs::create_dir_all(directory).map_err(system)?;
+    let path = directory.join(format!("{key}.lock"));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(system)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut file) => {
+            // Who it is helps the next one; a full /run must not keep us from working.
+            let _ = file.set_len(0).and_then(|()| file.rewind());
+            let _ = writeln!(file, "{}", std::process::id());
+            Ok(Lock { _file: file })
+        }
+        Err((mut file, Errno::EAGAIN)) => {
+            let mut text = String::new();
+            let _ = file.by_ref().take(20).read_to_string(&mut text);
+            let pid = text.trim().parse().ok();
+            Err(Refusal::Busy { name: name.into(), pid }.into())
+        }
+        Err((_, errno)) => Err(system(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_refused_and_told_who_is_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = take(dir.path(), "key", "data").unwrap();
+        let second = take(dir.path(), "key", "data").unwrap_err();
+        let me = std::process::id();
+        assert!(matches!(second, EngineError::Refused(Refusal::Busy { pid: Some(pid), .. }) if pid == me));
+        take(dir.path(), "other", "data").unwrap();
+        drop(first);
+        take(dir.path(), "key", "data").unwrap();
+    }
+}

@@ -1,0 +1,130 @@
+//! Settling what an interrupted command left: a suspended device, a table without its commit, unsettled sectors.
+//!
+//! Invariants:
+//! - the newest durable map decides; it is committed again before anything is resumed, so that it is durable for sure;
+//! - a table that fits neither the map nor the map with EIO in places was made by somebody else: refused;
+//! - whatever is found, the device runs afterwards, or the error says why not.
+
+use super::session::{Session, compare, find_active};
+use super::{EngineError, Observer, held};
+use crate::dm::TableSlot;
+use crate::map::Map;
+use crate::plan::Refusal;
+use crate::segments::{Devices, Piece, Place, SegmentError, Target, read_back, setup_table};
+
+/// What recovery found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// Nothing to do.
+    Nothing,
+    /// The device was suspended with the right table: it was resumed.
+    Resumed,
+    /// The device was suspended between commit and swap: the new table was swapped in.
+    Completed,
+    /// Sectors answered EIO because their commit was unsettled: it is settled, and they are back.
+    Settled,
+}
+
+/// Settles the setup.
+///
+/// # Errors
+/// [`Refusal::TableDiffers`] when the live table is nobody's that we know; what failed otherwise.
+pub fn recover(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Recovered, EngineError> {
+    let dm = session.dm;
+    let name = session.name.clone();
+    let (state, _) = find_active(dm, &name)?;
+    let devices = session.devices()?;
+    let live = dm.table(&name, TableSlot::Active)?;
+    let fits = fits(&live, &devices, session);
+    if fits.is_ok() && !state.suspended {
+        session.clear_leftovers()?;
+        return Ok(Recovered::Nothing);
+    }
+    if fits.is_ok() {
+        dm.clear(&name)?;
+        dm.resume(&name)?;
+        session.clear_leftovers()?;
+        return Ok(Recovered::Resumed);
+    }
+    if state.suspended {
+        return complete(session, &devices, fits.err().unwrap_or_default(), observer);
+    }
+    settle(session, &live, &devices, fits.err().unwrap_or_default(), observer)
+}
+
+fn fits(table: &[Target], devices: &Devices, session: &Session<'_>) -> Result<(), String> {
+    let pieces = pieces(table, devices, session).map_err(|e| e.to_string())?;
+    compare(&pieces, &session.metadata.map, |spare| session.spare(spare).is_none())
+}
+
+fn pieces(
+    table: &[Target],
+    devices: &Devices,
+    session: &Session<'_>,
+) -> Result<Vec<Piece>, SegmentError> {
+    read_back(table, devices, session.layout)
+}
+
+/// Suspended with another table than the newest map's: the command died after its commit. The table it had loaded must
+/// be that map's.
+fn complete(
+    session: &mut Session<'_>,
+    devices: &Devices,
+    detail: String,
+    observer: &dyn Observer,
+) -> Result<Recovered, EngineError> {
+    let dm = session.dm;
+    let name = session.name.clone();
+    let loaded = dm.table(&name, TableSlot::Inactive)?;
+    if fits(&loaded, devices, session).is_err() {
+        return Err(Refusal::TableDiffers { name, detail }.into());
+    }
+    observer.step("committing the new map again");
+    // Some copies may hold it durably and others not: now all do.
+    session.commit(|_| {})?;
+    dm.resume(&name)?;
+    session.check_live()?;
+    sync_held(session, observer)?;
+    Ok(Recovered::Completed)
+}
+
+/// Not suspended, and the table differs from the newest map's only by EIO: a commit was unsettled. As nothing was
+/// written to those sectors since, either map is right; the newest that can be read is committed again.
+fn settle(
+    session: &mut Session<'_>,
+    live: &[Target],
+    devices: &Devices,
+    detail: String,
+    observer: &dyn Observer,
+) -> Result<Recovered, EngineError> {
+    let name = session.name.clone();
+    let live = pieces(live, devices, session)?;
+    if !differs_only_by_eio(&live, &session.metadata.map) {
+        return Err(Refusal::TableDiffers { name, detail }.into());
+    }
+    observer.step("committing the map again");
+    session.commit(|_| {})?;
+    sync_held(session, observer)?;
+    let table = setup_table(&session.metadata.map, devices, session.layout)?;
+    session.dm.load(&name, &table, false)?;
+    session.dm.resume(&name)?;
+    session.check_live()?;
+    Ok(Recovered::Settled)
+}
+
+fn differs_only_by_eio(live: &[Piece], map: &Map) -> bool {
+    live.iter().any(|p| p.place == Place::Nowhere)
+        && live.iter().all(|piece| match piece.place {
+            Place::Nowhere => true,
+            Place::Main => map.extents_in(piece.range).next().is_none(),
+            Place::Spare { spare, start, .. } => map
+                .extents_in(piece.range)
+                .next()
+                .is_some_and(|e| e.range == piece.range && e.slot.spare == spare && e.slot.start == start),
+        })
+}
+
+fn sync_held(session: &Session<'_>, observer: &dyn Observer) -> Result<(), EngineError> {
+    let map = &session.metadata.map;
+    held::sync_all(session, Some(map), &[map], observer)
+}
