@@ -49,6 +49,7 @@ on_both!(
     tables_hold_their_devices_open,
     a_device_without_a_table,
     read_only_tables,
+    flakey_fails_reads_and_passes_writes,
     dust_numbers_blocks_on_the_device,
     dust_heals_whole_blocks,
     dust_messages,
