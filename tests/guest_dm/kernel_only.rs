@@ -109,7 +109,7 @@ fn a_signal_undoes_a_suspend() {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
     let Some(kernel) = Bench::real() else { return };
     let b = Bench::over(Kernel::open().unwrap());
-    let params = format!("{} 0 1500", b.disk[0]);
+    let params = format!("{0} 0 0 {0} 0 1500", b.disk[0]);
     let slow = TargetKind::Other {
         name: "delay".into(),
         params,
@@ -149,6 +149,33 @@ fn a_signal_undoes_a_suspend() {
         io.join().unwrap().unwrap();
     });
     assert_eq!(handle.suspended(), Ok(false));
+}
+
+#[test]
+fn a_missing_control_node_is_made() {
+    let guest = std::env::var("GUEST_KERNEL").unwrap_or_default();
+    if Bench::real().is_none() || guest == "host" || guest.is_empty() {
+        return;
+    }
+    std::fs::remove_file("/dev/mapper/control").unwrap();
+    Kernel::open().unwrap();
+    assert!(Path::new("/dev/mapper/control").exists());
+}
+
+#[test]
+fn what_stands_in_the_way_is_said_in_plain_words() {
+    let has_it = std::fs::read_to_string("/proc/misc").is_ok_and(|m| m.contains("device-mapper"));
+    let root = nix::unistd::geteuid().is_root();
+    if has_it && root {
+        return;
+    }
+    let words = Kernel::open().unwrap_err().to_string();
+    let expected = if root {
+        "this kernel has no device-mapper"
+    } else {
+        "only root may use it"
+    };
+    assert!(words.contains(expected), "{words}");
 }
 
 #[test]
