@@ -15,23 +15,25 @@ mod battery;
 mod bench;
 #[path = "guest_dm/kernel_only.rs"]
 mod kernel_only;
+#[path = "guest_dm/messages.rs"]
+mod messages;
 
 use bench::Bench;
 
 /// Runs one part of the battery on the fake, and on the kernel where there is one for us.
 macro_rules! on_both {
-    ($($name:ident),* $(,)?) => {
+    ($($part:ident::$name:ident),* $(,)?) => {
         mod fake {
             $(#[test]
             fn $name() {
-                super::battery::$name(&super::Bench::fake());
+                super::$part::$name(&super::Bench::fake());
             })*
         }
         mod kernel {
             $(#[test]
             fn $name() {
                 if let Some(bench) = super::Bench::kernel() {
-                    super::battery::$name(&bench);
+                    super::$part::$name(&bench);
                 }
             })*
         }
@@ -39,22 +41,23 @@ macro_rules! on_both {
 }
 
 on_both!(
-    a_device_from_birth_to_removal,
-    tables_read_back_as_they_were_loaded,
-    what_load_refuses,
-    a_refused_resume_leaves_it_suspended,
-    the_window_suspends_and_swaps,
-    the_last_resort_is_loaded_while_suspended,
-    names_and_uuids_are_unique,
-    tables_hold_their_devices_open,
-    a_device_without_a_table,
-    read_only_tables,
-    dust_numbers_blocks_on_the_device,
-    dust_heals_whole_blocks,
-    dust_messages,
-    dust_lists_die_with_their_table,
-    stats_count_writes_per_area,
-    stats_messages,
-    errors_of_messages,
-    missing_devices,
+    battery::a_device_from_birth_to_removal,
+    battery::tables_read_back_as_they_were_loaded,
+    battery::what_load_refuses,
+    battery::a_refused_resume_leaves_it_suspended,
+    battery::the_window_suspends_and_swaps,
+    battery::the_last_resort_is_loaded_while_suspended,
+    battery::names_and_uuids_are_unique,
+    battery::tables_hold_their_devices_open,
+    battery::a_device_without_a_table,
+    battery::read_only_tables,
+    battery::flakey_fails_reads_and_passes_writes,
+    messages::dust_numbers_blocks_on_the_device,
+    messages::dust_heals_whole_blocks,
+    messages::dust_messages,
+    messages::dust_lists_die_with_their_table,
+    messages::stats_count_writes_per_area,
+    messages::stats_messages,
+    messages::errors_of_messages,
+    battery::missing_devices,
 );

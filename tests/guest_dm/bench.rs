@@ -107,6 +107,26 @@ impl Bench {
         self.dm.message(name, Sectors(0), text)
     }
 
+    /// Whether the target type exists here: a kernel may lack `dust`, or `flakey`'s error_reads.
+    pub fn has(&self, kind: TargetKind) -> bool {
+        self.dm.create("t-probe", "").unwrap();
+        let loaded = self.dm.load("t-probe", &[piece(0, 8, kind.clone())], false);
+        self.dm.remove("t-probe").unwrap();
+        if loaded.is_err() {
+            println!("skipped: no usable {} here", kind.name());
+        }
+        loaded.is_ok()
+    }
+
+    pub fn has_dust(&self) -> bool {
+        let (device, offset) = (self.disk[0], Sectors(0));
+        self.has(TargetKind::Dust {
+            device,
+            offset,
+            block_bytes: 512,
+        })
+    }
+
     /// A message that must succeed.
     pub fn tell(&self, name: &str, text: &str) -> Option<String> {
         self.send(name, text).unwrap()

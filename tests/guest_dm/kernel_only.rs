@@ -1,8 +1,9 @@
 //! What only a kernel can show: nodes, udev, allocations, forks.
 
-use super::bench::{Bench, devno, piece};
+use super::bench::{Bench, devno, linear, piece};
 use dm_remap::dm::kernel::{Host, Kernel};
 use dm_remap::segments::TargetKind;
+use dm_remap::units::Sectors;
 use nix::errno::Errno;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -97,6 +98,84 @@ fn a_forked_child_can_resume() {
         }
     }
     assert_eq!(handle_of(&kernel).unwrap(), Ok(false));
+}
+
+/// Does nothing: it is there so that the signal interrupts.
+extern "C" fn ignore(_signal: i32) {}
+
+#[test]
+#[allow(unsafe_code)]
+fn a_signal_undoes_a_suspend() {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    let Some(kernel) = Bench::real() else { return };
+    let b = Bench::over(Kernel::open().unwrap());
+    let params = format!("{0} 0 0 {0} 0 1500", b.disk[0]);
+    let slow = TargetKind::Other {
+        name: "delay".into(),
+        params,
+    };
+    if !b.has(slow.clone()) {
+        return;
+    }
+    let action = SigAction::new(
+        SigHandler::Handler(ignore),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    // delay itself hurries when it is suspended, so that one lies below.
+    let below = b.up("t-slow", &[piece(0, 100, slow)]);
+    b.up("t-a", &[linear(0, 100, below, 0)]);
+    let (disk, handle) = (b.open("t-a"), kernel.handle("t-a").unwrap());
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let io = scope.spawn(|| disk.write(Sectors(0), &[0; 512]));
+        std::thread::sleep(Duration::from_millis(200));
+        let suspend = scope.spawn(move || {
+            // SAFETY: takes nothing and cannot fail.
+            send.send(unsafe { nix::libc::pthread_self() }).unwrap();
+            handle.suspend()
+        });
+        let thread = receive.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        // SAFETY: the thread has not been joined.
+        assert_eq!(
+            unsafe { nix::libc::pthread_kill(thread, nix::libc::SIGUSR1) },
+            0
+        );
+        assert_eq!(suspend.join().unwrap(), Err(Errno::EINTR));
+        assert!(!io.is_finished());
+        io.join().unwrap().unwrap();
+    });
+    assert_eq!(handle.suspended(), Ok(false));
+}
+
+#[test]
+fn a_missing_control_node_is_made() {
+    let guest = std::env::var("GUEST_KERNEL").unwrap_or_default();
+    if Bench::real().is_none() || guest == "host" || guest.is_empty() {
+        return;
+    }
+    std::fs::remove_file("/dev/mapper/control").unwrap();
+    Kernel::open().unwrap();
+    assert!(Path::new("/dev/mapper/control").exists());
+}
+
+#[test]
+fn what_stands_in_the_way_is_said_in_plain_words() {
+    let has_it = std::fs::read_to_string("/proc/misc").is_ok_and(|m| m.contains("device-mapper"));
+    let root = nix::unistd::geteuid().is_root();
+    if has_it && root {
+        return;
+    }
+    let words = Kernel::open().unwrap_err().to_string();
+    let expected = if root {
+        "this kernel has no device-mapper"
+    } else {
+        "only root may use it"
+    };
+    assert!(words.contains(expected), "{words}");
 }
 
 #[test]

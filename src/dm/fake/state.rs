@@ -232,7 +232,7 @@ impl State {
             .map(|table| table.find(sector).cloned());
         let size = match &target {
             _ if first.starts_with('@') => device.len(),
-            None => return Ok(None),
+            None => return Err(Errno::EINVAL),
             Some(target) => {
                 let (below, _) = target
                     .as_ref()
