@@ -82,9 +82,7 @@ impl DiskError {
         match self.errno {
             Errno::ENODATA => FaultClass::Medium,
             Errno::EIO => FaultClass::Ambiguous,
-            Errno::EINVAL | Errno::EBADF | Errno::EPERM | Errno::EACCES | Errno::EFAULT => {
-                FaultClass::Request
-            }
+            Errno::EINVAL | Errno::EBADF | Errno::EPERM | Errno::EACCES | Errno::EFAULT => FaultClass::Request,
             _ => FaultClass::Transport,
         }
     }
@@ -110,20 +108,9 @@ pub trait Disk: Send + Sync + fmt::Debug {
 }
 
 /// Checks bounds and block alignment of a request; the range that it covers, or the error to give.
-pub fn check_request(
-    disk: &dyn Disk,
-    operation: Operation,
-    start: Sectors,
-    bytes: usize,
-) -> Result<Range, DiskError> {
+pub fn check_request(disk: &dyn Disk, operation: Operation, start: Sectors, bytes: usize) -> Result<Range, DiskError> {
     let len = Sectors(u64::try_from(bytes).unwrap_or(u64::MAX) / 512);
-    let bad = || DiskError {
-        device: disk.name().clone(),
-        operation,
-        start,
-        len,
-        errno: Errno::EINVAL,
-    };
+    let bad = || DiskError { device: disk.name().clone(), operation, start, len, errno: Errno::EINVAL };
     let range = Range::new(start, len).ok_or_else(bad)?;
     let block = disk.logical_block();
     if !bytes.is_multiple_of(512)

@@ -158,11 +158,7 @@ pub trait DeviceMapper: std::fmt::Debug {
     fn message(&self, name: &str, sector: Sectors, text: &str) -> Result<Option<String>, DmError>;
     /// Prepares what [`Window`] does to a device, with the table that its last resort loads. The device need not
     /// be suspended, and is not touched.
-    fn window<'a>(
-        &'a self,
-        name: &str,
-        emergency: Option<&[Target]>,
-    ) -> Result<Box<dyn Window + 'a>, DmError>;
+    fn window<'a>(&'a self, name: &str, emergency: Option<&[Target]>) -> Result<Box<dyn Window + 'a>, DmError>;
     /// Prepares a message whose reply takes at most `reply` bytes.
     fn prepare_message<'a>(
         &'a self,

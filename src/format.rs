@@ -18,13 +18,7 @@ pub mod tombstone;
 use crate::units::{Range, Sectors};
 
 /// Where the five copies start on every spare.
-pub const COPY_STARTS: [Sectors; 5] = [
-    Sectors(0),
-    Sectors(1024),
-    Sectors(2048),
-    Sectors(4096),
-    Sectors(8192),
-];
+pub const COPY_STARTS: [Sectors; 5] = [Sectors(0), Sectors(1024), Sectors(2048), Sectors(4096), Sectors(8192)];
 
 /// Sectors reserved for each copy.
 pub const COPY_RESERVED: Sectors = Sectors(1024);

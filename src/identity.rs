@@ -71,10 +71,7 @@ impl Identity {
         field("serial", self.serial.clone());
         field("model", self.model.clone());
         field("partition_uuid", self.partition_uuid.clone());
-        field(
-            "partition_start",
-            self.partition_start.map(|s| s.to_string()),
-        );
+        field("partition_start", self.partition_start.map(|s| s.to_string()));
         field("virtual_uuid", self.virtual_uuid.clone());
         field("size", Some(self.size.to_string()));
         field("logical_block", Some(self.logical_block.to_string()));
@@ -91,10 +88,7 @@ impl Identity {
 
     /// Whether the device has a name of its own that survives a reboot and a change of bus.
     pub fn has_stable_name(&self) -> bool {
-        self.wwn.is_some()
-            || self.serial.is_some()
-            || self.partition_uuid.is_some()
-            || self.virtual_uuid.is_some()
+        self.wwn.is_some() || self.serial.is_some() || self.partition_uuid.is_some() || self.virtual_uuid.is_some()
     }
 
     /// Judges whether `found` is the device that this identity was taken from.
@@ -108,11 +102,7 @@ impl Identity {
         let names = [
             ("WWN", &self.wwn, &found.wwn),
             ("serial", &self.serial, &found.serial),
-            (
-                "partition UUID",
-                &self.partition_uuid,
-                &found.partition_uuid,
-            ),
+            ("partition UUID", &self.partition_uuid, &found.partition_uuid),
             ("UUID", &self.virtual_uuid, &found.virtual_uuid),
         ];
         let mut proven = false;
@@ -130,11 +120,7 @@ impl Identity {
         if self.partition_start != found.partition_start {
             return Match::Different("the partition starts at another sector".into());
         }
-        if proven {
-            Match::Proven
-        } else {
-            Match::Unproven
-        }
+        if proven { Match::Proven } else { Match::Unproven }
     }
 }
 
@@ -164,29 +150,11 @@ mod tests {
 
     #[test]
     fn names_prove_and_contradict() {
-        assert_eq!(
-            disk(Some("A"), 100).matches(&disk(Some("A"), 100)),
-            Match::Proven
-        );
-        assert!(matches!(
-            disk(Some("A"), 100).matches(&disk(Some("B"), 100)),
-            Match::Different(_)
-        ));
-        assert!(matches!(
-            disk(Some("A"), 100).matches(&disk(Some("A"), 101)),
-            Match::Different(_)
-        ));
-        assert_eq!(
-            disk(Some("A"), 100).matches(&disk(None, 100)),
-            Match::Unproven
-        );
-        let partition = Identity {
-            partition_start: Some(Sectors(8)),
-            ..disk(Some("A"), 100)
-        };
-        assert!(matches!(
-            disk(Some("A"), 100).matches(&partition),
-            Match::Different(_)
-        ));
+        assert_eq!(disk(Some("A"), 100).matches(&disk(Some("A"), 100)), Match::Proven);
+        assert!(matches!(disk(Some("A"), 100).matches(&disk(Some("B"), 100)), Match::Different(_)));
+        assert!(matches!(disk(Some("A"), 100).matches(&disk(Some("A"), 101)), Match::Different(_)));
+        assert_eq!(disk(Some("A"), 100).matches(&disk(None, 100)), Match::Unproven);
+        let partition = Identity { partition_start: Some(Sectors(8)), ..disk(Some("A"), 100) };
+        assert!(matches!(disk(Some("A"), 100).matches(&partition), Match::Different(_)));
     }
 }

@@ -4,10 +4,7 @@
 //! Pure: [`units`], [`identity`], [`format`], [`map`], [`segments`], [`pool`], [`plan`].
 //! Edges: [`dm`], [`block`], [`store`], [`engine`], [`cli`].
 
-#![cfg_attr(
-    test,
-    allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of)
-)]
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
 pub mod block;
 pub mod dm;

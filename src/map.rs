@@ -72,10 +72,7 @@ impl Extent {
         let range = self.range.intersect(window)?;
         let skipped = range.start().checked_sub(self.range.start())?;
         let start = self.slot.start.checked_add(skipped)?;
-        Some(Extent {
-            range,
-            slot: Slot { start, ..self.slot },
-        })
+        Some(Extent { range, slot: Slot { start, ..self.slot } })
     }
 }
 
@@ -145,13 +142,7 @@ impl Map {
         if !unit.0.is_power_of_two() || unit > MAX_UNIT {
             return Err(MapError::BadUnit(unit));
         }
-        Ok(Map {
-            main_len,
-            unit,
-            extents: BTreeMap::new(),
-            by_slot: BTreeMap::new(),
-            losses: Losses::default(),
-        })
+        Ok(Map { main_len, unit, extents: BTreeMap::new(), by_slot: BTreeMap::new(), losses: Losses::default() })
     }
 
     /// Length of main in sectors.
@@ -176,11 +167,7 @@ impl Map {
 
     /// Sectors that live on spares.
     pub fn remapped(&self) -> Sectors {
-        Sectors(
-            self.extents()
-                .map(|e| e.range.len().0)
-                .fold(0, u64::saturating_add),
-        )
+        Sectors(self.extents().map(|e| e.range.len().0).fold(0, u64::saturating_add))
     }
 
     /// All extents, in order of main.
@@ -190,33 +177,17 @@ impl Map {
 
     /// All extents on one spare, in order of their slots.
     pub fn extents_by_slot(&self, spare: SpareIndex) -> impl Iterator<Item = Extent> + '_ {
-        let first = Slot {
-            spare,
-            start: Sectors::ZERO,
-        };
-        let last = Slot {
-            spare,
-            start: Sectors(u64::MAX),
-        };
-        self.by_slot
-            .range(first..=last)
-            .filter_map(|(_, start)| self.extents.get(start).copied())
+        let first = Slot { spare, start: Sectors::ZERO };
+        let last = Slot { spare, start: Sectors(u64::MAX) };
+        self.by_slot.range(first..=last).filter_map(|(_, start)| self.extents.get(start).copied())
     }
 
     /// The parts of extents that lie inside `window`, in order of main.
     pub fn extents_in(&self, window: Range) -> impl Iterator<Item = Extent> + '_ {
-        let before = self
-            .extents
-            .range(..window.start())
-            .next_back()
-            .map(|(_, e)| *e);
+        let before = self.extents.range(..window.start()).next_back().map(|(_, e)| *e);
         before
             .into_iter()
-            .chain(
-                self.extents
-                    .range(window.start()..window.end())
-                    .map(|(_, e)| *e),
-            )
+            .chain(self.extents.range(window.start()..window.end()).map(|(_, e)| *e))
             .filter_map(move |e| e.clip(window))
     }
 
@@ -238,44 +209,31 @@ impl Map {
 
     fn check_range(&self, range: Range) -> Result<(), MapError> {
         if range.end() > self.main_len {
-            return Err(MapError::BeyondEnd {
-                range,
-                main_len: self.main_len,
-            });
+            return Err(MapError::BeyondEnd { range, main_len: self.main_len });
         }
         let ends_well = range.end().is_multiple_of(self.unit) || range.end() == self.main_len;
         if !range.start().is_multiple_of(self.unit) || !ends_well {
-            return Err(MapError::Unaligned {
-                range,
-                unit: self.unit,
-            });
+            return Err(MapError::Unaligned { range, unit: self.unit });
         }
         Ok(())
     }
 
     fn slot_conflict(&self, slot: Slot, len: Sectors) -> Result<Option<Extent>, MapError> {
-        let unaligned = || MapError::Unaligned {
-            range: Range::new(slot.start, len).unwrap_or(Range::MAX),
-            unit: self.unit,
-        };
+        let unaligned =
+            || MapError::Unaligned { range: Range::new(slot.start, len).unwrap_or(Range::MAX), unit: self.unit };
         let wanted = self
             .slot_len(len)
             .and_then(|len| Range::new(slot.start, len))
             .filter(|r| r.start().is_multiple_of(self.unit))
             .ok_or_else(unaligned)?;
-        let end = Slot {
-            start: wanted.end(),
-            ..slot
-        };
+        let end = Slot { start: wanted.end(), ..slot };
         let Some((found, start)) = self.by_slot.range(..end).next_back() else {
             return Ok(None);
         };
         let Some(extent) = self.extents.get(start) else {
             return Ok(None);
         };
-        let taken = self
-            .slot_len(extent.range.len())
-            .and_then(|len| Range::new(found.start, len));
+        let taken = self.slot_len(extent.range.len()).and_then(|len| Range::new(found.start, len));
         let overlaps = found.spare == slot.spare && taken.is_none_or(|t| t.overlaps(wanted));
         Ok(overlaps.then_some(*extent))
     }
@@ -317,10 +275,7 @@ impl Map {
     pub fn remove(&mut self, range: Range) -> Result<(), MapError> {
         self.check_range(range)?;
         let parts: Vec<Extent> = self.extents_in(range).collect();
-        let covered = parts
-            .iter()
-            .map(|e| e.range.len().0)
-            .fold(0, u64::saturating_add);
+        let covered = parts.iter().map(|e| e.range.len().0).fold(0, u64::saturating_add);
         if covered != range.len().0 {
             return Err(MapError::NotMapped(range));
         }
@@ -356,16 +311,10 @@ impl Map {
     /// When the range lies beyond the end, or is to be held and no extent serves all of it.
     pub fn record_loss(&mut self, range: Range, fate: Fate) -> Result<(), MapError> {
         if range.end() > self.main_len {
-            return Err(MapError::BeyondEnd {
-                range,
-                main_len: self.main_len,
-            });
+            return Err(MapError::BeyondEnd { range, main_len: self.main_len });
         }
         if fate == Fate::Held {
-            let served = self
-                .extents_in(range)
-                .map(|e| e.range.len().0)
-                .fold(0, u64::saturating_add);
+            let served = self.extents_in(range).map(|e| e.range.len().0).fold(0, u64::saturating_add);
             if served != range.len().0 {
                 return Err(MapError::HeldOutside(range));
             }
@@ -395,9 +344,7 @@ impl Map {
 
     /// Whether any sector of `range` is held.
     pub fn has_held(&self, range: Range) -> bool {
-        self.losses
-            .within(range)
-            .any(|loss| loss.fate == Fate::Held)
+        self.losses.within(range).any(|loss| loss.fate == Fate::Held)
     }
 }
 
@@ -408,10 +355,7 @@ fn join(first: Extent, second: Extent) -> Option<Extent> {
         && first.slot.spare == second.slot.spare
         && slot_end == second.slot.start;
     let range = Range::between(first.range.start(), second.range.end())?;
-    continues.then_some(Extent {
-        range,
-        slot: first.slot,
-    })
+    continues.then_some(Extent { range, slot: first.slot })
 }
 
 #[cfg(test)]
@@ -424,10 +368,7 @@ mod tests {
     }
 
     fn slot(spare: u8, start: u64) -> Slot {
-        Slot {
-            spare: SpareIndex(spare),
-            start: Sectors(start),
-        }
+        Slot { spare: SpareIndex(spare), start: Sectors(start) }
     }
 
     fn map() -> Map {
@@ -440,13 +381,7 @@ mod tests {
         map.insert(range(16, 8), slot(0, 10_248)).unwrap();
         map.insert(range(32, 8), slot(0, 10_264)).unwrap();
         map.insert(range(24, 8), slot(0, 10_256)).unwrap();
-        assert_eq!(
-            map.extents().collect::<Vec<_>>(),
-            [Extent {
-                range: range(16, 24),
-                slot: slot(0, 10_248)
-            }]
-        );
+        assert_eq!(map.extents().collect::<Vec<_>>(), [Extent { range: range(16, 24), slot: slot(0, 10_248) }]);
         map.insert(range(40, 8), slot(1, 10_272)).unwrap();
         assert_eq!(map.len(), 2);
         map.remove(range(24, 8)).unwrap();
@@ -459,49 +394,22 @@ mod tests {
         let mut map = map();
         map.insert(range(16, 8), slot(0, 10_240)).unwrap();
         let before = map.clone();
-        assert!(matches!(
-            map.insert(range(16, 8), slot(0, 20_000)),
-            Err(MapError::AlreadyMapped { .. })
-        ));
-        assert!(matches!(
-            map.insert(range(24, 8), slot(0, 10_240)),
-            Err(MapError::SlotTaken { .. })
-        ));
-        assert!(matches!(
-            map.insert(range(25, 8), slot(0, 20_000)),
-            Err(MapError::Unaligned { .. })
-        ));
-        assert!(matches!(
-            map.insert(range(24, 8), slot(0, 20_001)),
-            Err(MapError::Unaligned { .. })
-        ));
-        assert!(matches!(
-            map.insert(range(1000, 8), slot(0, 20_000)),
-            Err(MapError::BeyondEnd { .. })
-        ));
-        assert!(matches!(
-            map.remove(range(16, 16)),
-            Err(MapError::NotMapped(_))
-        ));
-        assert!(matches!(
-            map.record_loss(range(0, 1), Fate::Held),
-            Err(MapError::HeldOutside(_))
-        ));
+        assert!(matches!(map.insert(range(16, 8), slot(0, 20_000)), Err(MapError::AlreadyMapped { .. })));
+        assert!(matches!(map.insert(range(24, 8), slot(0, 10_240)), Err(MapError::SlotTaken { .. })));
+        assert!(matches!(map.insert(range(25, 8), slot(0, 20_000)), Err(MapError::Unaligned { .. })));
+        assert!(matches!(map.insert(range(24, 8), slot(0, 20_001)), Err(MapError::Unaligned { .. })));
+        assert!(matches!(map.insert(range(1000, 8), slot(0, 20_000)), Err(MapError::BeyondEnd { .. })));
+        assert!(matches!(map.remove(range(16, 16)), Err(MapError::NotMapped(_))));
+        assert!(matches!(map.record_loss(range(0, 1), Fate::Held), Err(MapError::HeldOutside(_))));
         assert_eq!(map, before);
-        assert!(matches!(
-            Map::new(Sectors(10), Sectors(4096)),
-            Err(MapError::BadUnit(_))
-        ));
+        assert!(matches!(Map::new(Sectors(10), Sectors(4096)), Err(MapError::BadUnit(_))));
     }
 
     #[test]
     fn the_last_unit_may_be_short_but_its_slot_is_not() {
         let mut map = map();
         map.insert(range(1000, 3), slot(0, 10_240)).unwrap();
-        assert!(matches!(
-            map.insert(range(0, 8), slot(0, 10_240)),
-            Err(MapError::SlotTaken { .. })
-        ));
+        assert!(matches!(map.insert(range(0, 8), slot(0, 10_240)), Err(MapError::SlotTaken { .. })));
         map.insert(range(0, 8), slot(0, 10_248)).unwrap();
     }
 

@@ -74,11 +74,7 @@ impl Pool {
 
     /// Sectors that are free on one spare.
     pub fn free_on(&self, spare: SpareIndex) -> Sectors {
-        let runs = self
-            .spares
-            .get(&spare)
-            .into_iter()
-            .flat_map(|s| s.runs.values());
+        let runs = self.spares.get(&spare).into_iter().flat_map(|s| s.runs.values());
         Sectors(runs.map(|r| r.len().0).fold(0, u64::saturating_add))
     }
 
@@ -88,20 +84,14 @@ impl Pool {
     /// # Errors
     /// [`PoolFull`].
     pub fn allocate(&mut self, range: Range) -> Result<Vec<Allocation>, PoolFull> {
-        let full = PoolFull {
-            range,
-            free: self.free(),
-        };
+        let full = PoolFull { range, free: self.free() };
         let mut left = range.len().align_up(self.unit).ok_or(full)?;
         if left > full.free {
             return Err(full);
         }
         for (index, spare) in &mut self.spares {
             if let Some(start) = spare.take(left) {
-                let slot = Slot {
-                    spare: *index,
-                    start,
-                };
+                let slot = Slot { spare: *index, start };
                 return Ok(vec![Allocation { range, slot }]);
             }
         }
@@ -111,29 +101,16 @@ impl Pool {
             while left > Sectors::ZERO
                 && let Some(run) = spare.take_up_to(left)
             {
-                let end = at
-                    .checked_add(run.len())
-                    .unwrap_or(range.end())
-                    .min(range.end());
+                let end = at.checked_add(run.len()).unwrap_or(range.end()).min(range.end());
                 let Some(part) = Range::between(at, end) else {
                     break;
                 };
-                out.push(Allocation {
-                    range: part,
-                    slot: Slot {
-                        spare: *index,
-                        start: run.start(),
-                    },
-                });
+                out.push(Allocation { range: part, slot: Slot { spare: *index, start: run.start() } });
                 left = left.saturating_sub(run.len());
                 at = end;
             }
         }
-        if left > Sectors::ZERO {
-            Err(full)
-        } else {
-            Ok(out)
-        }
+        if left > Sectors::ZERO { Err(full) } else { Ok(out) }
     }
 }
 
@@ -171,10 +148,7 @@ impl FreeRuns {
 
     fn cut(&mut self, run: Range, len: Sectors) {
         self.runs.remove(&run.start());
-        let rest = run
-            .start()
-            .checked_add(len)
-            .and_then(|at| Range::between(at, run.end()));
+        let rest = run.start().checked_add(len).and_then(|at| Range::between(at, run.end()));
         if let Some(rest) = rest {
             self.runs.insert(rest.start(), rest);
         }

@@ -121,11 +121,7 @@ pub struct Piece {
 ///
 /// # Errors
 /// [`SegmentError`] when an invariant of this module would be broken.
-pub fn setup_table(
-    map: &Map,
-    devices: &Devices,
-    layout: Layout,
-) -> Result<Vec<Target>, SegmentError> {
+pub fn setup_table(map: &Map, devices: &Devices, layout: Layout) -> Result<Vec<Target>, SegmentError> {
     match layout {
         Layout::Flat => flat::setup_table(map, devices),
     }
@@ -150,11 +146,7 @@ pub fn unsettled_table(
 ///
 /// # Errors
 /// [`SegmentError`] when it is not one that this module makes.
-pub fn read_back(
-    table: &[Target],
-    devices: &Devices,
-    layout: Layout,
-) -> Result<Vec<Piece>, SegmentError> {
+pub fn read_back(table: &[Target], devices: &Devices, layout: Layout) -> Result<Vec<Piece>, SegmentError> {
     match layout {
         Layout::Flat => flat::read_back(table, devices),
     }
@@ -175,39 +167,22 @@ pub fn map_of(pieces: &[Piece], main_len: Sectors, unit: Sectors) -> Result<Map,
 }
 
 /// Checks an extent against its spare; the number of the device that serves it, `None` when the spare is missing.
-fn serving_device(
-    extent: Extent,
-    through_held: bool,
-    devices: &Devices,
-) -> Result<Option<DevNo>, SegmentError> {
+fn serving_device(extent: Extent, through_held: bool, devices: &Devices) -> Result<Option<DevNo>, SegmentError> {
     let index = extent.slot.spare;
-    let spare = devices
-        .spares
-        .get(index.as_usize())
-        .ok_or(SegmentError::NoSuchSpare(index))?;
+    let spare = devices.spares.get(index.as_usize()).ok_or(SegmentError::NoSuchSpare(index))?;
     let area = Range::between(spare.data_start, spare.size);
-    let inside = area
-        .zip(extent.slot_range())
-        .is_some_and(|(area, slot)| area.encloses(slot));
+    let inside = area.zip(extent.slot_range()).is_some_and(|(area, slot)| area.encloses(slot));
     if !inside {
-        return Err(SegmentError::Outside {
-            range: extent.range,
-            spare: index,
-        });
+        return Err(SegmentError::Outside { range: extent.range, spare: index });
     }
     let block = devices.logical_block;
-    let aligned = [extent.range.start(), extent.range.len(), extent.slot.start]
-        .iter()
-        .all(|s| s.is_multiple_of(block));
+    let aligned = [extent.range.start(), extent.range.len(), extent.slot.start].iter().all(|s| s.is_multiple_of(block));
     if !aligned {
         return Err(SegmentError::Unaligned(extent.range));
     }
     match (spare.device, through_held) {
         (None, _) => Ok(None),
         (Some(device), false) => Ok(Some(device)),
-        (Some(_), true) => spare
-            .held
-            .map(Some)
-            .ok_or(SegmentError::NoHeldDevice(index)),
+        (Some(_), true) => spare.held.map(Some).ok_or(SegmentError::NoHeldDevice(index)),
     }
 }

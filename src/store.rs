@@ -35,25 +35,17 @@ impl SpareReading {
 
     /// Whether any copy is, or once was, metadata of ours.
     pub fn has_traces(&self) -> bool {
-        self.verdicts.iter().any(|verdict| {
-            matches!(
-                verdict,
-                Verdict::Valid(_) | Verdict::Damaged(_) | Verdict::Unsupported(_)
-            )
-        })
+        self.verdicts
+            .iter()
+            .any(|verdict| matches!(verdict, Verdict::Valid(_) | Verdict::Damaged(_) | Verdict::Unsupported(_)))
     }
 }
 
 /// Reads all five copies of a device and judges each.
 pub fn read_copies(disk: &dyn Disk, expected: Expected) -> SpareReading {
-    let mut verdicts: Vec<Verdict> = (0..COPY_STARTS.len())
-        .map(|index| read_copy(disk, index))
-        .collect();
+    let mut verdicts: Vec<Verdict> = (0..COPY_STARTS.len()).map(|index| read_copy(disk, index)).collect();
     reject_unexpected(&mut verdicts, expected);
-    SpareReading {
-        device: disk.name().clone(),
-        verdicts,
-    }
+    SpareReading { device: disk.name().clone(), verdicts }
 }
 
 fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
@@ -80,10 +72,7 @@ fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
 }
 
 fn unreadable(error: &DiskError) -> Verdict {
-    Verdict::Unreadable {
-        sector: error.start,
-        reason: error.to_string(),
-    }
+    Verdict::Unreadable { sector: error.start, reason: error.to_string() }
 }
 
 /// A spare that takes part in a commit.
@@ -100,12 +89,26 @@ pub struct CommitTarget {
 /// How a commit went on one spare.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpareCommit {
-    /// Copies 0, 2 and 4 are durable.
-    pub group_a: bool,
-    /// Copies 1 and 3 are durable.
-    pub group_b: bool,
+    /// Which copies are durable.
+    pub durable: [bool; 5],
     /// The first error.
     pub error: Option<DiskError>,
+}
+
+impl SpareCommit {
+    /// Whether all copies of a group are durable.
+    fn holds(&self, group: &[usize]) -> bool {
+        group.iter().all(|index| self.durable.get(*index) == Some(&true))
+    }
+
+    /// Whether at least one whole group is durable.
+    pub fn holds_a_group(&self) -> bool {
+        self.holds(&COMMIT_GROUP_A) || self.holds(&COMMIT_GROUP_B)
+    }
+
+    fn note(&mut self, error: DiskError) {
+        self.error.get_or_insert(error);
+    }
 }
 
 /// How a commit went.
@@ -117,12 +120,7 @@ pub struct CommitReport {
 impl CommitReport {
     /// Whether the commit stands: at least one spare holds a whole group of it, durably.
     pub fn stands(&self) -> bool {
-        self.spares.iter().any(|s| s.group_a || s.group_b)
-    }
-
-    /// Whether every target took all five copies.
-    pub fn complete(&self) -> bool {
-        self.spares.iter().all(|s| s.error.is_none())
+        self.spares.iter().any(SpareCommit::holds_a_group)
     }
 
     /// The first error, if any.
@@ -149,11 +147,7 @@ impl Commit {
     pub fn new(mut targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
         targets.truncate(MAX_SPARES);
         let scratch = AlignedBuffer::new(encoded.len());
-        Commit {
-            targets,
-            encoded,
-            scratch,
-        }
+        Commit { targets, encoded, scratch }
     }
 
     /// What is to be written.
@@ -161,28 +155,31 @@ impl Commit {
         &self.encoded
     }
 
-    /// Writes group A to all targets, flushes them, then group B, then flushes again. A target that fails is left
-    /// out from there on; the others carry on. Can be run again: it writes the same bytes.
+    /// Writes group A to all targets, flushes them, then group B, then flushes again. A copy that cannot be written does
+    /// not keep the others from being written; but where nothing of group A became durable, group B is left alone: it
+    /// may be all that this spare has. Can be run again: it writes the same bytes.
     pub fn run(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
-        for (group, is_a) in [(&COMMIT_GROUP_A[..], true), (&COMMIT_GROUP_B[..], false)] {
-            for (target, state) in self.targets.iter().zip(&mut report.spares) {
+        for group in [&COMMIT_GROUP_A[..], &COMMIT_GROUP_B[..]] {
+            let mut written = [[false; 5]; MAX_SPARES];
+            for ((target, state), written) in self.targets.iter().zip(&mut report.spares).zip(&mut written) {
+                if group == COMMIT_GROUP_B && !state.durable.contains(&true) {
+                    continue;
+                }
                 for index in group {
-                    let result = write_copy(target, &self.encoded, *index, &mut self.scratch);
-                    if let Err(error) = result {
-                        state.error.get_or_insert(error);
-                        break;
+                    match write_copy(target, &self.encoded, *index, &mut self.scratch) {
+                        Ok(()) => written.iter_mut().skip(*index).take(1).for_each(|w| *w = true),
+                        Err(error) => state.note(error),
                     }
                 }
             }
-            for (target, state) in self.targets.iter().zip(&mut report.spares) {
-                if state.error.is_some() {
+            for ((target, state), written) in self.targets.iter().zip(&mut report.spares).zip(&written) {
+                if !written.contains(&true) {
                     continue;
                 }
                 match target.disk.flush() {
-                    Ok(()) if is_a => state.group_a = true,
-                    Ok(()) => state.group_b = true,
-                    Err(error) => state.error = Some(error),
+                    Ok(()) => state.durable.iter_mut().zip(written).for_each(|(d, w)| *d |= w),
+                    Err(error) => state.note(error),
                 }
             }
         }

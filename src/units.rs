@@ -16,9 +16,7 @@ pub const SECTOR_SIZE: usize = 512;
 const SECTOR_SIZE_U64: u64 = 512;
 
 /// A number of 512-byte sectors: a length, or a position counted from the start of a device.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Sectors(pub u64);
 
@@ -97,9 +95,7 @@ impl fmt::Display for Sectors {
 }
 
 /// A number of bytes.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
@@ -123,11 +119,7 @@ impl fmt::Display for Bytes {
             tenths /= 1024;
             name = next;
         }
-        if name == "B" {
-            write!(f, "{} B", self.0)
-        } else {
-            write!(f, "{}.{} {name}", tenths / 10, tenths % 10)
-        }
+        if name == "B" { write!(f, "{} B", self.0) } else { write!(f, "{}.{} {name}", tenths / 10, tenths % 10) }
     }
 }
 
@@ -155,19 +147,13 @@ impl TryFrom<RawRange> for Range {
 
 impl From<Range> for RawRange {
     fn from(range: Range) -> Self {
-        RawRange {
-            start: range.start,
-            count: range.len,
-        }
+        RawRange { start: range.start, count: range.len }
     }
 }
 
 impl Range {
     /// The largest range there is: stands for "everything" and in messages for a range that does not fit.
-    pub const MAX: Range = Range {
-        start: Sectors::ZERO,
-        len: Sectors(u64::MAX),
-    };
+    pub const MAX: Range = Range { start: Sectors::ZERO, len: Sectors(u64::MAX) };
 
     /// The range of `len` sectors from `start`; `None` when it is empty or its end does not fit.
     pub const fn new(start: Sectors, len: Sectors) -> Option<Range> {
@@ -232,11 +218,7 @@ impl Range {
 impl fmt::Display for Range {
     /// `1000` for one sector, `1000+8` for more: the form that the command line takes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.len.0 == 1 {
-            write!(f, "{}", self.start)
-        } else {
-            write!(f, "{}+{}", self.start, self.len)
-        }
+        if self.len.0 == 1 { write!(f, "{}", self.start) } else { write!(f, "{}+{}", self.start, self.len) }
     }
 }
 
@@ -245,14 +227,10 @@ impl FromStr for Range {
 
     /// Reads `SECTOR`, `SECTOR+COUNT` or `FIRST-LAST` (inclusive), in decimal.
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let number = |s: &str| {
-            s.parse::<u64>()
-                .map_err(|_| UnitError::NotARange(text.chars().take(80).collect()))
-        };
+        let number = |s: &str| s.parse::<u64>().map_err(|_| UnitError::NotARange(text.chars().take(80).collect()));
         if let Some((start, count)) = text.split_once('+') {
             let (start, count) = (number(start)?, number(count)?);
-            return Range::new(Sectors(start), Sectors(count))
-                .ok_or(UnitError::BadRange(start, count));
+            return Range::new(Sectors(start), Sectors(count)).ok_or(UnitError::BadRange(start, count));
         }
         if let Some((first, last)) = text.split_once('-') {
             let (first, last) = (number(first)?, number(last)?);
@@ -287,9 +265,7 @@ pub fn coalesce(mut ranges: Vec<Range>) -> Vec<Range> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// Not of the form `SECTOR`, `SECTOR+COUNT` or `FIRST-LAST`.
-    #[error(
-        "'{0}' is not a sector or a range: write SECTOR, SECTOR+COUNT or FIRST-LAST, in decimal"
-    )]
+    #[error("'{0}' is not a sector or a range: write SECTOR, SECTOR+COUNT or FIRST-LAST, in decimal")]
     NotARange(String),
     /// Empty, or its end does not fit in 64 bits.
     #[error("{0}+{1} is not a range: the count must be at least 1 and the end must fit in 64 bits")]
@@ -321,10 +297,7 @@ impl FromStr for DevNo {
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let bad = || UnitError::NotARange(text.chars().take(80).collect());
         let (major, minor) = text.trim().split_once(':').ok_or_else(bad)?;
-        Ok(DevNo {
-            major: major.parse().map_err(|_| bad())?,
-            minor: minor.parse().map_err(|_| bad())?,
-        })
+        Ok(DevNo { major: major.parse().map_err(|_| bad())?, minor: minor.parse().map_err(|_| bad())? })
     }
 }
 
@@ -339,16 +312,7 @@ mod tests {
             assert_eq!(text.parse::<Range>().unwrap().to_string(), text);
         }
         assert_eq!("10-19".parse::<Range>().unwrap().to_string(), "10+10");
-        for bad in [
-            "",
-            "x",
-            "1+0",
-            "1+",
-            "-3",
-            "9-3",
-            "18446744073709551615",
-            "1+18446744073709551615",
-        ] {
+        for bad in ["", "x", "1+0", "1+", "-3", "9-3", "18446744073709551615", "1+18446744073709551615"] {
             assert!(bad.parse::<Range>().is_err(), "{bad}");
         }
     }

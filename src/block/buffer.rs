@@ -27,10 +27,7 @@ impl AlignedBuffer {
     /// A buffer of `len` zero bytes.
     pub fn new(len: usize) -> AlignedBuffer {
         if len == 0 {
-            return AlignedBuffer {
-                start: NonNull::dangling(),
-                len,
-            };
+            return AlignedBuffer { start: NonNull::dangling(), len };
         }
         let layout = Self::layout(len);
         // SAFETY: the layout has a non-zero size.

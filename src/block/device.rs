@@ -127,18 +127,12 @@ impl Host {
     /// Fails when the path leads nowhere or to something else, when the device is empty or gone, and when
     /// sysfs says something that cannot be right.
     pub fn device(&self, path: &Path) -> Result<BlockDevice, DeviceError> {
-        let not_found = |source| DeviceError::NotFound {
-            path: path.to_path_buf(),
-            source,
-        };
+        let not_found = |source| DeviceError::NotFound { path: path.to_path_buf(), source };
         let real = fs::canonicalize(path).map_err(not_found)?;
-        let devno =
-            self.block_number(&real)
-                .map_err(not_found)?
-                .ok_or(DeviceError::NotABlockDevice {
-                    path: path.to_path_buf(),
-                    found: kind_of(&real),
-                })?;
+        let devno = self
+            .block_number(&real)
+            .map_err(not_found)?
+            .ok_or(DeviceError::NotABlockDevice { path: path.to_path_buf(), found: kind_of(&real) })?;
         self.describe(devno, Some(real), &Links::load(self))
     }
 
@@ -166,12 +160,7 @@ impl Host {
         host::text(&file)?.parse().ok()
     }
 
-    fn describe(
-        &self,
-        devno: DevNo,
-        path: Option<PathBuf>,
-        links: &Links,
-    ) -> Result<BlockDevice, DeviceError> {
+    fn describe(&self, devno: DevNo, path: Option<PathBuf>, links: &Links) -> Result<BlockDevice, DeviceError> {
         let unknown = |path: Option<PathBuf>| DeviceError::Unknown {
             path: path.unwrap_or_else(|| self.dev().join(format!("block/{devno}"))),
             devno,
@@ -183,17 +172,13 @@ impl Host {
             return Err(unknown(path));
         };
         let path = path.unwrap_or_else(|| self.node(&name));
-        let folders = Folders {
-            disk: disk_folder(&own),
-            own,
-        };
+        let folders = Folders { disk: disk_folder(&own), own };
         let size = Sectors(needed(&path, &folders.own.join("size"))?);
         if size == Sectors::ZERO {
             return Err(DeviceError::Empty { path });
         }
         let logical_block = block_size(&path, &folders.disk.join("queue/logical_block_size"))?;
-        let physical_block =
-            block_size(&path, &folders.disk.join("queue/physical_block_size"))?.max(logical_block);
+        let physical_block = block_size(&path, &folders.disk.join("queue/physical_block_size"))?.max(logical_block);
         let mut device = BlockDevice {
             devno,
             size,
@@ -229,12 +214,9 @@ fn partition(path: &Path, folders: &Folders) -> Result<Option<Partition>, Device
     let disk_file = folders.disk.join("dev");
     let disk = host::text(&disk_file).unwrap_or_default();
     Ok(Some(Partition {
-        disk: disk
-            .parse()
-            .map_err(|_| bad(path, &disk_file, Some(disk)))?,
+        disk: disk.parse().map_err(|_| bad(path, &disk_file, Some(disk)))?,
         start: Sectors(needed(path, &folders.own.join("start"))?),
-        number: u32::try_from(number)
-            .map_err(|_| bad(path, &number_file, Some(number.to_string())))?,
+        number: u32::try_from(number).map_err(|_| bad(path, &number_file, Some(number.to_string())))?,
     }))
 }
 
@@ -263,8 +245,7 @@ fn bad(path: &Path, file: &Path, found: Option<String>) -> DeviceError {
 }
 
 fn is_ram_disk(name: &str) -> bool {
-    name.strip_prefix("ram")
-        .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    name.strip_prefix("ram").is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// What a path that is no block device is, with its article.

@@ -120,11 +120,7 @@ impl DirectDisk {
         let file = open_file(&device.path, mode, libc::O_DIRECT).map_err(&refused)?;
         let found = host::devno(file.metadata().map_err(&refused)?.rdev());
         if found != device.devno {
-            return Err(OpenError::Replaced {
-                path: device.path.clone(),
-                expected: device.devno,
-                found,
-            });
+            return Err(OpenError::Replaced { path: device.path.clone(), expected: device.devno, found });
         }
         DirectDisk::new(&device.path, file, device.size, device.logical_block, true)
             .ok_or_else(|| refused(Errno::EINVAL.into()))
@@ -159,8 +155,7 @@ impl DirectDisk {
             Some(file) => file,
             None => open_file(path, mode, 0).map_err(&refused)?,
         };
-        DirectDisk::new(path, file, size, block, is_direct)
-            .ok_or_else(|| refused(Errno::EINVAL.into()))
+        DirectDisk::new(path, file, size, block, is_direct).ok_or_else(|| refused(Errno::EINVAL.into()))
     }
 
     fn new(path: &Path, file: File, size: Sectors, block: Sectors, direct: bool) -> Option<Self> {
@@ -343,20 +338,12 @@ impl Disk for DirectDisk {
 }
 
 fn open_file(path: &Path, mode: Mode, flags: i32) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(mode == Mode::ReadWrite)
-        .custom_flags(flags | libc::O_CLOEXEC)
-        .open(path)
+    OpenOptions::new().read(true).write(mode == Mode::ReadWrite).custom_flags(flags | libc::O_CLOEXEC).open(path)
 }
 
 fn refused(path: &Path, mode: Mode) -> impl Fn(io::Error) -> OpenError {
     let path = path.to_path_buf();
-    move |source| OpenError::Refused {
-        path: path.clone(),
-        mode,
-        source,
-    }
+    move |source| OpenError::Refused { path: path.clone(), mode, source }
 }
 
 /// Whether the first block can be read directly. Only a refusal of the request counts: a bad sector is none.
@@ -373,10 +360,7 @@ fn byte_offset(start: Sectors) -> Result<u64, Errno> {
 }
 
 fn advance(offset: u64, by: usize) -> Result<u64, Errno> {
-    u64::try_from(by)
-        .ok()
-        .and_then(|by| offset.checked_add(by))
-        .ok_or(Errno::EINVAL)
+    u64::try_from(by).ok().and_then(|by| offset.checked_add(by)).ok_or(Errno::EINVAL)
 }
 
 /// The errno of an error; `EIO` for those that the standard library makes itself.

@@ -17,10 +17,7 @@ fn open(file: &NamedTempFile, mode: Mode) -> DirectDisk {
 fn what_is_written_is_read_back() {
     let file = image(4 << 20);
     let disk = open(&file, Mode::ReadWrite);
-    assert_eq!(
-        (disk.size(), disk.logical_block()),
-        (Sectors(8192), Sectors(1))
-    );
+    assert_eq!((disk.size(), disk.logical_block()), (Sectors(8192), Sectors(1)));
     let mut data = AlignedBuffer::new(2 << 20);
     for (n, byte) in data.iter_mut().enumerate() {
         *byte = u8::try_from(n / 512 % 251).unwrap();
@@ -40,9 +37,7 @@ fn unaligned_memory_is_copied() {
     let file = image(4 << 20);
     let disk = open(&file, Mode::ReadWrite);
     let mut data = vec![0u8; (3 << 20) + 513];
-    data.iter_mut()
-        .enumerate()
-        .for_each(|(n, byte)| *byte = (n % 253) as u8);
+    data.iter_mut().enumerate().for_each(|(n, byte)| *byte = (n % 253) as u8);
     let skew = usize::from(data.as_ptr().addr() % 2 == 0);
     let data = &data[skew..][..(3 << 20) + 512];
     disk.write(Sectors(1), data).unwrap();
@@ -58,18 +53,9 @@ fn requests_outside_or_between_blocks_are_refused() {
     assert_eq!(disk.size(), Sectors(64), "whole blocks only");
     let mut buf = AlignedBuffer::new(4096);
     assert!(disk.read(Sectors(56), &mut buf).is_ok());
-    assert_eq!(
-        disk.read(Sectors(64), &mut buf).unwrap_err().errno,
-        Errno::EINVAL
-    );
-    assert_eq!(
-        disk.read(Sectors(4), &mut buf).unwrap_err().errno,
-        Errno::EINVAL
-    );
-    assert_eq!(
-        disk.write(Sectors(0), &buf[..512]).unwrap_err().errno,
-        Errno::EINVAL
-    );
+    assert_eq!(disk.read(Sectors(64), &mut buf).unwrap_err().errno, Errno::EINVAL);
+    assert_eq!(disk.read(Sectors(4), &mut buf).unwrap_err().errno, Errno::EINVAL);
+    assert_eq!(disk.write(Sectors(0), &buf[..512]).unwrap_err().errno, Errno::EINVAL);
 }
 
 #[test]
@@ -78,10 +64,7 @@ fn read_only_means_read_only() {
     let disk = open(&file, Mode::ReadOnly);
     let buf = AlignedBuffer::new(512);
     let error = disk.write(Sectors(0), &buf).unwrap_err();
-    assert_eq!(
-        (error.errno, error.operation, error.len),
-        (Errno::EBADF, Operation::Write, Sectors(1))
-    );
+    assert_eq!((error.errno, error.operation, error.len), (Errno::EBADF, Operation::Write, Sectors(1)));
 }
 
 #[test]
@@ -104,12 +87,8 @@ fn nothing_is_created_and_small_files_are_refused() {
     let small = image(511);
     let error = DirectDisk::open(&Host::real(), small.path(), Mode::ReadOnly).unwrap_err();
     assert!(matches!(error, OpenError::TooSmall { .. }));
-    let error =
-        DirectDisk::open(&Host::real(), Path::new("/dev/null"), Mode::ReadOnly).unwrap_err();
-    assert!(
-        error.to_string().contains("is a character device"),
-        "{error}"
-    );
+    let error = DirectDisk::open(&Host::real(), Path::new("/dev/null"), Mode::ReadOnly).unwrap_err();
+    assert!(error.to_string().contains("is a character device"), "{error}");
 }
 
 #[test]

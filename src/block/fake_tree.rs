@@ -16,16 +16,8 @@ pub(super) struct Tree {
 impl Tree {
     /// A machine without devices.
     pub(super) fn new() -> Tree {
-        let tree = Tree {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        for folder in [
-            "sys/dev/block",
-            "sys/class/block",
-            "proc/self",
-            "dev",
-            "run",
-        ] {
+        let tree = Tree { dir: tempfile::tempdir().unwrap() };
+        for folder in ["sys/dev/block", "sys/class/block", "proc/self", "dev", "run"] {
             fs::create_dir_all(tree.path(folder)).unwrap();
         }
         tree
@@ -94,11 +86,8 @@ impl Tree {
     /// Makes `upper` hold `lower`, both given by folder.
     pub(super) fn stack(&self, upper: &str, lower: &str) {
         let name = |folder: &str| folder.rsplit('/').next().unwrap().to_string();
-        self.link(
-            &format!("{lower}/holders/{}", name(upper)),
-            self.path(upper),
-        )
-        .link(&format!("{upper}/slaves/{}", name(lower)), self.path(lower));
+        self.link(&format!("{lower}/holders/{}", name(upper)), self.path(upper))
+            .link(&format!("{upper}/slaves/{}", name(lower)), self.path(lower));
     }
 
     /// The device with the given kernel name.
@@ -111,10 +100,7 @@ impl Tree {
     pub(super) fn ata_disk(&self) -> (String, String) {
         let disk = self.disk("sda", "8:0", 2_000_000);
         self.write(&format!("{disk}/device/wwid"), "naa.5000c500a1b2c3d4\n")
-            .write(
-                &format!("{disk}/device/vpd_pg80"),
-                b"\0\x80\0\x14            Z1D5ABCD",
-            )
+            .write(&format!("{disk}/device/vpd_pg80"), b"\0\x80\0\x14            Z1D5ABCD")
             .write(&format!("{disk}/device/vendor"), "ATA     \n")
             .write(&format!("{disk}/device/model"), "ST1000DM003-1ER1\n");
         let part = self.partition(&disk, ("sda1", "8:1"), 1, (2048, 1_000_000));

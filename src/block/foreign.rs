@@ -25,12 +25,7 @@ pub const MOST_FAILURES: u32 = 64;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where `blkid` may be: PATH is not trusted.
-const BLKID: [&str; 4] = [
-    "/usr/sbin/blkid",
-    "/sbin/blkid",
-    "/usr/bin/blkid",
-    "/bin/blkid",
-];
+const BLKID: [&str; 4] = ["/usr/sbin/blkid", "/sbin/blkid", "/usr/bin/blkid", "/bin/blkid"];
 
 /// Sizes in which to read, in sectors: the large ones where the device is healthy.
 const PIECES: [Sectors; 2] = [Sectors(128), Sectors(8)];
@@ -39,11 +34,7 @@ impl Host {
     /// Recognises what is on `device`, which is open as `disk`: [`read_signature`], then [`second_opinion`].
     ///
     /// Fails as [`read_signature`] does.
-    pub fn signature(
-        &self,
-        device: &BlockDevice,
-        disk: &dyn Disk,
-    ) -> Result<Option<Signature>, DiskError> {
+    pub fn signature(&self, device: &BlockDevice, disk: &dyn Disk) -> Result<Option<Signature>, DiskError> {
         let (own, signature) = look(disk)?;
         if own || signature.is_some() || self.is_fake() {
             return Ok(signature);
@@ -64,12 +55,7 @@ pub fn read_signature(disk: &dyn Disk) -> Result<Option<Signature>, DiskError> {
 fn look(disk: &dyn Disk) -> Result<(bool, Option<Signature>), DiskError> {
     let head_len = whole_blocks(disk, HEAD_BYTES);
     let tail_len = whole_blocks(disk, TAIL_BYTES);
-    let mut reader = Reader {
-        disk,
-        failures: 0,
-        last: None,
-        any: false,
-    };
+    let mut reader = Reader { disk, failures: 0, last: None, any: false };
     let head = reader.read(Sectors::ZERO, head_len)?;
     if let Some(error) = reader.last.take().filter(|_| !reader.any) {
         return Err(error);
@@ -111,8 +97,7 @@ impl Reader<'_> {
         };
         let mut start = range.start();
         for chunk in out.chunks_mut(bytes) {
-            let Some(part) = Range::between(start, Sectors(start.0 + piece.0).min(range.end()))
-            else {
+            let Some(part) = Range::between(start, Sectors(start.0 + piece.0).min(range.end())) else {
                 break;
             };
             start = part.end();
@@ -193,19 +178,10 @@ fn interpret(code: i32, text: &str) -> Option<Signature> {
         let lines = text.lines().filter_map(|line| line.split_once('='));
         lines
             .filter(|(found, value)| *found == key && !value.is_empty())
-            .map(|(_, value)| {
-                value
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .collect::<String>()
-            })
+            .map(|(_, value)| value.chars().filter(|c| !c.is_control()).collect::<String>())
             .next()
     };
-    let signature = |kind, name| Signature {
-        kind,
-        name,
-        offset: None,
-    };
+    let signature = |kind, name| Signature { kind, name, offset: None };
     if code == AMBIVALENT {
         let name = "several signatures that contradict each other (see `wipefs`)";
         return Some(signature(Kind::Other, Cow::Borrowed(name)));
@@ -227,10 +203,7 @@ fn interpret(code: i32, text: &str) -> Option<Signature> {
         return Some(signature(kind, Cow::Owned(name + what)));
     }
     let table = value("PTTYPE")?;
-    Some(signature(
-        Kind::PartitionTable,
-        Cow::Owned(format!("{table} partition table")),
-    ))
+    Some(signature(Kind::PartitionTable, Cow::Owned(format!("{table} partition table"))))
 }
 
 #[cfg(test)]

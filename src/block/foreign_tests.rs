@@ -27,10 +27,7 @@ fn name(disk: &RamDisk) -> Option<String> {
 #[test]
 fn both_ends_are_looked_at() {
     assert_eq!(name(&disk(false)).as_deref(), Some("XFS filesystem"));
-    assert_eq!(
-        name(&disk(true)).as_deref(),
-        Some("md RAID member, metadata 1.0")
-    );
+    assert_eq!(name(&disk(true)).as_deref(), Some("md RAID member, metadata 1.0"));
     assert_eq!(name(&RamDisk::new("ram", Sectors(8192))), None);
     assert_eq!(name(&RamDisk::new("tiny", Sectors(1))), None);
 }
@@ -66,23 +63,13 @@ fn our_own_spare_is_nothing_foreign() {
 #[test]
 fn blkid_is_understood() {
     let text = |code, text: &str| interpret(code, text).map(|s| (s.kind, s.name.into_owned()));
-    let ext4 =
-        "DEVNAME=/dev/sda1\nLABEL=x\nUUID=1-2\nTYPE=ext4\nUSAGE=filesystem\nPART_ENTRY_TYPE=0x83\n";
-    assert_eq!(
-        text(0, ext4),
-        Some((Kind::Filesystem, "ext4 filesystem".into()))
-    );
+    let ext4 = "DEVNAME=/dev/sda1\nLABEL=x\nUUID=1-2\nTYPE=ext4\nUSAGE=filesystem\nPART_ENTRY_TYPE=0x83\n";
+    assert_eq!(text(0, ext4), Some((Kind::Filesystem, "ext4 filesystem".into())));
     let member = "TYPE=linux_raid_member\nUSAGE=raid\n";
-    assert_eq!(
-        text(0, member),
-        Some((Kind::Member, "linux_raid_member".into()))
-    );
+    assert_eq!(text(0, member), Some((Kind::Member, "linux_raid_member".into())));
     let only_entry = "DEVNAME=/dev/sda1\nPART_ENTRY_SCHEME=gpt\nPART_ENTRY_TYPE=0fc6\n";
     assert_eq!(text(0, only_entry), None);
-    assert_eq!(
-        text(0, "PTUUID=1\nPTTYPE=gpt\n"),
-        Some((Kind::PartitionTable, "gpt partition table".into()))
-    );
+    assert_eq!(text(0, "PTUUID=1\nPTTYPE=gpt\n"), Some((Kind::PartitionTable, "gpt partition table".into())));
     assert_eq!(text(2, ""), None);
     assert!(text(8, "").unwrap().1.contains("wipefs"));
 }
@@ -90,17 +77,9 @@ fn blkid_is_understood() {
 #[test]
 fn a_child_that_hangs_is_left() {
     let started = Instant::now();
-    let child = Command::new("sleep")
-        .arg("60")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = Command::new("sleep").arg("60").stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(finish(child, Duration::from_millis(100)), None);
     assert!(started.elapsed() < Duration::from_secs(5));
-    let child = Command::new("echo")
-        .arg("TYPE=x")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = Command::new("echo").arg("TYPE=x").stdout(Stdio::piped()).spawn().unwrap();
     assert_eq!(finish(child, PATIENCE), Some((0, "TYPE=x\n".into())));
 }

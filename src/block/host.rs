@@ -30,13 +30,7 @@ pub struct Host {
 impl Host {
     /// This machine.
     pub fn real() -> Host {
-        Host {
-            sys: "/sys".into(),
-            proc: "/proc".into(),
-            dev: "/dev".into(),
-            run: "/run".into(),
-            fake: false,
-        }
+        Host { sys: "/sys".into(), proc: "/proc".into(), dev: "/dev".into(), run: "/run".into(), fake: false }
     }
 
     /// A made-up machine: `sys`, `proc`, `dev` and `run` are folders of `root`.
@@ -83,10 +77,7 @@ impl Host {
         if self.fake {
             return Ok(stand_in(path, "b "));
         }
-        Ok(meta
-            .file_type()
-            .is_block_device()
-            .then(|| devno(meta.rdev())))
+        Ok(meta.file_type().is_block_device().then(|| devno(meta.rdev())))
     }
 
     /// The number of the device that the filesystem of the file at `path` says it lies on.
@@ -137,11 +128,7 @@ pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
         return None;
     }
     let mut out = Vec::new();
-    File::open(path)
-        .ok()?
-        .take(LONGEST_FILE)
-        .read_to_end(&mut out)
-        .ok()?;
+    File::open(path).ok()?.take(LONGEST_FILE).read_to_end(&mut out).ok()?;
     Some(out)
 }
 
@@ -168,10 +155,7 @@ pub(super) fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    let mut out: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+    let mut out: Vec<String> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     out.sort_unstable();
     out
 }
@@ -212,10 +196,7 @@ pub(super) fn unescape(text: &str) -> String {
 
 fn octal(a: u8, b: u8, c: u8) -> Option<u8> {
     let digit = |d: u8| d.checked_sub(b'0').filter(|d| *d < 8);
-    digit(a)?
-        .checked_mul(64)?
-        .checked_add(digit(b)? * 8)?
-        .checked_add(digit(c)?)
+    digit(a)?.checked_mul(64)?.checked_add(digit(b)? * 8)?.checked_add(digit(c)?)
 }
 
 #[cfg(test)]
@@ -232,22 +213,13 @@ mod tests {
     #[test]
     fn link_targets_become_kernel_names() {
         assert_eq!(link_target_name(Path::new("../../sda1")), "sda1");
-        assert_eq!(
-            link_target_name(Path::new("../../cciss/c0d0")),
-            "cciss!c0d0"
-        );
+        assert_eq!(link_target_name(Path::new("../../cciss/c0d0")), "cciss!c0d0");
         assert_eq!(link_target_name(Path::new("/dev/vda")), "vda");
     }
 
     #[test]
     fn numbers_split_as_the_kernel_counts() {
         let raw = nix::sys::stat::makedev(259, 1_048_575);
-        assert_eq!(
-            devno(raw),
-            DevNo {
-                major: 259,
-                minor: 1_048_575
-            }
-        );
+        assert_eq!(devno(raw), DevNo { major: 259, minor: 1_048_575 });
     }
 }

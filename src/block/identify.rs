@@ -22,12 +22,7 @@ use std::fs::File;
 use std::path::Path;
 
 /// Gathers the identity of `device`, with its fingerprint.
-pub(super) fn identity(
-    host: &Host,
-    device: &BlockDevice,
-    folders: &Folders,
-    links: &Links,
-) -> Identity {
+pub(super) fn identity(host: &Host, device: &BlockDevice, folders: &Folders, links: &Links) -> Identity {
     let disk = folders.disk.as_path();
     Identity {
         wwn: wwn(disk),
@@ -51,12 +46,7 @@ fn path_hint(host: &Host, device: &BlockDevice, disk: &Path, links: &Links) -> S
         let path = host.dev().join("mapper").join(name);
         path.exists().then_some(path)
     };
-    links
-        .best_path(&device.name)
-        .or_else(mapper)
-        .unwrap_or_else(|| device.path.clone())
-        .to_string_lossy()
-        .into_owned()
+    links.best_path(&device.name).or_else(mapper).unwrap_or_else(|| device.path.clone()).to_string_lossy().into_owned()
 }
 
 fn wwn(disk: &Path) -> Option<String> {
@@ -122,9 +112,7 @@ fn model(disk: &Path) -> Option<String> {
     let text = |file: &str| host::text(&disk.join(file)).and_then(|text| clean(&text));
     let model = text("device/model").or_else(|| {
         // An MMC card calls its model `name`; other buses use that file for other things.
-        disk.join("device/cid")
-            .exists()
-            .then(|| text("device/name"))?
+        disk.join("device/cid").exists().then(|| text("device/name"))?
     })?;
     // libata puts "ATA" where SCSI has the vendor.
     match text("device/vendor").filter(|vendor| vendor != "ATA" && !vendor.starts_with("0x")) {
@@ -160,18 +148,11 @@ fn md_uuid(host: &Host, device: &BlockDevice, disk: &Path) -> Option<String> {
     (digits.len() == 32 && !is_generic(&digits)).then(|| format!("MD-{}", digits.to_lowercase()))
 }
 
-fn partition_uuid(
-    host: &Host,
-    device: &BlockDevice,
-    folders: &Folders,
-    links: &Links,
-) -> Option<String> {
+fn partition_uuid(host: &Host, device: &BlockDevice, folders: &Folders, links: &Links) -> Option<String> {
     let partition = device.partition?;
     let from_kernel = || {
         let uevent = host::text(&folders.own.join("uevent"))?;
-        uevent
-            .lines()
-            .find_map(|line| line.strip_prefix("PARTUUID=").map(String::from))
+        uevent.lines().find_map(|line| line.strip_prefix("PARTUUID=").map(String::from))
     };
     let from_table = || {
         if host.is_fake() {
@@ -246,16 +227,7 @@ mod tests {
 
     #[test]
     fn shared_serials_are_no_identity() {
-        for shared in [
-            "(null)",
-            "0000000000",
-            "none",
-            "N/A",
-            "0x00",
-            "FFFF",
-            "",
-            "0123456789ABCDEF",
-        ] {
+        for shared in ["(null)", "0000000000", "none", "N/A", "0x00", "FFFF", "", "0123456789ABCDEF"] {
             assert!(is_generic(shared), "{shared}");
         }
         for own in ["2000", "Z1D5ABCD", "QM00001", "1", "0x0134ab"] {

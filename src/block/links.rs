@@ -28,15 +28,8 @@ impl Links {
                 }
             }
         }
-        let by_partuuid = read(&folder.join("by-partuuid"))
-            .into_iter()
-            .map(|(link, name)| (name, link))
-            .collect();
-        Links {
-            by_id,
-            by_partuuid,
-            folder,
-        }
+        let by_partuuid = read(&folder.join("by-partuuid")).into_iter().map(|(link, name)| (name, link)).collect();
+        Links { by_id, by_partuuid, folder }
     }
 
     /// The best symlink in /dev/disk/by-id that leads to the device.
@@ -74,14 +67,7 @@ fn read(folder: &Path) -> Vec<(String, String)> {
 fn rank(link: &str) -> (usize, usize) {
     const WORST_FIRST: [&str; 4] = ["dm-uuid-", "md-uuid-", "lvm-pv-uuid-", "wwn-"];
     // The numeric twins of names that carry model and serial.
-    const NUMERIC: [&str; 6] = [
-        "nvme-eui.",
-        "nvme-nvme.",
-        "nvme-uuid.",
-        "scsi-0",
-        "scsi-1",
-        "scsi-3",
-    ];
+    const NUMERIC: [&str; 6] = ["nvme-eui.", "nvme-nvme.", "nvme-uuid.", "scsi-0", "scsi-1", "scsi-3"];
     let class = if WORST_FIRST.iter().any(|p| link.starts_with(p)) {
         2
     } else if NUMERIC.iter().any(|p| link.starts_with(p)) {
@@ -98,13 +84,7 @@ mod tests {
 
     #[test]
     fn readable_names_come_first() {
-        let mut links = [
-            "dm-uuid-LVM-abc",
-            "wwn-0x5000",
-            "scsi-35000",
-            "nvme-eui.0025",
-            "ata-ST1000_Z1",
-        ];
+        let mut links = ["dm-uuid-LVM-abc", "wwn-0x5000", "scsi-35000", "nvme-eui.0025", "ata-ST1000_Z1"];
         links.sort_by_key(|link| rank(link));
         assert_eq!(links[0], "ata-ST1000_Z1");
         assert!(links[1] == "scsi-35000" || links[1] == "nvme-eui.0025");

@@ -45,8 +45,7 @@ impl Host {
     /// Whether the two lie on a common physical disk, so that one failure could take both.
     pub fn same_disk(&self, a: &BlockDevice, b: &BlockDevice) -> bool {
         let (of_a, of_b) = (self.bottom_disks(a), self.bottom_disks(b));
-        of_a.iter()
-            .any(|x| of_b.iter().any(|y| self.is_one_disk(x, y)))
+        of_a.iter().any(|x| of_b.iter().any(|y| self.is_one_disk(x, y)))
     }
 
     /// Overlap without looking at what the devices are built on.
@@ -119,10 +118,7 @@ impl Host {
             return Vec::new();
         };
         let slaves = host::names(&folder.join("slaves"));
-        let mut out: Vec<DevNo> = slaves
-            .iter()
-            .filter_map(|name| self.number_of(name))
-            .collect();
+        let mut out: Vec<DevNo> = slaves.iter().filter_map(|name| self.number_of(name)).collect();
         if let Some(file) = self.backing_file(&folder) {
             match self.block_number(&file) {
                 Ok(Some(number)) => out.push(number),
@@ -148,22 +144,14 @@ impl Host {
             let offset = host::number(&folder.join("loop/offset")).unwrap_or(0) / 512;
             let within = device.partition.map_or(Sectors::ZERO, |part| part.start);
             let start = Sectors(offset).checked_add(within)?;
-            Some((
-                meta.dev(),
-                meta.ino(),
-                Range::new(start, device.size)?,
-                file,
-            ))
+            Some((meta.dev(), meta.ino(), Range::new(start, device.size)?, file))
         };
         let (dev_a, ino_a, range_a, file) = place(a)?;
         let (dev_b, ino_b, range_b, _) = place(b)?;
         let same = dev_a == dev_b && ino_a == ino_b && range_a.overlaps(range_b);
         same.then(|| {
             let (a, b) = (a.path.display(), b.path.display());
-            format!(
-                "{a} and {b} are loop devices over the same file {}",
-                file.display()
-            )
+            format!("{a} and {b} are loop devices over the same file {}", file.display())
         })
     }
 
@@ -171,10 +159,7 @@ impl Host {
     fn bottom_disks(&self, device: &BlockDevice) -> Vec<BlockDevice> {
         let mut all = self.beneath(device);
         all.push(device.clone());
-        all.iter()
-            .filter(|one| self.directly_beneath(one).is_empty())
-            .filter_map(|one| self.whole(one))
-            .collect()
+        all.iter().filter(|one| self.directly_beneath(one).is_empty()).filter_map(|one| self.whole(one)).collect()
     }
 }
 

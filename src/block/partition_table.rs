@@ -8,11 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 /// Reads a partition's UUID from its disk: the unique GUID of a GPT entry, or `SIGNATURE-NN` for MBR, both as the
 /// kernel and udev write them. `block` is the disk's logical block size in sectors.
-pub(super) fn partition_uuid<D: Read + Seek>(
-    disk: &mut D,
-    block: Sectors,
-    partition: Partition,
-) -> Option<String> {
+pub(super) fn partition_uuid<D: Read + Seek>(disk: &mut D, block: Sectors, partition: Partition) -> Option<String> {
     let block_bytes = block.to_bytes()?.0;
     gpt(disk, block_bytes, partition).or_else(|| mbr(disk, block, partition))
 }
@@ -84,11 +80,7 @@ mod tests {
     use std::io::Cursor;
 
     fn part(number: u32, start: u64) -> Partition {
-        Partition {
-            disk: DevNo { major: 8, minor: 0 },
-            start: Sectors(start),
-            number,
-        }
+        Partition { disk: DevNo { major: 8, minor: 0 }, start: Sectors(start), number }
     }
 
     #[test]
@@ -100,9 +92,8 @@ mod tests {
             disk[block + 80] = 128;
             disk[block + 84] = 128;
             let entry = 2 * block + 128;
-            disk[entry + 16..entry + 32].copy_from_slice(&[
-                0x78, 0x56, 0x34, 0x12, 0xbc, 0x9a, 0xf0, 0xde, 1, 2, 3, 4, 5, 6, 7, 8,
-            ]);
+            disk[entry + 16..entry + 32]
+                .copy_from_slice(&[0x78, 0x56, 0x34, 0x12, 0xbc, 0x9a, 0xf0, 0xde, 1, 2, 3, 4, 5, 6, 7, 8]);
             disk[entry + 32] = 10;
             let sectors = Sectors(block as u64 / 512);
             let start = 10 * sectors.0;
@@ -123,9 +114,8 @@ mod tests {
         disk[446 + 4] = 0x83;
         disk[446 + 8..446 + 12].copy_from_slice(&2048u32.to_le_bytes());
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);
-        let uuid = |bytes: &[u8], number, start| {
-            partition_uuid(&mut Cursor::new(bytes), Sectors(1), part(number, start))
-        };
+        let uuid =
+            |bytes: &[u8], number, start| partition_uuid(&mut Cursor::new(bytes), Sectors(1), part(number, start));
         assert_eq!(uuid(&disk, 1, 2048).as_deref(), Some("deadbeef-01"));
         assert_eq!(uuid(&disk, 5, 9999).as_deref(), Some("deadbeef-05"));
         assert_eq!(uuid(&disk, 1, 63), None);

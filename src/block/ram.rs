@@ -129,23 +129,11 @@ impl RamDisk {
 
     /// A zeroed disk with the given logical block size (sectors), sharing `power` with others.
     pub fn with_power(name: &str, size: Sectors, block: Sectors, power: Arc<Power>) -> RamDisk {
-        RamDisk {
-            name: name.into(),
-            size,
-            logical_block: block,
-            power,
-            state: Mutex::default(),
-        }
+        RamDisk { name: name.into(), size, logical_block: block, power, state: Mutex::default() }
     }
 
     /// A disk that holds `image`, all of it durable.
-    pub fn from_image(
-        name: &str,
-        size: Sectors,
-        block: Sectors,
-        power: Arc<Power>,
-        image: Image,
-    ) -> RamDisk {
+    pub fn from_image(name: &str, size: Sectors, block: Sectors, power: Arc<Power>, image: Image) -> RamDisk {
         let disk = RamDisk::with_power(name, size, block, power);
         {
             let mut state = lock(&disk.state);
@@ -294,13 +282,10 @@ impl Disk for RamDisk {
         if let Some(errno) = state.injected() {
             return fail(errno);
         }
-        let broken = state
-            .bad
-            .range(range.start().0..range.end().0)
-            .find_map(|(sector, kind)| match kind {
-                Bad::ReadsAndWrites(errno) => Some((*sector, *errno)),
-                _ => None,
-            });
+        let broken = state.bad.range(range.start().0..range.end().0).find_map(|(sector, kind)| match kind {
+            Bad::ReadsAndWrites(errno) => Some((*sector, *errno)),
+            _ => None,
+        });
         for (sector, chunk) in (range.start().0..).zip(buf.chunks_exact(SECTOR_SIZE)) {
             if let Some((bad, errno)) = broken
                 && sector >= bad
@@ -310,11 +295,7 @@ impl Disk for RamDisk {
             state.put(sector, chunk);
         }
         // A write that the power cut interrupts is pending: any part of it may have landed.
-        if matches!(step, Step::Cut) {
-            fail(Errno::ENODEV)
-        } else {
-            Ok(())
-        }
+        if matches!(step, Step::Cut) { fail(Errno::ENODEV) } else { Ok(()) }
     }
 
     fn flush(&self) -> Result<(), DiskError> {
@@ -326,9 +307,7 @@ impl Disk for RamDisk {
         if let Some(errno) = state.injected() {
             return Err(self.error(Operation::Flush, Sectors::ZERO, 0, errno));
         }
-        let State {
-            durable, pending, ..
-        } = &mut *state;
+        let State { durable, pending, .. } = &mut *state;
         for (sector, data) in pending.drain(..) {
             durable.insert(sector, data);
         }
@@ -394,10 +373,7 @@ mod tests {
         disk.set_bad(range(6, 1), Bad::Reads(Errno::EIO));
         disk.set_bad(range(7, 1), Bad::ReadsAndWrites(Errno::EIO));
         let mut buf = [0; 512];
-        assert_eq!(
-            disk.read(Sectors(5), &mut buf).unwrap_err().errno,
-            Errno::ENODATA
-        );
+        assert_eq!(disk.read(Sectors(5), &mut buf).unwrap_err().errno, Errno::ENODATA);
         disk.write(Sectors(5), &buf).unwrap();
         disk.read(Sectors(5), &mut buf).unwrap();
         disk.write(Sectors(6), &buf).unwrap();

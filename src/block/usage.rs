@@ -107,17 +107,13 @@ impl Host {
         let mut out = self.own_uses(&node, &mounts);
         for partition in self.partitions(&node) {
             let uses = self.own_uses(&partition, &mounts).into_iter();
-            out.extend(uses.map(|usage| Use::PartitionInUse {
-                partition: partition.name.clone(),
-                usage: Box::new(usage),
-            }));
+            out.extend(
+                uses.map(|usage| Use::PartitionInUse { partition: partition.name.clone(), usage: Box::new(usage) }),
+            );
         }
         if let Some(disk) = device.partition.and_then(|part| self.node_of(part.disk)) {
             let uses = self.own_uses(&disk, &mounts).into_iter();
-            out.extend(uses.map(|usage| Use::DiskInUse {
-                disk: disk.name.clone(),
-                usage: Box::new(usage),
-            }));
+            out.extend(uses.map(|usage| Use::DiskInUse { disk: disk.name.clone(), usage: Box::new(usage) }));
         }
         out
     }
@@ -128,10 +124,7 @@ impl Host {
     /// A disk counts as claimed when one of its partitions is.
     pub fn claim_check(&self, device: &BlockDevice) -> Result<(), io::Error> {
         let flags = nix::libc::O_EXCL | nix::libc::O_CLOEXEC;
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags)
-            .open(&device.path)?;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(&device.path)?;
         let number = host::devno(file.metadata()?.rdev());
         if !self.is_fake() && number != device.devno {
             return Err(nix::errno::Errno::ENXIO.into());
@@ -142,11 +135,7 @@ impl Host {
     fn node_of(&self, number: DevNo) -> Option<Node> {
         let folder = self.sys_folder(number)?;
         let name = folder.file_name()?.to_string_lossy().into_owned();
-        Some(Node {
-            name,
-            number,
-            folder,
-        })
+        Some(Node { name, number, folder })
     }
 
     /// The partitions of a disk; their folders lie in that of the disk.
@@ -157,11 +146,7 @@ impl Host {
                 let folder = disk.folder.join(&name);
                 host::number(&folder.join("partition"))?;
                 let number = host::text(&folder.join("dev"))?.parse().ok()?;
-                Some(Node {
-                    name,
-                    number,
-                    folder,
-                })
+                Some(Node { name, number, folder })
             })
             .collect()
     }
@@ -170,10 +155,7 @@ impl Host {
         let mut out: Vec<Use> = mounts
             .iter()
             .filter(|mount| self.is_mount_of(mount, node.number))
-            .map(|mount| Use::Mounted {
-                at: mount.at.clone(),
-                kind: mount.kind.clone(),
-            })
+            .map(|mount| Use::Mounted { at: mount.at.clone(), kind: mount.kind.clone() })
             .collect();
         if out.is_empty() {
             out.extend(self.btrfs_member(&node.name));
@@ -194,8 +176,7 @@ impl Host {
 
     /// A filesystem over several devices (btrfs) has a made-up number with major 0: there the source counts.
     fn is_mount_of(&self, mount: &Mount, number: DevNo) -> bool {
-        mount.number == number
-            || (mount.number.major == 0 && self.named_number(&mount.source) == Some(number))
+        mount.number == number || (mount.number.major == 0 && self.named_number(&mount.source) == Some(number))
     }
 
     /// The number of the block device under the filesystem that a file is on, as far as it can be known.
@@ -207,10 +188,7 @@ impl Host {
         // btrfs has made-up numbers, one for each subvolume: ask for the source of the mount instead.
         let mounts = self.mounts();
         let holds_file = |mount: &&Mount| file.starts_with(self.local(&mount.at));
-        let mount = mounts
-            .iter()
-            .filter(holds_file)
-            .max_by_key(|mount| mount.at.as_os_str().len())?;
+        let mount = mounts.iter().filter(holds_file).max_by_key(|mount| mount.at.as_os_str().len())?;
         self.named_number(&mount.source)
     }
 
@@ -228,10 +206,7 @@ impl Host {
         host::names(&folder)
             .into_iter()
             .find(|uuid| folder.join(uuid).join("devices").join(name).exists())
-            .map(|uuid| Use::Member {
-                kind: "btrfs",
-                uuid,
-            })
+            .map(|uuid| Use::Member { kind: "btrfs", uuid })
     }
 
     fn is_swap(&self, number: DevNo) -> bool {
@@ -251,11 +226,7 @@ impl Host {
             None if folder.join("bcache").exists() => format!("cache device {name}"),
             None => format!("block device {name}"),
         };
-        Use::Holder {
-            name,
-            description,
-            dm_uuid,
-        }
+        Use::Holder { name, description, dm_uuid }
     }
 
     /// A loop device does not claim what it is attached to, and is in nobody's list of holders.
@@ -284,12 +255,7 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let mut after = after.split(' ');
     let kind = after.next()?;
     let source = after.next()?;
-    Some(Mount {
-        number,
-        at: host::unescape(at).into(),
-        kind: kind.to_string(),
-        source: host::unescape(source).into(),
-    })
+    Some(Mount { number, at: host::unescape(at).into(), kind: kind.to_string(), source: host::unescape(source).into() })
 }
 
 #[cfg(test)]

@@ -10,10 +10,7 @@ fn told(tree: &Tree, name: &str) -> Vec<String> {
 fn a_free_disk_has_no_users() {
     let tree = Tree::new();
     tree.ata_disk();
-    tree.write(
-        "proc/self/mountinfo",
-        "22 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n",
-    );
+    tree.write("proc/self/mountinfo", "22 1 254:0 / / rw shared:1 - ext4 /dev/vda rw\n");
     assert!(told(&tree, "sda").is_empty());
     assert!(told(&tree, "sda1").is_empty());
     assert!(tree.host().claim_check(&tree.device("sda")).is_ok());
@@ -30,10 +27,7 @@ fn mounts_are_found_by_number_and_through_partitions() {
          broken line\n",
     );
     assert_eq!(told(&tree, "sda1"), ["mounted at /mnt/my disk (ext4)"]);
-    assert_eq!(
-        told(&tree, "sda"),
-        ["in use: its partition sda1 is mounted at /mnt/my disk (ext4)"]
-    );
+    assert_eq!(told(&tree, "sda"), ["in use: its partition sda1 is mounted at /mnt/my disk (ext4)"]);
     assert!(told(&tree, "sda2").is_empty(), "a neighbour is free");
 }
 
@@ -42,43 +36,30 @@ fn a_btrfs_mount_is_found_by_source_and_membership() {
     let tree = Tree::new();
     tree.ata_disk();
     let other = tree.disk("sdb", "8:16", 1000);
-    tree.write(
-        "proc/self/mountinfo",
-        "30 22 0:45 /@ /data rw - btrfs /dev/sda1 rw,subvol=/@\n",
-    )
-    .link("sys/fs/btrfs/0b5c-77/devices/sdb", tree.path(&other))
-    .link("sys/fs/btrfs/0b5c-77/devices/sda1", tree.path(&other));
+    tree.write("proc/self/mountinfo", "30 22 0:45 /@ /data rw - btrfs /dev/sda1 rw,subvol=/@\n")
+        .link("sys/fs/btrfs/0b5c-77/devices/sdb", tree.path(&other))
+        .link("sys/fs/btrfs/0b5c-77/devices/sda1", tree.path(&other));
     assert_eq!(told(&tree, "sda1"), ["mounted at /data (btrfs)"]);
-    assert_eq!(
-        told(&tree, "sdb"),
-        ["part of the mounted btrfs filesystem 0b5c-77"]
-    );
+    assert_eq!(told(&tree, "sdb"), ["part of the mounted btrfs filesystem 0b5c-77"]);
 }
 
 #[test]
 fn swap_holders_and_loops_are_found() {
     let tree = Tree::new();
     let (disk, part) = tree.ata_disk();
-    tree.write(
-        "proc/swaps",
-        "Filename\tType\tSize\tUsed\tPriority\n/dev/sda1  partition\t1000\t0\t-2\n",
-    );
+    tree.write("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n/dev/sda1  partition\t1000\t0\t-2\n");
     assert_eq!(told(&tree, "sda1"), ["in use as swap"]);
     tree.write("proc/swaps", "");
 
     let dm = tree.disk("dm-0", "253:0", 5000);
-    tree.write(&format!("{dm}/dm/name"), "vg-root\n")
-        .write(&format!("{dm}/dm/uuid"), "LVM-abc\n");
+    tree.write(&format!("{dm}/dm/name"), "vg-root\n").write(&format!("{dm}/dm/uuid"), "LVM-abc\n");
     tree.stack(&dm, &part);
     let md = tree.disk("md0", "9:0", 5000);
     tree.write(&format!("{md}/md/level"), "raid1\n");
     tree.stack(&md, &disk);
     assert_eq!(
         told(&tree, "sda1"),
-        [
-            "held by device-mapper device 'vg-root'",
-            "in use: its disk sda is held by RAID array md0"
-        ]
+        ["held by device-mapper device 'vg-root'", "in use: its disk sda is held by RAID array md0"]
     );
     assert_eq!(
         tree.host().usage(&tree.device("sda1"))[0],

@@ -37,29 +37,14 @@ pub(super) fn prepare() -> Result<(), DmError> {
         let dir = path.parent().unwrap_or(path);
         let made = fs::create_dir_all(dir)
             .map_err(|e| errno_of(&e))
-            .and_then(|()| {
-                mknod(
-                    path,
-                    SFlag::S_IFCHR,
-                    Mode::S_IRUSR | Mode::S_IWUSR,
-                    makedev(major, minor),
-                )
-            });
+            .and_then(|()| mknod(path, SFlag::S_IFCHR, Mode::S_IRUSR | Mode::S_IWUSR, makedev(major, minor)));
         if let Err(errno) = made
             && errno != Errno::EEXIST
         {
-            return unavailable(format!(
-                "{CONTROL} is missing and cannot be made: {}",
-                errno.desc()
-            ));
+            return unavailable(format!("{CONTROL} is missing and cannot be made: {}", errno.desc()));
         }
     }
-    opens().or_else(|errno| {
-        unavailable(format!(
-            "{CONTROL} cannot be opened: {} ({errno:?})",
-            errno.desc()
-        ))
-    })
+    opens().or_else(|errno| unavailable(format!("{CONTROL} cannot be opened: {} ({errno:?})", errno.desc())))
 }
 
 /// What to say when the control node opens but the first call fails.
@@ -89,11 +74,7 @@ fn control_number() -> Option<(u64, u64)> {
 fn listed(list: &str, name: &str) -> Option<u64> {
     list.lines().find_map(|line| {
         let (number, rest) = line.trim().split_once(char::is_whitespace)?;
-        if rest.trim() == name {
-            number.parse().ok()
-        } else {
-            None
-        }
+        if rest.trim() == name { number.parse().ok() } else { None }
     })
 }
 
@@ -102,11 +83,7 @@ fn load_module() {
     // Under cron the path has no sbin.
     for program in ["/sbin/modprobe", "/usr/sbin/modprobe", "modprobe"] {
         let mut command = Command::new(program);
-        command
-            .arg("dm_mod")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.arg("dm_mod").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if command.status().is_ok() {
             return;
         }
@@ -121,10 +98,7 @@ mod tests {
     fn numbers_are_found_in_the_kernels_lists() {
         let misc = "144 rfkill\n236 device-mapper\n 59 device-mapper-x\n";
         assert_eq!(listed(misc, "device-mapper"), Some(236));
-        assert_eq!(
-            listed("Character devices:\n  1 mem\n 10 misc\n", "misc"),
-            Some(10)
-        );
+        assert_eq!(listed("Character devices:\n  1 mem\n 10 misc\n", "misc"), Some(10));
         assert_eq!(listed(misc, "nothing"), None);
     }
 }

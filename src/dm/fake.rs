@@ -33,9 +33,7 @@ mod stats;
 
 pub use disk::FakeDisk;
 
-use super::{
-    Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window,
-};
+use super::{Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window};
 use crate::block::Disk;
 use crate::segments::Target;
 use crate::units::{DevNo, Sectors};
@@ -114,9 +112,7 @@ pub struct FakeDm {
 
 impl fmt::Debug for FakeDm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FakeDm")
-            .field("state", &self.state)
-            .finish_non_exhaustive()
+        f.debug_struct("FakeDm").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
@@ -181,10 +177,7 @@ impl FakeDm {
 
     /// Runs the hooks of `op`, with no lock held.
     fn run_hooks(&self, op: Op) {
-        let mut running = lock(&self.hooks)
-            .get_mut(&op)
-            .map(std::mem::take)
-            .unwrap_or_default();
+        let mut running = lock(&self.hooks).get_mut(&op).map(std::mem::take).unwrap_or_default();
         for hook in &mut running {
             hook(self);
         }
@@ -226,15 +219,10 @@ impl FakeDm {
         detail: &str,
         work: impl FnOnce(&mut State) -> Result<T, Errno>,
     ) -> Result<T, DmError> {
-        self.run(op, name, detail, work)
-            .map_err(|errno| match errno {
-                Errno::ENXIO if !lock(&self.state).exists(name) => DmError::NoDevice(name.into()),
-                _ => DmError::Refused {
-                    operation: op.name(),
-                    device: name.into(),
-                    errno,
-                },
-            })
+        self.run(op, name, detail, work).map_err(|errno| match errno {
+            Errno::ENXIO if !lock(&self.state).exists(name) => DmError::NoDevice(name.into()),
+            _ => DmError::Refused { operation: op.name(), device: name.into(), errno },
+        })
     }
 }
 
@@ -279,10 +267,7 @@ impl DeviceMapper for FakeDm {
         let detail = if private { "private" } else { "" };
         self.call(Op::Activate, name, detail, |state| state.resume(name))?;
         let node = PathBuf::from(format!("/dev/mapper/{name}"));
-        Ok(Activation {
-            node,
-            warning: None,
-        })
+        Ok(Activation { node, warning: None })
     }
 
     fn remove(&self, name: &str) -> Result<(), DmError> {
@@ -295,23 +280,13 @@ impl DeviceMapper for FakeDm {
 
     fn message(&self, name: &str, sector: Sectors, text: &str) -> Result<Option<String>, DmError> {
         let detail = format!("{sector} {text}");
-        self.call(Op::Message, name, &detail, |state| {
-            state.message(name, sector, text)
-        })
+        self.call(Op::Message, name, &detail, |state| state.message(name, sector, text))
     }
 
-    fn window<'a>(
-        &'a self,
-        name: &str,
-        emergency: Option<&[Target]>,
-    ) -> Result<Box<dyn Window + 'a>, DmError> {
+    fn window<'a>(&'a self, name: &str, emergency: Option<&[Target]>) -> Result<Box<dyn Window + 'a>, DmError> {
         self.call(Op::Window, name, "", |_| Ok(()))?;
         let emergency = emergency.map(<[Target]>::to_vec);
-        Ok(Box::new(FakeWindow {
-            dm: self,
-            name: name.into(),
-            emergency,
-        }))
+        Ok(Box::new(FakeWindow { dm: self, name: name.into(), emergency }))
     }
 
     fn prepare_message<'a>(
@@ -356,27 +331,21 @@ struct FakeWindow<'a> {
 
 impl FakeWindow<'_> {
     fn info(&self) -> Result<DeviceState, Errno> {
-        self.dm.run(Op::State, &self.name, "", |state| {
-            state.info(&self.name).ok_or(Errno::ENXIO)
-        })
+        self.dm.run(Op::State, &self.name, "", |state| state.info(&self.name).ok_or(Errno::ENXIO))
     }
 }
 
 impl Window for FakeWindow<'_> {
     fn suspend(&self) -> Result<(), Errno> {
-        self.dm.run(Op::Suspend, &self.name, "", |state| {
-            state.suspend(&self.name)
-        })
+        self.dm.run(Op::Suspend, &self.name, "", |state| state.suspend(&self.name))
     }
 
     fn resume(&self) -> Result<(), Errno> {
-        self.dm
-            .run(Op::Resume, &self.name, "", |state| state.resume(&self.name))
+        self.dm.run(Op::Resume, &self.name, "", |state| state.resume(&self.name))
     }
 
     fn clear(&self) -> Result<(), Errno> {
-        self.dm
-            .run(Op::Clear, &self.name, "", |state| state.clear(&self.name))
+        self.dm.run(Op::Clear, &self.name, "", |state| state.clear(&self.name))
     }
 
     fn suspended(&self) -> Result<bool, Errno> {
@@ -390,10 +359,7 @@ impl Window for FakeWindow<'_> {
     fn load_prepared(&self) -> Result<(), Errno> {
         let table = self.emergency.as_deref().ok_or(Errno::ENODATA)?;
         let detail = format!("{} targets", table.len());
-        self.dm
-            .run(Op::EmergencyLoad, &self.name, &detail, |state| {
-                state.load(&self.name, table, false)
-            })
+        self.dm.run(Op::EmergencyLoad, &self.name, &detail, |state| state.load(&self.name, table, false))
     }
 }
 

@@ -4,10 +4,7 @@
 //! what tells udev (see `udev.rs`): there the crate would wait without a limit.
 
 use super::window::{KernelMessage, KernelWindow, Prepared, WindowHandle, can_be_said};
-use super::{
-    Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window, control, node,
-    udev,
-};
+use super::{Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window, control, node, udev};
 use crate::segments::{Target, TargetKind};
 use crate::units::{DevNo, Sectors};
 use devicemapper::{DM, DevId, DeviceInfo, DmFlags, DmName, DmOptions, DmUuid, errors};
@@ -55,9 +52,7 @@ pub struct Kernel {
 
 impl fmt::Debug for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernel")
-            .field("host", &self.host)
-            .finish_non_exhaustive()
+        f.debug_struct("Kernel").field("host", &self.host).finish_non_exhaustive()
     }
 }
 
@@ -72,11 +67,7 @@ impl Kernel {
     pub fn open_on(host: Host) -> Result<Kernel, DmError> {
         control::prepare()?;
         let dm = DM::new().map_err(|e| DmError::Unavailable(e.to_string()))?;
-        let kernel = Kernel {
-            dm,
-            host,
-            udev_failed: AtomicBool::new(false),
-        };
+        let kernel = Kernel { dm, host, udev_failed: AtomicBool::new(false) };
         match kernel.version() {
             Ok((4, ..)) => Ok(kernel),
             Ok((major, minor, _)) => Err(DmError::Unavailable(format!(
@@ -108,24 +99,14 @@ impl Kernel {
     /// The error for what the crate reports.
     fn wrap(&self, operation: &'static str, name: &str, error: devicemapper::DmError) -> DmError {
         match error {
-            devicemapper::DmError::Core(errors::Error::Ioctl(_, _, _, errno)) => {
-                self.error(operation, name, *errno)
-            }
-            other => DmError::BadReply {
-                operation,
-                device: name.into(),
-                detail: other.to_string(),
-            },
+            devicemapper::DmError::Core(errors::Error::Ioctl(_, _, _, errno)) => self.error(operation, name, *errno),
+            other => DmError::BadReply { operation, device: name.into(), detail: other.to_string() },
         }
     }
 
     /// A cookie, when udev runs and can be waited for.
     fn cookie(&self) -> Option<udev::Cookie> {
-        if self.udev_runs() {
-            udev::Cookie::new().ok()
-        } else {
-            None
-        }
+        if self.udev_runs() { udev::Cookie::new().ok() } else { None }
     }
 
     fn udev_runs(&self) -> bool {
@@ -167,11 +148,7 @@ impl Kernel {
 }
 
 fn refused(operation: &'static str, name: &str, errno: Errno) -> DmError {
-    DmError::Refused {
-        operation,
-        device: name.into(),
-        errno,
-    }
+    DmError::Refused { operation, device: name.into(), errno }
 }
 
 /// The crate's form of a name; `EINVAL` for what it or the kernel would not take.
@@ -189,10 +166,7 @@ fn device_state(name: &str, info: &DeviceInfo) -> DeviceState {
     DeviceState {
         name: name.into(),
         uuid: info.uuid().map(ToString::to_string).unwrap_or_default(),
-        devno: DevNo {
-            major: device.major,
-            minor: device.minor,
-        },
+        devno: DevNo { major: device.major, minor: device.minor },
         suspended: flags.contains(DmFlags::DM_SUSPEND),
         active: flags.contains(DmFlags::DM_ACTIVE_PRESENT),
         inactive: flags.contains(DmFlags::DM_INACTIVE_PRESENT),
@@ -207,27 +181,14 @@ impl DeviceMapper for Kernel {
     }
 
     fn list(&self) -> Result<Vec<(String, DevNo)>, DmError> {
-        let devices = self
-            .dm
-            .list_devices()
-            .map_err(|e| self.wrap("list", "", e))?;
-        let number = |d: devicemapper::Device| DevNo {
-            major: d.major,
-            minor: d.minor,
-        };
-        Ok(devices
-            .into_iter()
-            .map(|(name, device, _)| (name.to_string(), number(device)))
-            .collect())
+        let devices = self.dm.list_devices().map_err(|e| self.wrap("list", "", e))?;
+        let number = |d: devicemapper::Device| DevNo { major: d.major, minor: d.minor };
+        Ok(devices.into_iter().map(|(name, device, _)| (name.to_string(), number(device))).collect())
     }
 
     fn state(&self, name: &str) -> Result<Option<DeviceState>, DmError> {
         let id = DevId::Name(dm_name("info", name)?);
-        match self
-            .dm
-            .device_info(&id)
-            .map_err(|e| self.wrap("info", name, e))
-        {
+        match self.dm.device_info(&id).map_err(|e| self.wrap("info", name, e)) {
             Ok(info) => Ok(Some(device_state(name, &info))),
             Err(DmError::NoDevice(_)) => Ok(None),
             Err(e) => Err(e),
@@ -242,10 +203,7 @@ impl DeviceMapper for Kernel {
             _ => Some(DmUuid::new(uuid).map_err(|_| refused("create", name, Errno::EINVAL))?),
         };
         let info = self.dm.device_create(id, uuid, DmOptions::default());
-        Ok(device_state(
-            name,
-            &info.map_err(|e| self.wrap("create", name, e))?,
-        ))
+        Ok(device_state(name, &info.map_err(|e| self.wrap("create", name, e))?))
     }
 
     fn load(&self, name: &str, table: &[Target], read_only: bool) -> Result<(), DmError> {
@@ -253,20 +211,9 @@ impl DeviceMapper for Kernel {
         if !table.iter().all(can_be_said) {
             return Err(refused("load", name, Errno::EINVAL));
         }
-        let line = |t: &Target| {
-            (
-                t.start.0,
-                t.len.0,
-                t.kind.name().to_string(),
-                t.kind.params(),
-            )
-        };
+        let line = |t: &Target| (t.start.0, t.len.0, t.kind.name().to_string(), t.kind.params());
         let lines: Vec<_> = table.iter().map(line).collect();
-        let flags = if read_only {
-            DmFlags::DM_READONLY
-        } else {
-            DmFlags::empty()
-        };
+        let flags = if read_only { DmFlags::DM_READONLY } else { DmFlags::empty() };
         self.dm
             .table_load(&id, &lines, DmOptions::default().set_flags(flags))
             .map(drop)
@@ -293,24 +240,15 @@ impl DeviceMapper for Kernel {
         dm_name("activate", name)?;
         let handle = self.low(name).map_err(error)?;
         let cookie = self.cookie();
-        let event = if self.udev_runs() {
-            udev::event_number(private, cookie.as_ref())
-        } else {
-            0
-        };
+        let event = if self.udev_runs() { udev::event_number(private, cookie.as_ref()) } else { 0 };
         let told = handle.resume_telling(event).map_err(error)?;
         let mut warning = match &cookie {
             Some(cookie) if told.uevent => self.wait_for_udev(name, cookie),
             _ => None,
         };
-        let (node, made) = self
-            .make_node(name, told.dev)
-            .map_err(|e| refused("node", name, e))?;
+        let (node, made) = self.make_node(name, told.dev).map_err(|e| refused("node", name, e))?;
         if made && warning.is_none() && self.udev_runs() {
-            warning = Some(format!(
-                "udev made no {}, so it was made here",
-                node.display()
-            ));
+            warning = Some(format!("udev made no {}, so it was made here", node.display()));
         }
         Ok(Activation { node, warning })
     }
@@ -320,11 +258,7 @@ impl DeviceMapper for Kernel {
         dm_name("remove", name)?;
         let handle = self.low(name).map_err(error)?;
         let cookie = self.cookie();
-        let event = if self.udev_runs() {
-            udev::event_number(false, cookie.as_ref())
-        } else {
-            0
-        };
+        let event = if self.udev_runs() { udev::event_number(false, cookie.as_ref()) } else { 0 };
         let uevent = self.remove_patiently(&handle, event).map_err(error)?;
         if let Some(cookie) = cookie.filter(|_| uevent) {
             // Nothing is wrong for the caller when udev is late: the device is gone, and its node in a moment.
@@ -349,11 +283,7 @@ impl DeviceMapper for Kernel {
                 device: name.into(),
                 detail: e.to_string(),
             })?;
-            Ok(Target {
-                start: Sectors(start),
-                len: Sectors(len),
-                kind,
-            })
+            Ok(Target { start: Sectors(start), len: Sectors(len), kind })
         };
         lines.into_iter().map(parse).collect()
     }
@@ -364,20 +294,12 @@ impl DeviceMapper for Kernel {
             return Err(refused("message", name, Errno::EINVAL));
         }
         let reply = self.dm.target_msg(&id, Some(sector.0), text);
-        reply
-            .map(|(_, text)| text)
-            .map_err(|e| self.wrap("message", name, e))
+        reply.map(|(_, text)| text).map_err(|e| self.wrap("message", name, e))
     }
 
-    fn window<'a>(
-        &'a self,
-        name: &str,
-        emergency: Option<&[Target]>,
-    ) -> Result<Box<dyn Window + 'a>, DmError> {
+    fn window<'a>(&'a self, name: &str, emergency: Option<&[Target]>) -> Result<Box<dyn Window + 'a>, DmError> {
         dm_name("window", name)?;
-        let handle = self
-            .low(name)
-            .map_err(|errno| refused("window", name, errno))?;
+        let handle = self.low(name).map_err(|errno| refused("window", name, errno))?;
         let emergency = emergency.map(Prepared::new).transpose();
         let emergency = emergency.map_err(|errno| refused("window", name, errno))?;
         Ok(Box::new(KernelWindow { handle, emergency }))

@@ -31,17 +31,13 @@ fn is_mangled(text: &[u8]) -> bool {
 
 /// A device number from the form that `stat` and device-mapper give it in.
 pub(super) fn number(dev: u64) -> Option<DevNo> {
-    let (major, minor) = (
-        u32::try_from(major(dev)).ok()?,
-        u32::try_from(minor(dev)).ok()?,
-    );
+    let (major, minor) = (u32::try_from(major(dev)).ok()?, u32::try_from(minor(dev)).ok()?);
     Some(DevNo { major, minor })
 }
 
 /// Whether `path` is, or leads to, the block device `devno`.
 fn leads_to(path: &Path, devno: DevNo) -> bool {
-    fs::metadata(path)
-        .is_ok_and(|meta| meta.file_type().is_block_device() && number(meta.rdev()) == Some(devno))
+    fs::metadata(path).is_ok_and(|meta| meta.file_type().is_block_device() && number(meta.rdev()) == Some(devno))
 }
 
 /// Makes sure that the node of `name` in `dir` is the device `devno`, removing what is wrong first. Gives its path,
@@ -112,10 +108,7 @@ mod tests {
     #[test]
     fn a_wrong_node_is_replaced_and_a_right_one_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let devno = DevNo {
-            major: 253,
-            minor: 300,
-        };
+        let devno = DevNo { major: 253, minor: 300 };
         fs::write(dir.path().join("a"), "stale").unwrap();
         let made = ensure(dir.path(), "a", devno);
         if made == Err(Errno::EPERM) {
@@ -124,10 +117,7 @@ mod tests {
         let (path, made) = made.unwrap();
         assert!(made && leads_to(&path, devno));
         assert_eq!(ensure(dir.path(), "a", devno), Ok((path.clone(), false)));
-        let other = DevNo {
-            major: 253,
-            minor: 301,
-        };
+        let other = DevNo { major: 253, minor: 301 };
         assert!(ensure(dir.path(), "a", other).unwrap().1 && leads_to(&path, other));
         remove(dir.path(), "a").unwrap();
         remove(dir.path(), "a").unwrap();

@@ -34,11 +34,7 @@ pub(super) struct Cookie {
 
 /// The number to give with the ioctl: what the event's rules are told, and the cookie, if there is one.
 pub(super) fn event_number(private: bool, cookie: Option<&Cookie>) -> u32 {
-    let flags = if private {
-        PRIMARY_SOURCE | PRIVATE
-    } else {
-        PRIMARY_SOURCE
-    };
+    let flags = if private { PRIMARY_SOURCE | PRIVATE } else { PRIMARY_SOURCE };
     u32::from(flags) << 16 | cookie.map_or(0, |cookie| u32::from(cookie.base))
 }
 
@@ -68,11 +64,7 @@ impl Cookie {
 
     /// Sets the new semaphore, which Linux makes with 0, to the 1 that udev will take off.
     fn raise(&self) -> Result<(), Errno> {
-        let mut up = libc::sembuf {
-            sem_num: 0,
-            sem_op: 1,
-            sem_flg: 0,
-        };
+        let mut up = libc::sembuf { sem_num: 0, sem_op: 1, sem_flg: 0 };
         // SAFETY: one operation, as the count says, that lives until the call returns.
         Errno::result(unsafe { libc::semop(self.semaphore, &mut up, 1) }).map(drop)
     }
@@ -113,11 +105,7 @@ mod tests {
         let start = Instant::now();
         assert!(!cookie.wait(Duration::from_millis(30)));
         assert!(start.elapsed() >= Duration::from_millis(30));
-        let mut down = libc::sembuf {
-            sem_num: 0,
-            sem_op: -1,
-            sem_flg: 0,
-        };
+        let mut down = libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: 0 };
         // SAFETY: one operation, as the count says.
         assert_eq!(unsafe { libc::semop(cookie.semaphore, &mut down, 1) }, 0);
         assert!(cookie.wait(Duration::ZERO));
@@ -125,10 +113,7 @@ mod tests {
 
     #[test]
     fn the_event_number_carries_flags_and_cookie() {
-        let cookie = Cookie {
-            base: 0x1234,
-            semaphore: -1,
-        };
+        let cookie = Cookie { base: 0x1234, semaphore: -1 };
         assert_eq!(event_number(false, Some(&cookie)), 0x0040_1234);
         assert_eq!(event_number(true, Some(&cookie)), 0x005e_1234);
         assert_eq!(event_number(true, None), 0x005e_0000);

@@ -147,10 +147,7 @@ impl<'fd> WindowHandle<'fd> {
         let mut request = DmIoctl::new(self.name, SKIP_LOCKFS, event_nr);
         // SAFETY: as in `suspend`.
         unsafe { sys::dev_suspend(self.fd.as_raw_fd(), &mut request) }?;
-        Ok(Told {
-            uevent: request.flags & UEVENT_GENERATED != 0,
-            dev: request.dev,
-        })
+        Ok(Told { uevent: request.flags & UEVENT_GENERATED != 0, dev: request.dev })
     }
 
     /// Takes the device down, with a cookie for udev. `EBUSY` when it is open.
@@ -158,10 +155,7 @@ impl<'fd> WindowHandle<'fd> {
         let mut request = DmIoctl::new(self.name, 0, event_nr);
         // SAFETY: as in `suspend`.
         unsafe { sys::dev_remove(self.fd.as_raw_fd(), &mut request) }?;
-        Ok(Told {
-            uevent: request.flags & UEVENT_GENERATED != 0,
-            dev: request.dev,
-        })
+        Ok(Told { uevent: request.flags & UEVENT_GENERATED != 0, dev: request.dev })
     }
 
     /// Empties the inactive slot. No error when it is empty already.
@@ -228,10 +222,7 @@ impl Prepared {
         }
         u32::try_from(buffer.len()).map_err(|_| Errno::EINVAL)?;
         let targets = u32::try_from(table.len()).map_err(|_| Errno::EINVAL)?;
-        Ok(Prepared {
-            buffer: Mutex::new(buffer),
-            targets,
-        })
+        Ok(Prepared { buffer: Mutex::new(buffer), targets })
     }
 }
 
@@ -251,13 +242,7 @@ fn encode(target: &Target, buffer: &mut Vec<u8>) -> Result<(), Errno> {
     let text_len = (params.len() + 1).next_multiple_of(8);
     let next = u32::try_from(SPEC_LEN + text_len).map_err(|_| Errno::EINVAL)?;
     let mut put = |bytes: &[u8], width: usize| {
-        buffer.extend(
-            bytes
-                .iter()
-                .copied()
-                .chain(std::iter::repeat(0))
-                .take(width),
-        );
+        buffer.extend(bytes.iter().copied().chain(std::iter::repeat(0)).take(width));
     };
     put(&target.start.0.to_ne_bytes(), 8);
     put(&target.len.0.to_ne_bytes(), 8);
@@ -297,8 +282,7 @@ impl Window for KernelWindow<'_> {
     }
 
     fn load_prepared(&self) -> Result<(), Errno> {
-        self.handle
-            .load(self.emergency.as_ref().ok_or(Errno::ENODATA)?)
+        self.handle.load(self.emergency.as_ref().ok_or(Errno::ENODATA)?)
     }
 }
 
@@ -364,10 +348,7 @@ mod tests {
     fn names_that_cannot_be_are_refused() {
         let null = File::open("/dev/null").unwrap();
         for bad in ["", "a\0b", &"x".repeat(128)] {
-            assert_eq!(
-                WindowHandle::new(null.as_fd(), bad).err(),
-                Some(Errno::EINVAL)
-            );
+            assert_eq!(WindowHandle::new(null.as_fd(), bad).err(), Some(Errno::EINVAL));
         }
         let handle = WindowHandle::new(null.as_fd(), &"x".repeat(127)).unwrap();
         assert_eq!(handle.name[126..], [b'x', 0]);
@@ -377,38 +358,17 @@ mod tests {
     #[test]
     fn tables_are_encoded_as_the_header_file_says() {
         let device = DevNo { major: 8, minor: 1 };
-        let kind = TargetKind::Linear {
-            device,
-            offset: Sectors(100),
-        };
-        let linear = Target {
-            start: Sectors(0),
-            len: Sectors(5),
-            kind,
-        };
-        let error = Target {
-            start: Sectors(5),
-            len: Sectors(1),
-            kind: TargetKind::Error,
-        };
+        let kind = TargetKind::Linear { device, offset: Sectors(100) };
+        let linear = Target { start: Sectors(0), len: Sectors(5), kind };
+        let error = Target { start: Sectors(5), len: Sectors(1), kind: TargetKind::Error };
         let table = Prepared::new(&[linear, error]).unwrap();
         let buffer = table.buffer.lock().unwrap();
         assert_eq!(table.targets, 2);
         assert_eq!(buffer.len(), HEADER_LEN + 48 + 48);
-        assert_eq!(
-            &buffer[HEADER_LEN + 24..HEADER_LEN + 48],
-            b"linear\0\0\0\0\0\0\0\0\0\08:1 100\0"
-        );
+        assert_eq!(&buffer[HEADER_LEN + 24..HEADER_LEN + 48], b"linear\0\0\0\0\0\0\0\0\0\08:1 100\0");
         assert_eq!(buffer[HEADER_LEN + 48], 5);
-        let long = TargetKind::Other {
-            name: "x".repeat(16),
-            params: String::new(),
-        };
-        let long = Target {
-            start: Sectors(0),
-            len: Sectors(1),
-            kind: long,
-        };
+        let long = TargetKind::Other { name: "x".repeat(16), params: String::new() };
+        let long = Target { start: Sectors(0), len: Sectors(1), kind: long };
         assert_eq!(Prepared::new(&[long]).err(), Some(Errno::EINVAL));
     }
 }

@@ -27,11 +27,7 @@ pub struct Mark {
 impl Mark {
     /// The mark, with the present time.
     pub fn activation(&self) -> ActiveMark {
-        ActiveMark {
-            machine_id: self.machine_id.clone(),
-            boot_id: self.boot_id.clone(),
-            time: now(),
-        }
+        ActiveMark { machine_id: self.machine_id.clone(), boot_id: self.boot_id.clone(), time: now() }
     }
 }
 
@@ -210,10 +206,7 @@ pub(super) fn take_down_devices(
 ///
 /// # Errors
 /// [`Refusal::Open`] while it is in use; what failed otherwise.
-pub fn deactivate(
-    session: &mut Session<'_>,
-    uses: impl FnOnce() -> String,
-) -> Result<(), EngineError> {
+pub fn deactivate(session: &mut Session<'_>, uses: impl FnOnce() -> String) -> Result<(), EngineError> {
     let (state, _) = find_active(session.dm, &session.name)?;
     if state.open_count > 0 {
         return Err(Refusal::Open { name: session.name.clone(), uses: uses() }.into());

@@ -75,7 +75,9 @@ fn run(
 
 /// Takes down what was brought up, and erases what was written. Problems are told, the first error is what counts.
 fn undo(session: &Session<'_>, observer: &dyn Observer) {
-    if let Err(error) = super::activate::take_down_devices(session.dm, &session.name, session.setup(), session.spares.len()) {
+    if let Err(error) =
+        super::activate::take_down_devices(session.dm, &session.name, session.setup(), session.spares.len())
+    {
         observer.note(&format!("while undoing: {error}"));
     }
     for member in session.spares.iter().flatten() {

@@ -35,26 +35,15 @@ impl<'a> DirtyWatch<'a> {
     ///
     /// # Errors
     /// [`DmError`] when the kernel cannot; the caller then takes everything for written.
-    pub fn start(
-        dm: &'a dyn DeviceMapper,
-        name: &str,
-        span: Range,
-        unit: Sectors,
-    ) -> Result<Self, DmError> {
-        let bad = |detail: String| DmError::BadReply {
-            operation: "message",
-            device: name.into(),
-            detail,
-        };
+    pub fn start(dm: &'a dyn DeviceMapper, name: &str, span: Range, unit: Sectors) -> Result<Self, DmError> {
+        let bad = |detail: String| DmError::BadReply { operation: "message", device: name.into(), detail };
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let share = u64::try_from(processors).unwrap_or(1).max(1);
         let areas = (65_536 / share).clamp(256, MAX_AREAS);
         let least = Sectors(span.len().0.div_ceil(areas));
         let step = least.align_up(unit).filter(|s| s.0 > 0).ok_or_else(|| bad("range".into()))?;
-        let count = usize::try_from(span.len().0.div_ceil(step.0))
-            .map_err(|_| bad("too many areas".into()))?;
-        let create =
-            format!("@stats_create {}+{} {} {PROGRAM}", span.start(), span.len(), step);
+        let count = usize::try_from(span.len().0.div_ceil(step.0)).map_err(|_| bad("too many areas".into()))?;
+        let create = format!("@stats_create {}+{} {} {PROGRAM}", span.start(), span.len(), step);
         let reply = dm.message(name, Sectors::ZERO, &create)?.unwrap_or_default();
         let region = reply.trim().parse().map_err(|_| bad(format!("region id '{reply}'")))?;
         let query = dm.prepare_message(

@@ -11,12 +11,10 @@
 #![allow(unsafe_code)] // fork, and memory shared between two processes
 
 use super::window::{Phase, WindowEnd, WindowJob, WindowRunner};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, MlockAllFlags, ProtFlags, mlockall, mmap_anonymous, munlockall, munmap};
-use nix::fcntl::OFlag;
-use nix::sys::signal::{
-    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask,
-};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, getpid, pipe2, setsid};
 use std::ffi::c_void;
@@ -99,7 +97,11 @@ impl WindowRunner for Guarded {
         // Without locked memory a page fault in the window could need the suspended device. Refused to the
         // unprivileged only, who cannot use device-mapper either.
         let locked = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE).is_ok();
-        let end = if guarded { Ok(job.run(phase.cell())) } else { Err(io::Error::other("the guardian process died at once")) };
+        let end = if guarded {
+            Ok(job.run(phase.cell()))
+        } else {
+            Err(io::Error::other("the guardian process died at once"))
+        };
         if locked {
             let _ = munlockall();
         }
@@ -147,13 +149,7 @@ fn reserve_heap() {
 }
 
 /// The guardian's life. Returns its exit status.
-fn guard(
-    job: &mut WindowJob<'_>,
-    phase: &AtomicU8,
-    watch: &OwnedFd,
-    tell_ready: OwnedFd,
-    command: Pid,
-) -> i32 {
+fn guard(job: &mut WindowJob<'_>, phase: &AtomicU8, watch: &OwnedFd, tell_ready: OwnedFd, command: Pid) -> i32 {
     let _ = setsid();
     let _ = nix::sys::prctl::set_name(c"dm-remap-guard");
     let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);

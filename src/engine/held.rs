@@ -65,12 +65,7 @@ impl SpareDeviceSpec {
     }
 
     /// Loads and swaps in a table unless it is in force already. `false` when the kernel does not have its targets.
-    fn swap(
-        &self,
-        dm: &dyn DeviceMapper,
-        current: &[Target],
-        table: &[Target],
-    ) -> Result<bool, EngineError> {
+    fn swap(&self, dm: &dyn DeviceMapper, current: &[Target], table: &[Target]) -> Result<bool, EngineError> {
         if current != table {
             match dm.load(&self.name, table, false) {
                 Ok(()) => {}
@@ -191,13 +186,7 @@ pub fn rewritten(session: &Session<'_>) -> Result<Vec<Range>, EngineError> {
     Ok(coalesce(found))
 }
 
-fn find_rewritten(
-    session: &Session<'_>,
-    disk: &dyn Disk,
-    range: Range,
-    slot: Sectors,
-    found: &mut Vec<Range>,
-) {
+fn find_rewritten(session: &Session<'_>, disk: &dyn Disk, range: Range, slot: Sectors, found: &mut Vec<Range>) {
     let block = session.main.disk.logical_block();
     let mut buf = AlignedBuffer::new(block.to_usize_bytes().unwrap_or(SECTOR_SIZE));
     let mut at = range.start();
@@ -206,8 +195,7 @@ fn find_rewritten(
         // A slot that cannot be read answers EIO as well: it may stay held.
         if disk.read(from, &mut buf).is_ok() {
             let mut sectors = (at.0..).zip(buf.chunks_exact(SECTOR_SIZE));
-            let held = sectors
-                .any(|(sector, data)| tombstone::is_tombstone(data, session.setup(), Sectors(sector)));
+            let held = sectors.any(|(sector, data)| tombstone::is_tombstone(data, session.setup(), Sectors(sector)));
             if !held {
                 found.extend(Range::new(at, part.len().min(block)));
             }

@@ -22,18 +22,11 @@ pub struct Lock {
 /// # Errors
 /// [`Refusal::Busy`] with the process that has it.
 pub fn take(directory: &Path, key: &str, name: &str) -> Result<Lock, EngineError> {
-    let system = |e: std::io::Error| {
-        EngineError::system(format!("cannot make the lock file in {}", directory.display()), e)
-    };
+    let system =
+        |e: std::io::Error| EngineError::system(format!("cannot make the lock file in {}", directory.display()), e);
     fs::create_dir_all(directory).map_err(system)?;
     let path = directory.join(format!("{key}.lock"));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(system)?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(system)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut file) => {
             // Who it is helps the next one; a full /run must not keep us from working.
@@ -43,7 +36,7 @@ pub fn take(directory: &Path, key: &str, name: &str) -> Result<Lock, EngineError
         }
         Err((mut file, Errno::EAGAIN)) => {
             let mut text = String::new();
-            let _ = file.by_ref().take(20).read_to_string(&mut text);
+            let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut text);
             let pid = text.trim().parse().ok();
             Err(Refusal::Busy { name: name.into(), pid }.into())
         }

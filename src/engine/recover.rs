@@ -57,11 +57,7 @@ fn fits(table: &[Target], devices: &Devices, session: &Session<'_>) -> Result<()
     compare(&pieces, &session.metadata.map, |spare| session.spare(spare).is_none())
 }
 
-fn pieces(
-    table: &[Target],
-    devices: &Devices,
-    session: &Session<'_>,
-) -> Result<Vec<Piece>, SegmentError> {
+fn pieces(table: &[Target], devices: &Devices, session: &Session<'_>) -> Result<Vec<Piece>, SegmentError> {
     read_back(table, devices, session.layout)
 }
 

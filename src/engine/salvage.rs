@@ -82,12 +82,7 @@ impl Salvager {
     /// A salvager that reads a bad block `retries` times more, and fills lost ones with `filling`.
     pub fn new(retries: u32, filling: Filling) -> Salvager {
         let len = CHUNK.to_usize_bytes().unwrap_or(0);
-        Salvager {
-            retries,
-            filling,
-            data: AlignedBuffer::new(len),
-            check: AlignedBuffer::new(len),
-        }
+        Salvager { retries, filling, data: AlignedBuffer::new(len), check: AlignedBuffer::new(len) }
     }
 
     /// Copies, reads back and compares. Does not flush. Calls `done` with the sectors of each finished chunk.
@@ -149,9 +144,7 @@ fn part_of(copy: &Copy, offset: Sectors, len: Sectors) -> Result<Copy, CopyFault
             to: shift(copy.to)?,
         })
     };
-    made().ok_or_else(|| {
-        CopyFault::Stop(EngineError::Device(format!("sectors {} do not fit", copy.range)))
-    })
+    made().ok_or_else(|| CopyFault::Stop(EngineError::Device(format!("sectors {} do not fit", copy.range))))
 }
 
 /// What a salvaging read has found.
@@ -163,12 +156,7 @@ struct Reading {
 }
 
 /// Reads in one request, and where that fails block by block with retries.
-fn read_salvaging(
-    disk: &dyn Disk,
-    start: Sectors,
-    buf: &mut [u8],
-    retries: u32,
-) -> Result<Reading, EngineError> {
+fn read_salvaging(disk: &dyn Disk, start: Sectors, buf: &mut [u8], retries: u32) -> Result<Reading, EngineError> {
     let mut reading = Reading::default();
     match disk.read(start, buf) {
         Ok(()) => return Ok(reading),
@@ -243,12 +231,7 @@ fn confirm_medium(disk: &dyn Disk, suspect: Range, error: DiskError) -> Result<(
 }
 
 /// Writes, reads back, compares. Where that fails, finds out which blocks are to blame.
-fn write_checked(
-    disk: &dyn Disk,
-    start: Sectors,
-    data: &[u8],
-    check: &mut [u8],
-) -> Result<(), CopyFault> {
+fn write_checked(disk: &dyn Disk, start: Sectors, data: &[u8], check: &mut [u8]) -> Result<(), CopyFault> {
     let Err(first) = write_and_compare(disk, start, data, check) else { return Ok(()) };
     first.may_be_medium()?;
     let block = disk.logical_block();
@@ -292,17 +275,8 @@ impl WriteFault {
     }
 }
 
-fn write_and_compare(
-    disk: &dyn Disk,
-    start: Sectors,
-    data: &[u8],
-    check: &mut [u8],
-) -> Result<(), WriteFault> {
+fn write_and_compare(disk: &dyn Disk, start: Sectors, data: &[u8], check: &mut [u8]) -> Result<(), WriteFault> {
     disk.write(start, data).map_err(WriteFault::Disk)?;
     disk.read(start, check).map_err(WriteFault::Disk)?;
-    if data == check {
-        Ok(())
-    } else {
-        Err(WriteFault::Differs { device: disk.name().clone(), at: start })
-    }
+    if data == check { Ok(()) } else { Err(WriteFault::Differs { device: disk.name().clone(), at: start }) }
 }

@@ -13,9 +13,7 @@ use crate::format::copy::encode;
 use crate::format::metadata::{Metadata, SpareState};
 use crate::map::{Fate, Map, SpareIndex};
 use crate::plan::Refusal;
-use crate::segments::{
-    Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back,
-};
+use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies};
 use crate::units::{DevNo, Range, Sectors};
 use std::sync::Arc;
@@ -156,8 +154,7 @@ pub fn choose_among(name: &str, readings: &[SpareReading]) -> Result<SetupChoice
             }
         }
     }
-    choose_setup(&chosen)
-        .map_err(|e| Refusal::Metadata { device: name.into(), what: e.to_string() })
+    choose_setup(&chosen).map_err(|e| Refusal::Metadata { device: name.into(), what: e.to_string() })
 }
 
 impl<'a> Session<'a> {
@@ -173,16 +170,15 @@ impl<'a> Session<'a> {
         write: bool,
     ) -> Result<Session<'a>, EngineError> {
         let live = live_devices(dm, name)?;
-        let main = live.main.ok_or_else(|| {
-            EngineError::Device(format!("the table of '{name}' does not lead to any main device"))
-        })?;
+        let main = live
+            .main
+            .ok_or_else(|| EngineError::Device(format!("the table of '{name}' does not lead to any main device")))?;
         let mut members = Vec::new();
         for (index, device, _) in &live.spares {
             members.push((*index, source.open(*device, write)?));
         }
         let expected = Expected { setup: Some(live.setup), spare: None };
-        let readings: Vec<SpareReading> =
-            members.iter().map(|(_, m)| read_copies(&*m.disk, expected)).collect();
+        let readings: Vec<SpareReading> = members.iter().map(|(_, m)| read_copies(&*m.disk, expected)).collect();
         let choice = choose_among(name, &readings)?;
         let newest = choice.newest;
         let mut spares = vec![None; newest.metadata.spares.len()];
@@ -226,11 +222,7 @@ impl<'a> Session<'a> {
                 data_start: record.data_start,
             });
         }
-        Ok(Devices {
-            main: self.main.devno,
-            logical_block: self.main.disk.logical_block(),
-            spares,
-        })
+        Ok(Devices { main: self.main.devno, logical_block: self.main.disk.logical_block(), spares })
     }
 
     /// The spare with this index, unless it is missing.
@@ -279,9 +271,7 @@ impl<'a> Session<'a> {
     /// The error for a commit that did not stand.
     pub fn commit_failed(&self, report: &CommitReport) -> EngineError {
         match report.first_error() {
-            Some(error) => {
-                EngineError::CommitFailed { name: self.name.clone(), error: error.clone() }
-            }
+            Some(error) => EngineError::CommitFailed { name: self.name.clone(), error: error.clone() },
             None => EngineError::Device(format!("'{}' has no spare to commit to", self.name)),
         }
     }
@@ -295,8 +285,7 @@ impl<'a> Session<'a> {
             .filter(|(i, _)| report.target(*i).is_some_and(|t| !t.holds_a_group()))
             .map(|(_, target)| target.uuid)
             .collect();
-        let indexes: Vec<SpareIndex> =
-            failed.iter().filter_map(|uuid| self.metadata.spare_index(*uuid)).collect();
+        let indexes: Vec<SpareIndex> = failed.iter().filter_map(|uuid| self.metadata.spare_index(*uuid)).collect();
         if !indexes.is_empty() {
             self.commit(|next| {
                 for record in &mut next.spares {
@@ -320,8 +309,7 @@ impl<'a> Session<'a> {
         }
         let table = self.dm.table(&self.name, TableSlot::Active)?;
         let differs = |detail| Refusal::TableDiffers { name: self.name.clone(), detail };
-        let pieces = read_back(&table, &self.devices()?, self.layout)
-            .map_err(|e| differs(e.to_string()))?;
+        let pieces = read_back(&table, &self.devices()?, self.layout).map_err(|e| differs(e.to_string()))?;
         compare(&pieces, &self.metadata.map, |spare| self.spare(spare).is_none())
             .map_err(|detail| differs(detail).into())
     }
@@ -341,11 +329,7 @@ impl<'a> Session<'a> {
 ///
 /// # Errors
 /// The first difference, in words.
-pub fn compare(
-    pieces: &[Piece],
-    map: &Map,
-    missing: impl Fn(SpareIndex) -> bool,
-) -> Result<(), String> {
+pub fn compare(pieces: &[Piece], map: &Map, missing: impl Fn(SpareIndex) -> bool) -> Result<(), String> {
     let end = pieces.last().map_or(Sectors::ZERO, |p| p.range.end());
     if end != map.main_len() {
         return Err(format!("it ends at sector {end}, and main at {}", map.main_len()));
@@ -362,9 +346,7 @@ pub fn compare(
     }
     let live = map_of(pieces, map.main_len(), map.unit()).map_err(|e| e.to_string())?;
     for extent in map.extents().filter(|e| !missing(e.slot.spare)) {
-        if live.extents_in(extent.range).next().map(|e| (e.range, e.slot))
-            != Some((extent.range, extent.slot))
-        {
+        if live.extents_in(extent.range).next().map(|e| (e.range, e.slot)) != Some((extent.range, extent.slot)) {
             return Err(format!("extent {} is not where the map has it", extent.range));
         }
     }

@@ -107,10 +107,7 @@ pub fn splice(
 ///
 /// # Errors
 /// When the commit fails.
-pub fn settle_held(
-    session: &mut Session<'_>,
-    observer: &dyn Observer,
-) -> Result<Vec<Range>, EngineError> {
+pub fn settle_held(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Vec<Range>, EngineError> {
     let rewritten = held::rewritten(session)?;
     if rewritten.is_empty() {
         return Ok(rewritten);
@@ -188,8 +185,7 @@ fn copy_all(
     options: &SpliceOptions<'_>,
     outcome: &mut SpliceOutcome,
 ) -> Result<Attempt, EngineError> {
-    let mut work =
-        Attempt { moves: Vec::new(), copies: Vec::new(), losses: Vec::new(), tombstones: Vec::new() };
+    let mut work = Attempt { moves: Vec::new(), copies: Vec::new(), losses: Vec::new(), tombstones: Vec::new() };
     let total = moves.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
     let mut done = 0u64;
     let mut queue: Vec<(Move, u32)> = moves.iter().rev().map(|m| (*m, 0)).collect();
@@ -200,9 +196,7 @@ fn copy_all(
         };
         let copied = match plan.kind {
             MoveKind::Remap => copy_to_spare(session, &step, salvager, options, &mut progress),
-            MoveKind::Restore => {
-                copy_to_main(session, plan, &step, salvager, options, &mut progress, &mut work)
-            }
+            MoveKind::Restore => copy_to_main(session, plan, &step, salvager, options, &mut progress, &mut work),
         };
         match copied {
             Ok(copies) => {
@@ -253,12 +247,8 @@ fn copy_to_main(
     work: &mut Attempt,
 ) -> Result<Vec<(Copy, Copied)>, CopyFault> {
     let map = &session.metadata.map;
-    let held: Vec<Range> = map
-        .losses()
-        .within(step.range)
-        .filter(|loss| loss.fate == Fate::Held)
-        .map(|loss| loss.range)
-        .collect();
+    let held: Vec<Range> =
+        map.losses().within(step.range).filter(|loss| loss.fate == Fate::Held).map(|loss| loss.range).collect();
     let mut losses = Vec::new();
     for range in &held {
         let readable = main_reads(session, *range)?;
@@ -319,13 +309,9 @@ fn replace_slot(
     let reserved = apply(&session.metadata.map, &pending, &[])?;
     let view = Metadata { map: reserved, ..session.metadata.clone() };
     let mut pool = Pool::new(&view, |index| session.spare(index).is_some());
-    let parts = pool
-        .allocate(step.range)
-        .map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
-    Ok(parts
-        .into_iter()
-        .map(|part| Move { range: part.range, from: step.from, to: Home::Slot(part.slot) })
-        .collect())
+    let parts =
+        pool.allocate(step.range).map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
+    Ok(parts.into_iter().map(|part| Move { range: part.range, from: step.from, to: Home::Slot(part.slot) }).collect())
 }
 
 /// Copies again what was written while it was copied, until little is left for the window.
@@ -450,7 +436,11 @@ fn run_window(
     let old_map = session.metadata.map.clone();
     let new = next_metadata(session, plan, &work, next_map, outcome);
     let new_encoded = encode(&new)?;
-    let old = Metadata { map: old_map.clone(), health: session.metadata.health.clone(), ..new.next(now(), new_encoded.digest()) };
+    let old = Metadata {
+        map: old_map.clone(),
+        health: session.metadata.health.clone(),
+        ..new.next(now(), new_encoded.digest())
+    };
     let old_encoded = encode(&old)?;
     let (new_digest, old_digest) = (new_encoded.digest(), old_encoded.digest());
 
@@ -555,31 +545,24 @@ fn after_swap(
 }
 
 /// The error for a window that did not swap; takes over the generation that the window may have committed.
-fn not_swapped(
-    session: &mut Session<'_>,
-    end: WindowEnd,
-    old: Metadata,
-    old_digest: [u8; 32],
-) -> EngineError {
+fn not_swapped(session: &mut Session<'_>, end: WindowEnd, old: Metadata, old_digest: [u8; 32]) -> EngineError {
     let name = session.name.clone();
     match end {
         WindowEnd::NotSuspended(errno) => EngineError::NotSuspended { name, errno },
-        WindowEnd::Undone(UndoCause::Disk(error)) => {
-            EngineError::Undone { name, why: error.to_string() }
-        }
+        WindowEnd::Undone(UndoCause::Disk(error)) => EngineError::Undone { name, why: error.to_string() },
         WindowEnd::Undone(UndoCause::Differs(range) | UndoCause::Unsteady(range)) => {
             EngineError::Undone { name, why: format!("sectors {range} did not read back as written") }
         }
-        WindowEnd::Refused(errno, _) => {
+        WindowEnd::Refused(errno) => {
             session.adopt(old, old_digest);
             let why = format!("the kernel refused the new table: {}", errno.desc());
             EngineError::Undone { name, why }
         }
-        WindowEnd::CommitFailed(report, _) => {
+        WindowEnd::CommitFailed(report) => {
             session.adopt(old, old_digest);
             session.commit_failed(&report)
         }
-        WindowEnd::Unsettled(_) => EngineError::Unsettled { name },
+        WindowEnd::Unsettled => EngineError::Unsettled { name },
         WindowEnd::StillSuspended(errno) => EngineError::StillSuspended { name, errno },
         WindowEnd::Swapped(_) => EngineError::TableNotTaken(name),
     }

@@ -103,11 +103,11 @@ pub enum WindowEnd {
     /// Undone before the commit; the old table and map are in force.
     Undone(UndoCause),
     /// The kernel refused the new table: the old map was committed as a newer generation, the old table is in force.
-    Refused(Errno, CommitReport),
+    Refused(Errno),
     /// No spare took the new map: the old one was committed as a newer generation, the old table is in force.
-    CommitFailed(CommitReport, CommitReport),
+    CommitFailed(CommitReport),
     /// Nobody knows which map is durable; the moved sectors answer EIO.
-    Unsettled(CommitReport),
+    Unsettled,
     /// The device could not be resumed.
     StillSuspended(Errno),
 }
@@ -167,8 +167,8 @@ impl WindowJob<'_> {
             Phase::Committing => self.finish(phase),
             Phase::Committed => self.swap(phase, CommitReport::default()),
             Phase::Reverting => self.revert(phase, None, CommitReport::default()),
-            Phase::Reverted => self.reverted(phase, None, CommitReport::default(), CommitReport::default()),
-            Phase::Unsettled => self.unsettled(phase, CommitReport::default()),
+            Phase::Reverted => self.reverted(phase, None, CommitReport::default()),
+            Phase::Unsettled => self.unsettled(phase),
             Phase::Done => WindowEnd::NotSuspended(Errno::EINTR),
         }
     }
@@ -208,33 +208,27 @@ impl WindowJob<'_> {
         enter(phase, Phase::Reverting);
         let reverted = self.revert.run();
         if !reverted.stands() {
-            return self.unsettled(phase, reverted);
+            return self.unsettled(phase);
         }
         enter(phase, Phase::Reverted);
-        self.reverted(phase, refused, report, reverted)
+        self.reverted(phase, refused, report)
     }
 
-    fn reverted(
-        &mut self,
-        phase: &AtomicU8,
-        refused: Option<Errno>,
-        report: CommitReport,
-        reverted: CommitReport,
-    ) -> WindowEnd {
+    fn reverted(&mut self, phase: &AtomicU8, refused: Option<Errno>, report: CommitReport) -> WindowEnd {
         match (self.let_go(phase, true), refused) {
             (Err(stuck), _) => WindowEnd::StillSuspended(stuck),
-            (Ok(()), Some(errno)) => WindowEnd::Refused(errno, reverted),
-            (Ok(()), None) => WindowEnd::CommitFailed(report, reverted),
+            (Ok(()), Some(errno)) => WindowEnd::Refused(errno),
+            (Ok(()), None) => WindowEnd::CommitFailed(report),
         }
     }
 
     /// Puts EIO in the place of the moved sectors. The kernel allocates for this table; that it must be loaded
     /// now is why it is the last resort.
-    fn unsettled(&mut self, phase: &AtomicU8, report: CommitReport) -> WindowEnd {
+    fn unsettled(&mut self, phase: &AtomicU8) -> WindowEnd {
         enter(phase, Phase::Unsettled);
         let loaded = self.window.load_prepared();
         match self.let_go(phase, loaded.is_err()) {
-            Ok(()) => WindowEnd::Unsettled(report),
+            Ok(()) => WindowEnd::Unsettled,
             Err(stuck) => WindowEnd::StillSuspended(stuck),
         }
     }
@@ -320,13 +314,7 @@ fn repeat_solid(copy: &Copy, solid: Range, data: &mut [u8], check: &mut [u8]) ->
     Ok(())
 }
 
-fn still_a_gap(
-    copy: &Copy,
-    gap: Range,
-    why: Gap,
-    setup: Uuid,
-    data: &mut [u8],
-) -> Result<(), UndoCause> {
+fn still_a_gap(copy: &Copy, gap: Range, why: Gap, setup: Uuid, data: &mut [u8]) -> Result<(), UndoCause> {
     let block = copy.source.logical_block();
     let bytes = block.to_usize_bytes().unwrap_or(SECTOR_SIZE);
     let mut at = gap.start();

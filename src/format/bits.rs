@@ -41,11 +41,7 @@ pub(super) struct BitReader<'a> {
 
 impl<'a> BitReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        BitReader {
-            bytes: bytes.iter(),
-            partial: 0,
-            count: 0,
-        }
+        BitReader { bytes: bytes.iter(), partial: 0, count: 0 }
     }
 
     /// The next `width` bits (at most 64); `None` when there are not enough.

@@ -59,8 +59,7 @@ pub fn reject_unexpected(verdicts: &mut [Verdict], expected: Expected) {
         let wrong_spare = expected.spare.is_some_and(|wanted| wanted != copy.spare);
         if wrong_setup || wrong_spare {
             let name = &copy.metadata.config.name;
-            *verdict =
-                Verdict::Foreign(format!("spare {} of setup {setup} ('{name}')", copy.spare));
+            *verdict = Verdict::Foreign(format!("spare {} of setup {setup} ('{name}')", copy.spare));
         }
     }
 }
@@ -78,40 +77,21 @@ pub fn choose(verdicts: &[Verdict]) -> Result<Chosen, ChooseError> {
             _ => None,
         })
         .collect();
-    let mut owners: Vec<(Uuid, Uuid)> = valid
-        .iter()
-        .map(|(_, copy)| (copy.metadata.setup, copy.spare))
-        .collect();
+    let mut owners: Vec<(Uuid, Uuid)> = valid.iter().map(|(_, copy)| (copy.metadata.setup, copy.spare)).collect();
     owners.sort_unstable();
     owners.dedup();
     if owners.len() > 1 {
         return Err(ChooseError::Mixed(owners));
     }
-    let (_, newest) = valid
-        .iter()
-        .max_by_key(|(_, copy)| copy.metadata.generation)
-        .ok_or(ChooseError::NoneValid)?;
+    let (_, newest) = valid.iter().max_by_key(|(_, copy)| copy.metadata.generation).ok_or(ChooseError::NoneValid)?;
     let generation = newest.metadata.generation;
     let same = |copy: &ValidCopy| copy.metadata.generation == generation;
-    if valid
-        .iter()
-        .any(|(_, copy)| same(copy) && copy.digest != newest.digest)
-    {
+    if valid.iter().any(|(_, copy)| same(copy) && copy.digest != newest.digest) {
         return Err(ChooseError::Divergent(generation));
     }
-    let current: Vec<usize> = valid
-        .iter()
-        .filter(|(_, copy)| same(copy))
-        .map(|(index, _)| *index)
-        .collect();
-    let lagging = (0..verdicts.len())
-        .filter(|index| !current.contains(index))
-        .collect();
-    Ok(Chosen {
-        copy: (*newest).clone(),
-        current,
-        lagging,
-    })
+    let current: Vec<usize> = valid.iter().filter(|(_, copy)| same(copy)).map(|(index, _)| *index).collect();
+    let lagging = (0..verdicts.len()).filter(|index| !current.contains(index)).collect();
+    Ok(Chosen { copy: (*newest).clone(), current, lagging })
 }
 
 /// What the spares of one setup say together.
@@ -159,9 +139,7 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
             Some(newest.digest)
         } else {
             let mut lineage = newest.metadata.lineage.iter();
-            lineage
-                .find(|a| a.generation == copy.metadata.generation)
-                .map(|a| a.digest)
+            lineage.find(|a| a.generation == copy.metadata.generation).map(|a| a.digest)
         };
         // A generation too old to be in the lineage can only be called stale.
         if known.is_some_and(|digest| digest != copy.digest) {
@@ -169,14 +147,9 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
         }
         // A spare that the newest generation does not know any more was removed: it does not count.
         if let Some(index) = newest.metadata.spare_index(copy.spare)
-            && generations
-                .insert(index, copy.metadata.generation)
-                .is_some()
+            && generations.insert(index, copy.metadata.generation).is_some()
         {
-            return Err(ChooseError::Mixed(vec![
-                (setup, copy.spare),
-                (setup, copy.spare),
-            ]));
+            return Err(ChooseError::Mixed(vec![(setup, copy.spare), (setup, copy.spare)]));
         }
     }
     let missing = (0u8..)
@@ -184,9 +157,5 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
         .map(|(index, _)| SpareIndex(index))
         .filter(|index| !generations.contains_key(index))
         .collect();
-    Ok(SetupChoice {
-        newest: newest.clone(),
-        generations,
-        missing,
-    })
+    Ok(SetupChoice { newest: newest.clone(), generations, missing })
 }

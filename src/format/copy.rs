@@ -154,22 +154,13 @@ pub fn encode(metadata: &Metadata) -> Result<Encoded, EncodeError> {
         return Err(EncodeError::Sections(sections.len()));
     }
     let mut template = vec![0; HEADER_BYTES];
-    let mut table = [RawSection {
-        kind: 0.into(),
-        offset: 0.into(),
-        len: 0.into(),
-        crc: 0.into(),
-    }; MAX_SECTIONS];
+    let mut table = [RawSection { kind: 0.into(), offset: 0.into(), len: 0.into(), crc: 0.into() }; MAX_SECTIONS];
     let full = |needed| EncodeError::Full { needed };
     for ((kind, bytes), entry) in sections.iter().zip(&mut table) {
         template.resize(template.len().next_multiple_of(8), 0);
         entry.kind = (*kind).into();
-        entry.offset = u32::try_from(template.len())
-            .map_err(|_| full(template.len()))?
-            .into();
-        entry.len = u32::try_from(bytes.len())
-            .map_err(|_| full(bytes.len()))?
-            .into();
+        entry.offset = u32::try_from(template.len()).map_err(|_| full(template.len()))?.into();
+        entry.len = u32::try_from(bytes.len()).map_err(|_| full(bytes.len()))?.into();
         template.extend_from_slice(bytes);
     }
     template.resize(template.len().next_multiple_of(COPY_ALIGNMENT), 0);
@@ -182,9 +173,7 @@ pub fn encode(metadata: &Metadata) -> Result<Encoded, EncodeError> {
         setup: *metadata.setup.as_bytes(),
         generation: metadata.generation.into(),
         committed: metadata.committed.into(),
-        total_len: u32::try_from(template.len())
-            .map_err(|_| full(template.len()))?
-            .into(),
+        total_len: u32::try_from(template.len()).map_err(|_| full(template.len()))?.into(),
         section_count: u32::try_from(sections.len()).unwrap_or(u32::MAX).into(),
         digest: content_digest(metadata, &sections),
         sections: table,
@@ -194,45 +183,27 @@ pub fn encode(metadata: &Metadata) -> Result<Encoded, EncodeError> {
 }
 
 fn sections_of(metadata: &Metadata) -> Result<Vec<(u32, Vec<u8>)>, EncodeError> {
-    let json = |name, result: Result<Vec<u8>, serde_json::Error>| {
-        result.map_err(|e| EncodeError::Json(name, e.to_string()))
-    };
-    let spares = SparesSection {
-        spares: metadata.spares.clone(),
-    };
+    let json =
+        |name, result: Result<Vec<u8>, serde_json::Error>| result.map_err(|e| EncodeError::Json(name, e.to_string()));
+    let spares = SparesSection { spares: metadata.spares.clone() };
     let mut bad = Vec::new();
     for (spare, runs) in &metadata.bad_blocks {
         for run in runs {
-            let raw = RawBadRun {
-                spare: u64::from(spare.0).into(),
-                start: run.start().0.into(),
-                len: run.len().0.into(),
-            };
+            let raw =
+                RawBadRun { spare: u64::from(spare.0).into(), start: run.start().0.into(), len: run.len().0.into() };
             bad.extend_from_slice(raw.as_bytes());
         }
     }
     let mut lineage = Vec::new();
     for ancestor in &metadata.lineage {
-        let raw = RawAncestor {
-            generation: ancestor.generation.into(),
-            digest: ancestor.digest,
-        };
+        let raw = RawAncestor { generation: ancestor.generation.into(), digest: ancestor.digest };
         lineage.extend_from_slice(raw.as_bytes());
     }
     let mut sections = vec![
-        (
-            kind::CONFIGURATION,
-            json("configuration", serde_json::to_vec_pretty(&metadata.config))?,
-        ),
-        (
-            kind::SPARES,
-            json("spares", serde_json::to_vec_pretty(&spares))?,
-        ),
+        (kind::CONFIGURATION, json("configuration", serde_json::to_vec_pretty(&metadata.config))?),
+        (kind::SPARES, json("spares", serde_json::to_vec_pretty(&spares))?),
         (kind::MAP, map_section::encode(&metadata.map)),
-        (
-            kind::HEALTH,
-            json("health", serde_json::to_vec_pretty(&metadata.health))?,
-        ),
+        (kind::HEALTH, json("health", serde_json::to_vec_pretty(&metadata.health))?),
         (kind::BAD_BLOCKS, bad),
         (kind::LINEAGE, lineage),
     ];
@@ -297,12 +268,7 @@ impl Encoded {
 
 fn whole_crc(header: &RawHeader, body: &[u8], index: u32) -> u32 {
     let mut hash = salted(&header.spare, index);
-    hash.update(
-        header
-            .as_bytes()
-            .get(..HEADER_BYTES - 8)
-            .unwrap_or_default(),
-    );
+    hash.update(header.as_bytes().get(..HEADER_BYTES - 8).unwrap_or_default());
     hash.update(body);
     hash.finalize()
 }
@@ -310,11 +276,7 @@ fn whole_crc(header: &RawHeader, body: &[u8], index: u32) -> u32 {
 fn section_bytes<'a>(copy: &'a [u8], entry: &RawSection) -> Option<&'a [u8]> {
     let start = usize::try_from(entry.offset.get()).ok()?;
     let end = start.checked_add(usize::try_from(entry.len.get()).ok()?)?;
-    if start < HEADER_BYTES {
-        None
-    } else {
-        copy.get(start..end)
-    }
+    if start < HEADER_BYTES { None } else { copy.get(start..end) }
 }
 
 /// Judges a header alone.
@@ -329,10 +291,7 @@ pub fn judge_header(head: &[u8], index: u32) -> Result<RawHeader, Verdict> {
         return Err(Verdict::Damaged(Damage::Header));
     };
     if header.magic != header::MAGIC {
-        let mended = RawHeader {
-            magic: header::MAGIC,
-            ..header
-        };
+        let mended = RawHeader { magic: header::MAGIC, ..header };
         return Err(if mended.expected_crc(index) == mended.header_crc.get() {
             Verdict::Damaged(Damage::Magic)
         } else {
@@ -349,9 +308,7 @@ pub fn judge_header(head: &[u8], index: u32) -> Result<RawHeader, Verdict> {
         }));
     }
     if header.version.get() != VERSION {
-        return Err(Verdict::Unsupported(Unsupported::Version(
-            header.version.get(),
-        )));
+        return Err(Verdict::Unsupported(Unsupported::Version(header.version.get())));
     }
     let unknown = header.incompatible.get() & !header::INCOMPATIBLE_KNOWN;
     if unknown != 0 {
@@ -385,19 +342,12 @@ pub fn judge(bytes: &[u8], index: u32) -> Verdict {
 }
 
 fn judge_all(bytes: &[u8], index: u32) -> Result<ValidCopy, Verdict> {
-    let head = bytes
-        .get(..COPY_ALIGNMENT.min(bytes.len()))
-        .unwrap_or_default();
+    let head = bytes.get(..COPY_ALIGNMENT.min(bytes.len())).unwrap_or_default();
     let header = judge_header(head, index)?;
     let len = total_len(&header)?;
-    let copy = bytes
-        .get(..len)
-        .ok_or_else(|| content("it ends too early"))?;
+    let copy = bytes.get(..len).ok_or_else(|| content("it ends too early"))?;
     let count = usize::try_from(header.section_count.get()).unwrap_or(usize::MAX);
-    let table = header
-        .sections
-        .get(..count)
-        .ok_or_else(|| content("too many sections"))?;
+    let table = header.sections.get(..count).ok_or_else(|| content("too many sections"))?;
     let mut sections = Vec::with_capacity(count);
     for entry in table {
         let kind = entry.kind.get();
@@ -415,24 +365,14 @@ fn judge_all(bytes: &[u8], index: u32) -> Result<ValidCopy, Verdict> {
     }
     let metadata = metadata_from(&header, sections)?;
     let data_start = header.data_start();
-    match metadata
-        .spares
-        .iter()
-        .find(|s| s.uuid == header.spare_uuid())
-    {
+    match metadata.spares.iter().find(|s| s.uuid == header.spare_uuid()) {
         None => return Err(content("the spare is not in its own list of spares")),
         Some(own) if own.data_start != data_start => {
             return Err(content("two different starts of the data area"));
         }
         Some(_) => {}
     }
-    Ok(ValidCopy {
-        spare: header.spare_uuid(),
-        digest: header.digest,
-        data_start,
-        len,
-        metadata,
-    })
+    Ok(ValidCopy { spare: header.spare_uuid(), digest: header.digest, data_start, len, metadata })
 }
 
 fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>) -> Result<Metadata, Verdict> {
@@ -448,11 +388,7 @@ fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>) -> Result<Me
             return Err(content(format!("two {} sections", kind::name(kind))));
         }
     }
-    let part = |kind: u32| {
-        known
-            .get(&kind)
-            .ok_or_else(|| content(format!("no {} section", kind::name(kind))))
-    };
+    let part = |kind: u32| known.get(&kind).ok_or_else(|| content(format!("no {} section", kind::name(kind))));
     let config: Config = json("configuration", part(kind::CONFIGURATION)?)?;
     let spares: SparesSection = json("spares", part(kind::SPARES)?)?;
     let map = map_section::decode(part(kind::MAP)?).map_err(|e| content(e.to_string()))?;
@@ -476,8 +412,7 @@ fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>) -> Result<Me
 }
 
 fn bad_blocks_from(bytes: &[u8]) -> Result<BTreeMap<SpareIndex, Vec<Range>>, Verdict> {
-    let runs = <[RawBadRun]>::ref_from_bytes(bytes)
-        .map_err(|_| content("the bad blocks section has an odd length"))?;
+    let runs = <[RawBadRun]>::ref_from_bytes(bytes).map_err(|_| content("the bad blocks section has an odd length"))?;
     let mut out: BTreeMap<SpareIndex, Vec<Range>> = BTreeMap::new();
     for run in runs {
         let spare = u8::try_from(run.spare.get()).map_err(|_| content("impossible bad block"))?;
@@ -493,16 +428,11 @@ fn lineage_from(bytes: &[u8]) -> Result<Vec<Ancestor>, Verdict> {
         .ok()
         .filter(|raw| raw.len() <= MAX_LINEAGE)
         .ok_or_else(|| content("the lineage section has an impossible length"))?;
-    let known = |raw: &RawAncestor| Ancestor {
-        generation: raw.generation.get(),
-        digest: raw.digest,
-    };
+    let known = |raw: &RawAncestor| Ancestor { generation: raw.generation.get(), digest: raw.digest };
     Ok(raw.iter().map(known).collect())
 }
 
 /// The U32 index of a copy, for the functions above; `None` when there is no such copy.
 pub fn index_u32(index: usize) -> Option<u32> {
-    (index < COPY_STARTS.len())
-        .then(|| u32::try_from(index).ok())
-        .flatten()
+    (index < COPY_STARTS.len()).then(|| u32::try_from(index).ok()).flatten()
 }

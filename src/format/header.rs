@@ -125,11 +125,7 @@ const _: () = {
 impl RawHeader {
     /// A header of zeros with the magic and the version.
     pub fn blank() -> RawHeader {
-        RawHeader {
-            magic: MAGIC,
-            version: VERSION.into(),
-            ..RawHeader::new_zeroed()
-        }
+        RawHeader { magic: MAGIC, version: VERSION.into(), ..RawHeader::new_zeroed() }
     }
 
     /// The CRC that the header ought to have, were it copy `index`.

@@ -81,10 +81,7 @@ pub fn encode(map: &Map) -> Vec<u8> {
     let mut out = head.as_bytes().to_vec();
     for (spare, extents) in groups {
         let count = u32::try_from(extents.len()).unwrap_or(u32::MAX);
-        let group = RawGroupHead {
-            spare: u32::from(spare.0).into(),
-            extents: count.into(),
-        };
+        let group = RawGroupHead { spare: u32::from(spare.0).into(), extents: count.into() };
         out.extend_from_slice(group.as_bytes());
         let mut end = 0;
         let rows: Vec<[u64; 3]> = extents
@@ -104,11 +101,7 @@ pub fn encode(map: &Map) -> Vec<u8> {
         .losses()
         .iter()
         .map(|loss| {
-            let row = [
-                loss.range.start().0 - end,
-                loss.range.len().0 - 1,
-                fate_code(loss.fate),
-            ];
+            let row = [loss.range.start().0 - end, loss.range.len().0 - 1, fate_code(loss.fate)];
             end = loss.range.end().0;
             row
         })
@@ -122,39 +115,25 @@ pub fn encode(map: &Map) -> Vec<u8> {
 /// # Errors
 /// See [`MapSectionError`].
 pub fn decode(bytes: &[u8]) -> Result<Map, MapSectionError> {
-    let (head, mut rest) =
-        RawMapHead::read_from_prefix(bytes).map_err(|_| MapSectionError::Truncated)?;
+    let (head, mut rest) = RawMapHead::read_from_prefix(bytes).map_err(|_| MapSectionError::Truncated)?;
     let unit = Sectors(u64::from(head.unit.get()));
     let mut map = Map::new(Sectors(head.main_len.get()), unit)?;
     let mut extents = 0u64;
     for _ in 0..head.groups.get() {
-        let (group, after) =
-            RawGroupHead::read_from_prefix(rest).map_err(|_| MapSectionError::Truncated)?;
+        let (group, after) = RawGroupHead::read_from_prefix(rest).map_err(|_| MapSectionError::Truncated)?;
         rest = after;
         let spare = u8::try_from(group.spare.get())
             .ok()
             .filter(|s| usize::from(*s) < super::MAX_SPARES)
             .ok_or(MapSectionError::Impossible("spare"))?;
         let mut end = 0u64;
-        take_rows(
-            &mut rest,
-            u64::from(group.extents.get()),
-            |[gap, len, slot]| {
-                let (range, next) = units_range(end, gap, len, unit, map.main_len())?;
-                end = next;
-                let start = Sectors(slot)
-                    .checked_mul(unit.0)
-                    .ok_or(MapSectionError::Impossible("slot"))?;
-                map.insert(
-                    range,
-                    Slot {
-                        spare: SpareIndex(spare),
-                        start,
-                    },
-                )?;
-                Ok(())
-            },
-        )?;
+        take_rows(&mut rest, u64::from(group.extents.get()), |[gap, len, slot]| {
+            let (range, next) = units_range(end, gap, len, unit, map.main_len())?;
+            end = next;
+            let start = Sectors(slot).checked_mul(unit.0).ok_or(MapSectionError::Impossible("slot"))?;
+            map.insert(range, Slot { spare: SpareIndex(spare), start })?;
+            Ok(())
+        })?;
         extents = extents.saturating_add(u64::from(group.extents.get()));
     }
     if extents != head.extents.get() {
@@ -206,9 +185,7 @@ fn fate_code(fate: Fate) -> u64 {
 }
 
 fn fate_of(code: u64) -> Option<Fate> {
-    [Fate::Held, Fate::Zeroed, Fate::Left, Fate::Rewritten]
-        .into_iter()
-        .find(|fate| fate_code(*fate) == code)
+    [Fate::Held, Fate::Zeroed, Fate::Left, Fate::Rewritten].into_iter().find(|fate| fate_code(*fate) == code)
 }
 
 fn put_rows(out: &mut Vec<u8>, rows: &[[u64; 3]]) {
@@ -217,10 +194,7 @@ fn put_rows(out: &mut Vec<u8>, rows: &[[u64; 3]]) {
             let values = || block.iter().filter_map(move |row| row.get(column).copied());
             let smallest = values().min().unwrap_or(0);
             let width = width_of(values().max().unwrap_or(0) - smallest);
-            let head = RawColumnHead {
-                smallest: smallest.into(),
-                width: u8::try_from(width).unwrap_or(64),
-            };
+            let head = RawColumnHead { smallest: smallest.into(), width: u8::try_from(width).unwrap_or(64) };
             out.extend_from_slice(head.as_bytes());
             let mut bits = BitWriter::default();
             for value in values() {
@@ -253,23 +227,18 @@ fn take_rows(
 }
 
 fn take_column(rest: &mut &[u8], column: &mut [u64]) -> Result<(), MapSectionError> {
-    let (head, after) =
-        RawColumnHead::read_from_prefix(rest).map_err(|_| MapSectionError::Truncated)?;
+    let (head, after) = RawColumnHead::read_from_prefix(rest).map_err(|_| MapSectionError::Truncated)?;
     let width = u32::from(head.width);
     if width > 64 {
         return Err(MapSectionError::Impossible("bit width"));
     }
     let bytes = (column.len() * usize::from(head.width)).div_ceil(8);
-    let (packed, after) = after
-        .split_at_checked(bytes)
-        .ok_or(MapSectionError::Truncated)?;
+    let (packed, after) = after.split_at_checked(bytes).ok_or(MapSectionError::Truncated)?;
     *rest = after;
     let mut bits = BitReader::new(packed);
     for value in column {
         let packed = bits.take(width).ok_or(MapSectionError::Truncated)?;
-        *value = packed
-            .checked_add(head.smallest.get())
-            .ok_or(MapSectionError::Impossible("value"))?;
+        *value = packed.checked_add(head.smallest.get()).ok_or(MapSectionError::Impossible("value"))?;
     }
     Ok(())
 }
@@ -313,12 +282,7 @@ mod tests {
             let map = scattered(100_000, 6_000_000_000, spares);
             let bytes = encode(&map);
             // Leaves at least 40 KiB for header, configuration, sixteen spares and the rest.
-            assert!(
-                bytes.len() < super::super::COPY_MAX_BYTES - 40 * 1024,
-                "{} spares: {}",
-                spares,
-                bytes.len()
-            );
+            assert!(bytes.len() < super::super::COPY_MAX_BYTES - 40 * 1024, "{} spares: {}", spares, bytes.len());
             assert_eq!(decode(&bytes).unwrap(), map);
         }
     }

@@ -229,32 +229,22 @@ impl Metadata {
         }
         check_name(&self.config.name)?;
         if self.config.main.size != self.map.main_len() {
-            return Err(Inconsistency::MainLength {
-                main: self.config.main.size,
-                map: self.map.main_len(),
-            });
+            return Err(Inconsistency::MainLength { main: self.config.main.size, map: self.map.main_len() });
         }
         for (index, spare) in (0u8..).zip(&self.spares) {
             if spare.data_start < DATA_START {
                 let spare_index = SpareIndex(index);
-                return Err(Inconsistency::DataStart {
-                    spare: spare_index,
-                    data_start: spare.data_start,
-                });
+                return Err(Inconsistency::DataStart { spare: spare_index, data_start: spare.data_start });
             }
         }
         for extent in self.map.extents() {
             let inside = self.spare(extent.slot.spare).is_some_and(|spare| {
                 let area = Range::between(spare.data_start, spare.identity.size);
                 let slot = extent.slot_range();
-                area.zip(slot)
-                    .is_some_and(|(area, slot)| area.encloses(slot))
+                area.zip(slot).is_some_and(|(area, slot)| area.encloses(slot))
             });
             if !inside {
-                return Err(Inconsistency::SlotOutside {
-                    range: extent.range,
-                    slot: extent.slot,
-                });
+                return Err(Inconsistency::SlotOutside { range: extent.range, slot: extent.slot });
             }
         }
         Ok(())
@@ -264,10 +254,7 @@ impl Metadata {
     /// this one as it was committed.
     pub fn next(&self, now: u64, digest: [u8; 32]) -> Metadata {
         let mut next = self.clone();
-        next.lineage.push(Ancestor {
-            generation: self.generation,
-            digest,
-        });
+        next.lineage.push(Ancestor { generation: self.generation, digest });
         let surplus = next.lineage.len().saturating_sub(MAX_LINEAGE);
         next.lineage.drain(..surplus);
         next.generation = self.generation.saturating_add(1);
@@ -291,9 +278,5 @@ pub fn check_name(name: &str) -> Result<(), Inconsistency> {
         && name.chars().all(good)
         && !name.starts_with(['-', '.'])
         && name != "control";
-    if fine {
-        Ok(())
-    } else {
-        Err(Inconsistency::Name(name.chars().take(MAX_NAME).collect()))
-    }
+    if fine { Ok(()) } else { Err(Inconsistency::Name(name.chars().take(MAX_NAME).collect())) }
 }

@@ -84,17 +84,11 @@ pub fn probe(head: &[u8], tail: &[u8], size: Bytes) -> Option<Signature> {
 }
 
 fn found(kind: Kind, name: &'static str, offset: u64) -> Option<Signature> {
-    Some(Signature {
-        kind,
-        name: Cow::Borrowed(name),
-        offset: Some(Bytes(offset)),
-    })
+    Some(Signature { kind, name: Cow::Borrowed(name), offset: Some(Bytes(offset)) })
 }
 
 fn has(bytes: &[u8], offset: usize, magic: &[u8]) -> bool {
-    bytes
-        .get(offset..)
-        .is_some_and(|rest| rest.starts_with(magic))
+    bytes.get(offset..).is_some_and(|rest| rest.starts_with(magic))
 }
 
 fn byte(bytes: &[u8], offset: usize) -> Option<u8> {
@@ -169,9 +163,7 @@ const BCACHEFS: [u8; 16] = [
 ];
 
 fn fixed(head: &[u8]) -> Option<Signature> {
-    let (offset, _, kind, name) = FIXED
-        .iter()
-        .find(|(offset, magic, ..)| has(head, *offset, magic))?;
+    let (offset, _, kind, name) = FIXED.iter().find(|(offset, magic, ..)| has(head, *offset, magic))?;
     found(*kind, name, u64::try_from(*offset).ok()?)
 }
 
@@ -234,8 +226,7 @@ fn gpt(head: &[u8], tail: &[u8], size: Bytes) -> Option<Signature> {
 /// include/uapi/linux/raid/md_p.h, and the places in drivers/md/md.c (super_90_load, super_1_load).
 fn md(head: &[u8], tail: &[u8], size: Bytes) -> Option<Signature> {
     const MD: u32 = 0xa92b_4efc;
-    let is_v1 =
-        |bytes: &[u8], at: usize| le32(bytes, at) == Some(MD) && le32(bytes, at + 4) == Some(1);
+    let is_v1 = |bytes: &[u8], at: usize| le32(bytes, at) == Some(MD) && le32(bytes, at + 4) == Some(1);
     if is_v1(head, 0) {
         return found(Kind::Member, "md RAID member, metadata 1.1", 0);
     }
@@ -323,14 +314,11 @@ fn swap(head: &[u8]) -> Option<Signature> {
 /// OpenZFS, include/sys/uberblock_impl.h: the ring of uberblocks is the second half of the first label.
 fn zfs(head: &[u8]) -> Option<Signature> {
     const UBERBLOCK: u64 = 0x00ba_b10c;
-    (0u32..128)
-        .map(|slot| 131_072 + slot * 1024)
-        .find_map(|offset| {
-            let at = usize::try_from(offset).ok()?;
-            let hit =
-                has(head, at, &UBERBLOCK.to_le_bytes()) || has(head, at, &UBERBLOCK.to_be_bytes());
-            hit.then(|| found(Kind::Member, "ZFS pool member", u64::from(offset)))?
-        })
+    (0u32..128).map(|slot| 131_072 + slot * 1024).find_map(|offset| {
+        let at = usize::try_from(offset).ok()?;
+        let hit = has(head, at, &UBERBLOCK.to_le_bytes()) || has(head, at, &UBERBLOCK.to_be_bytes());
+        hit.then(|| found(Kind::Member, "ZFS pool member", u64::from(offset)))?
+    })
 }
 
 fn ends_as_boot_sector(head: &[u8]) -> bool {

@@ -35,11 +35,7 @@ fn nothing_is_recognised_in_zeros_and_short_input() {
         assert_eq!(of_size(size, &[]), None);
     }
     assert_eq!(probe(b"XFS", b"", Bytes(3)), None);
-    assert_eq!(
-        probe(&[], &[0; 600], Bytes(10)),
-        None,
-        "a tail longer than the device"
-    );
+    assert_eq!(probe(&[], &[0; 600], Bytes(10)), None, "a tail longer than the device");
 }
 
 #[test]
@@ -56,26 +52,16 @@ fn every_fixed_magic_is_found_where_it_is() {
 
 #[test]
 fn our_own_magic_is_not_foreign() {
-    assert_eq!(
-        of(&[(0, b"dm-remap"), (512, b"EFI PART"), (1024, b"OCFSV2")]),
-        None
-    );
+    assert_eq!(of(&[(0, b"dm-remap"), (512, b"EFI PART"), (1024, b"OCFSV2")]), None);
     assert!(of(&[(8, b"dm-remap"), (512, b"EFI PART")]).is_some());
 }
 
 /// An ext superblock with the given feature words.
 fn ext(compatible: u32, incompatible: u32, read_only: u32) -> Vec<u8> {
     let mut block = vec![0; 1024];
-    for (offset, value) in [
-        (0, 128),
-        (4, 1000),
-        (24, 2),
-        (32, 8192),
-        (76, 1),
-        (92, compatible),
-        (96, incompatible),
-        (100, read_only),
-    ] {
+    for (offset, value) in
+        [(0, 128), (4, 1000), (24, 2), (32, 8192), (76, 1), (92, compatible), (96, incompatible), (100, read_only)]
+    {
         block[offset..offset + 4].copy_from_slice(&u32::to_le_bytes(value));
     }
     block[56..58].copy_from_slice(&[0x53, 0xef]);
@@ -99,10 +85,7 @@ fn ext_filesystems_are_told_apart() {
 #[test]
 fn swap_is_found_for_every_page_size() {
     for page in [4096, 8192, 16_384, 32_768, 65_536] {
-        assert_eq!(
-            of(&[(page - 10, b"SWAPSPACE2")]),
-            Some(("swap space".into(), page - 10))
-        );
+        assert_eq!(of(&[(page - 10, b"SWAPSPACE2")]), Some(("swap space".into(), page - 10)));
     }
     assert!(name(&[(4086, b"S1SUSPEND\0")]).starts_with("hibernated"));
 }
@@ -125,16 +108,10 @@ fn md_is_found_at_all_its_places() {
     // On a size that is no multiple of 4 KiB, nor of 64 KiB.
     let size = SIZE + 5 * 512;
     let v1_0 = SIZE - 8192;
-    assert_eq!(
-        of_size(size, &[(v1_0, &v1)]).unwrap(),
-        ("md RAID member, metadata 1.0".into(), v1_0)
-    );
+    assert_eq!(of_size(size, &[(v1_0, &v1)]).unwrap(), ("md RAID member, metadata 1.0".into(), v1_0));
     let v0 = SIZE - 65_536;
     for magic in [[0xfc, 0x4e, 0x2b, 0xa9], [0xa9, 0x2b, 0x4e, 0xfc]] {
-        assert_eq!(
-            of_size(size, &[(v0, &magic)]).unwrap(),
-            ("md RAID member, metadata 0.90".into(), v0)
-        );
+        assert_eq!(of_size(size, &[(v0, &magic)]).unwrap(), ("md RAID member, metadata 0.90".into(), v0));
     }
 }
 
@@ -144,20 +121,10 @@ fn partition_tables_and_their_backups() {
     assert!(name(&[(4096, b"EFI PART")]).starts_with("GPT"));
     for block in [512, 4096] {
         let at = SIZE - block;
-        assert_eq!(
-            of(&[(at, b"EFI PART")]).unwrap(),
-            ("GPT partition table (backup)".into(), at)
-        );
+        assert_eq!(of(&[(at, b"EFI PART")]).unwrap(), ("GPT partition table (backup)".into(), at));
     }
-    assert_eq!(
-        of(&[(510, &[0x55, 0xaa])]).unwrap(),
-        ("MBR partition table".into(), 510)
-    );
-    assert_eq!(
-        of(&[(510, &[0x55, 0xaa]), (446, &[0x42])]),
-        None,
-        "not an entry"
-    );
+    assert_eq!(of(&[(510, &[0x55, 0xaa])]).unwrap(), ("MBR partition table".into(), 510));
+    assert_eq!(of(&[(510, &[0x55, 0xaa]), (446, &[0x42])]), None, "not an entry");
 }
 
 #[test]
@@ -184,22 +151,13 @@ fn fat_is_not_taken_for_a_partition_table() {
 fn metadata_at_the_end() {
     let drbd = (SIZE - 4096 + 60, &[0x83, 0x74, 0x02, 0x6d][..]);
     assert_eq!(name(&[drbd]), "DRBD device");
-    assert_eq!(
-        name(&[(SIZE - 1024, b"Intel Raid ISM Cfg Sig. ")]),
-        "Intel firmware RAID member"
-    );
-    assert_eq!(
-        name(&[(SIZE - 512, &[0xde, 0x11, 0xde, 0x11])]),
-        "DDF firmware RAID member"
-    );
+    assert_eq!(name(&[(SIZE - 1024, b"Intel Raid ISM Cfg Sig. ")]), "Intel firmware RAID member");
+    assert_eq!(name(&[(SIZE - 512, &[0xde, 0x11, 0xde, 0x11])]), "DDF firmware RAID member");
 }
 
 #[test]
 fn zfs_in_either_byte_order() {
-    for (slot, magic) in [
-        (0, [0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0]),
-        (127, [0, 0, 0, 0, 0, 0xba, 0xb1, 0x0c]),
-    ] {
+    for (slot, magic) in [(0, [0x0c, 0xb1, 0xba, 0, 0, 0, 0, 0]), (127, [0, 0, 0, 0, 0, 0xba, 0xb1, 0x0c])] {
         let at = 131_072 + slot * 1024;
         assert_eq!(of(&[(at, &magic)]).unwrap(), ("ZFS pool member".into(), at));
     }
@@ -212,17 +170,10 @@ fn layouts_of_the_kernel_module() {
     assert!(name(&[(0, &magic), (32, &size)]).ends_with("version 4"));
     assert!(name(&[(131_072, &magic), (131_104, &size)]).ends_with("version 4"));
     assert!(name(&[(0, &magic), (32, &2048u32.to_le_bytes())]).ends_with("shell helper"));
-    assert_eq!(
-        of(&[(0, b"DMREMAP3")]).unwrap().0,
-        "metadata of the dm-remap kernel module, version 3"
-    );
+    assert_eq!(of(&[(0, b"DMREMAP3")]).unwrap().0, "metadata of the dm-remap kernel module, version 3");
     let signature = probe(b"DMREMAP3", &[], Bytes(SIZE)).unwrap();
     assert_eq!(signature.kind, Kind::RemapModule);
-    assert!(
-        signature
-            .to_string()
-            .ends_with("version 3 (signature at byte 0)")
-    );
+    assert!(signature.to_string().ends_with("version 3 (signature at byte 0)"));
 }
 
 proptest::proptest! {

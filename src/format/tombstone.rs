@@ -23,13 +23,8 @@ struct RawTombstone {
 const _: () = assert!(size_of::<RawTombstone>() == SECTOR_SIZE);
 
 fn make(setup: Uuid, sector: Sectors) -> RawTombstone {
-    let mut raw = RawTombstone {
-        magic: MAGIC,
-        setup: *setup.as_bytes(),
-        sector: sector.0.into(),
-        crc: 0.into(),
-        zero: [0; 476],
-    };
+    let mut raw =
+        RawTombstone { magic: MAGIC, setup: *setup.as_bytes(), sector: sector.0.into(), crc: 0.into(), zero: [0; 476] };
     let covered = raw.as_bytes().get(..32).map_or(0, crc32fast::hash);
     raw.crc = covered.into();
     raw

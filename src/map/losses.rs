@@ -65,76 +65,40 @@ impl Losses {
 
     /// Lost sectors with the given fate.
     pub fn sectors(&self, fate: Fate) -> Sectors {
-        let lens = self
-            .iter()
-            .filter(|l| l.fate == fate)
-            .map(|l| l.range.len().0);
+        let lens = self.iter().filter(|l| l.fate == fate).map(|l| l.range.len().0);
         Sectors(lens.fold(0, u64::saturating_add))
     }
 
     /// The parts of runs that lie inside `window`, in order.
     pub fn within(&self, window: Range) -> impl Iterator<Item = Loss> + '_ {
-        let before = self
-            .runs
-            .range(..window.start())
-            .next_back()
-            .map(|(_, l)| *l);
+        let before = self.runs.range(..window.start()).next_back().map(|(_, l)| *l);
         before
             .into_iter()
-            .chain(
-                self.runs
-                    .range(window.start()..window.end())
-                    .map(|(_, l)| *l),
-            )
-            .filter_map(move |l| {
-                Some(Loss {
-                    range: l.range.intersect(window)?,
-                    fate: l.fate,
-                })
-            })
+            .chain(self.runs.range(window.start()..window.end()).map(|(_, l)| *l))
+            .filter_map(move |l| Some(Loss { range: l.range.intersect(window)?, fate: l.fate }))
     }
 
     /// Gives every sector of `range` the fate, or none.
     pub(super) fn set(&mut self, range: Range, fate: Option<Fate>) {
-        let touched: Vec<Loss> = self
-            .within(range)
-            .filter_map(|part| self.at(part.range.start()))
-            .collect();
+        let touched: Vec<Loss> = self.within(range).filter_map(|part| self.at(part.range.start())).collect();
         for loss in touched {
             self.runs.remove(&loss.range.start());
             let left = Range::between(loss.range.start(), range.start());
             let right = Range::between(range.end(), loss.range.end());
             for rest in [left, right].into_iter().flatten() {
-                self.runs.insert(
-                    rest.start(),
-                    Loss {
-                        range: rest,
-                        fate: loss.fate,
-                    },
-                );
+                self.runs.insert(rest.start(), Loss { range: rest, fate: loss.fate });
             }
         }
         let Some(fate) = fate else { return };
         let mut joined = range;
-        let neighbours = [
-            range
-                .start()
-                .checked_sub(Sectors(1))
-                .and_then(|s| self.at(s)),
-            self.runs.get(&range.end()).copied(),
-        ];
+        let neighbours =
+            [range.start().checked_sub(Sectors(1)).and_then(|s| self.at(s)), self.runs.get(&range.end()).copied()];
         for next in neighbours.into_iter().flatten().filter(|l| l.fate == fate) {
             self.runs.remove(&next.range.start());
             let start = joined.start().min(next.range.start());
             joined = Range::between(start, joined.end().max(next.range.end())).unwrap_or(joined);
         }
-        self.runs.insert(
-            joined.start(),
-            Loss {
-                range: joined,
-                fate,
-            },
-        );
+        self.runs.insert(joined.start(), Loss { range: joined, fate });
     }
 
     /// The run that `sector` is in, whole.

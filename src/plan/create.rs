@@ -1,9 +1,7 @@
 //! Planning a new setup.
 
 use super::Refusal;
-use crate::format::metadata::{
-    Config, Health, Metadata, Policy, SetupState, SpareRecord, SpareState, check_name,
-};
+use crate::format::metadata::{Config, Health, Metadata, Policy, SetupState, SpareRecord, SpareState, check_name};
 use crate::format::{DATA_START, MAX_SPARES};
 use crate::identity::Identity;
 use crate::map::{MAX_UNIT, Map};
@@ -185,12 +183,7 @@ fn check_free(device: &DeviceFacts) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_spare(
-    spare: &SpareFacts,
-    main: &Identity,
-    unit: Sectors,
-    force_signature: bool,
-) -> Result<(), Refusal> {
+fn check_spare(spare: &SpareFacts, main: &Identity, unit: Sectors, force_signature: bool) -> Result<(), Refusal> {
     let SpareFacts { device, contents } = spare;
     check_free(device)?;
     if device.identity.logical_block > main.logical_block {
@@ -206,11 +199,9 @@ fn check_spare(
         return Err(Refusal::SpareTooSmall { device: device.path.clone(), size, needed });
     }
     match contents {
-        Contents::SpareOf { name, setup } => Err(Refusal::SpareOfSetup {
-            device: device.path.clone(),
-            name: name.clone(),
-            setup: setup.to_string(),
-        }),
+        Contents::SpareOf { name, setup } => {
+            Err(Refusal::SpareOfSetup { device: device.path.clone(), name: name.clone(), setup: setup.to_string() })
+        }
         Contents::Signature(signature) if !force_signature => {
             Err(Refusal::Signature { device: device.path.clone(), signature: signature.clone() })
         }

@@ -45,9 +45,7 @@ impl Move {
         let skipped = range.start().checked_sub(self.range.start())?;
         let shift = |home| match home {
             Home::Main => Some(Home::Main),
-            Home::Slot(slot) => {
-                Some(Home::Slot(Slot { start: slot.start.checked_add(skipped)?, ..slot }))
-            }
+            Home::Slot(slot) => Some(Home::Slot(Slot { start: slot.start.checked_add(skipped)?, ..slot })),
         };
         Some(Move { range, from: shift(self.from)?, to: shift(self.to)? })
     }
@@ -129,10 +127,8 @@ pub fn plan_remap(
     let total = fresh.iter().map(|r| r.len().0).fold(0, u64::saturating_add);
     let mut moves = Vec::new();
     for range in fresh {
-        let parts = pool.allocate(range).map_err(|full| Refusal::NoFreeSlot {
-            needed: Sectors(total),
-            free: full.free,
-        })?;
+        let parts =
+            pool.allocate(range).map_err(|full| Refusal::NoFreeSlot { needed: Sectors(total), free: full.free })?;
         moves.extend(parts.into_iter().map(|part| Move {
             range: part.range,
             from: Home::Main,
@@ -154,11 +150,7 @@ pub fn plan_restore(
     unreadable: UnreadablePolicy,
 ) -> Result<MovePlan, Refusal> {
     let map = &metadata.map;
-    let back = |extent: Extent| Move {
-        range: extent.range,
-        from: Home::Slot(extent.slot),
-        to: Home::Main,
-    };
+    let back = |extent: Extent| Move { range: extent.range, from: Home::Slot(extent.slot), to: Home::Main };
     let mut moves = Vec::new();
     match requested {
         None => moves.extend(map.extents().map(back)),
@@ -199,11 +191,7 @@ fn widen(map: &Map, requested: &[Range]) -> Result<Vec<Range>, Refusal> {
 ///
 /// # Errors
 /// [`MapError`] when a move does not fit the map.
-pub fn apply(
-    map: &Map,
-    moves: &[Move],
-    losses: &[(Range, Fate)],
-) -> Result<Map, MapError> {
+pub fn apply(map: &Map, moves: &[Move], losses: &[(Range, Fate)]) -> Result<Map, MapError> {
     let mut next = map.clone();
     for step in moves {
         if let Home::Slot(_) = step.from {
@@ -228,12 +216,8 @@ fn check_room(metadata: &Metadata, plan: &MovePlan) -> Result<(), Refusal> {
     match encode(&after) {
         // The lineage grows by one, and the counters by some digits.
         Ok(encoded) if encoded.len() <= COPY_MAX_BYTES => Ok(()),
-        Ok(encoded) => {
-            Err(Refusal::MetadataFull { needed: encoded.len(), room: COPY_MAX_BYTES })
-        }
-        Err(EncodeError::Full { needed }) => {
-            Err(Refusal::MetadataFull { needed, room: COPY_MAX_BYTES })
-        }
+        Ok(encoded) => Err(Refusal::MetadataFull { needed: encoded.len(), room: COPY_MAX_BYTES }),
+        Err(EncodeError::Full { needed }) => Err(Refusal::MetadataFull { needed, room: COPY_MAX_BYTES }),
         Err(other) => Err(unlikely(other.to_string())),
     }
 }

@@ -7,9 +7,7 @@ use crate::units::{Bytes, Range, Sectors};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A name that a setup cannot have.
-    #[error(
-        "'{0}' cannot be a name: use up to 100 letters, digits and + _ . -, not beginning with - or ."
-    )]
+    #[error("'{0}' cannot be a name: use up to 100 letters, digits and + _ . -, not beginning with - or .")]
     BadName(String),
     /// The name is in use.
     #[error("the name '{name}' is taken: {by}. Choose another name")]
@@ -85,9 +83,7 @@ pub enum Refusal {
         signature: String,
     },
     /// A spare that belongs to a setup.
-    #[error(
-        "{device} is a spare of the setup '{name}' ({setup}). Destroy that setup first, or use another spare"
-    )]
+    #[error("{device} is a spare of the setup '{name}' ({setup}). Destroy that setup first, or use another spare")]
     SpareOfSetup {
         /// The device.
         device: String,

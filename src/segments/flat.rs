@@ -20,22 +20,12 @@ impl TableBuilder {
             last.len = Sectors(last.len.0.saturating_add(range.len().0));
             return;
         }
-        self.targets.push(Target {
-            start: range.start(),
-            len: range.len(),
-            kind,
-        });
+        self.targets.push(Target { start: range.start(), len: range.len(), kind });
     }
 
     fn push_main(&mut self, until: Sectors, main: DevNo) {
         if let Some(range) = Range::between(self.end, until) {
-            self.push(
-                range,
-                TargetKind::Linear {
-                    device: main,
-                    offset: range.start(),
-                },
-            );
+            self.push(range, TargetKind::Linear { device: main, offset: range.start() });
         }
     }
 }
@@ -43,13 +33,9 @@ impl TableBuilder {
 fn continues(last: &Target, next: &TargetKind) -> bool {
     match (&last.kind, next) {
         (TargetKind::Error, TargetKind::Error) => true,
-        (
-            TargetKind::Linear { device, offset },
-            TargetKind::Linear {
-                device: next_device,
-                offset: next_offset,
-            },
-        ) => device == next_device && offset.checked_add(last.len) == Some(*next_offset),
+        (TargetKind::Linear { device, offset }, TargetKind::Linear { device: next_device, offset: next_offset }) => {
+            device == next_device && offset.checked_add(last.len) == Some(*next_offset)
+        }
         _ => false,
     }
 }
@@ -58,30 +44,20 @@ pub(super) fn setup_table(map: &Map, devices: &Devices) -> Result<Vec<Target>, S
     unsettled_table(map, devices, &[])
 }
 
-pub(super) fn unsettled_table(
-    map: &Map,
-    devices: &Devices,
-    unsettled: &[Range],
-) -> Result<Vec<Target>, SegmentError> {
+pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range]) -> Result<Vec<Target>, SegmentError> {
     let mut pieces: Vec<(Range, TargetKind)> = Vec::with_capacity(map.len() + unsettled.len());
     let unsettled = crate::units::coalesce(unsettled.to_vec());
     for extent in map.extents() {
         let through_held = map.has_held(extent.range);
         let device = serving_device(extent, through_held, devices)?;
         let kind = match device {
-            Some(device) => TargetKind::Linear {
-                device,
-                offset: extent.slot.start,
-            },
+            Some(device) => TargetKind::Linear { device, offset: extent.slot.start },
             None => TargetKind::Error,
         };
         for part in without(extent.range, &unsettled) {
             let clipped = extent.clip(part).map(|e| e.slot.start);
             let kind = match (&kind, clipped) {
-                (TargetKind::Linear { device, .. }, Some(offset)) => TargetKind::Linear {
-                    device: *device,
-                    offset,
-                },
+                (TargetKind::Linear { device, .. }, Some(offset)) => TargetKind::Linear { device: *device, offset },
                 _ => kind.clone(),
             };
             pieces.push((part, kind));
@@ -103,11 +79,7 @@ fn without(range: Range, holes: &[Range]) -> Vec<Range> {
     let first = holes.partition_point(|hole| hole.end() <= range.start());
     let mut out = Vec::new();
     let mut at = range.start();
-    for hole in holes
-        .iter()
-        .skip(first)
-        .take_while(|hole| hole.start() < range.end())
-    {
+    for hole in holes.iter().skip(first).take_while(|hole| hole.start() < range.end()) {
         out.extend(Range::between(at, hole.start().min(range.end())));
         at = at.max(hole.end());
     }
@@ -123,15 +95,10 @@ pub(super) fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece
             .filter(|range| range.start() == end)
             .ok_or(SegmentError::NotContiguous(end))?;
         end = range.end();
-        let not_ours = || SegmentError::NotOurs {
-            range,
-            line: target.to_string(),
-        };
+        let not_ours = || SegmentError::NotOurs { range, line: target.to_string() };
         let place = match &target.kind {
             TargetKind::Error => Place::Nowhere,
-            TargetKind::Linear { device, offset } => {
-                place_of(*device, *offset, range, devices).ok_or_else(not_ours)?
-            }
+            TargetKind::Linear { device, offset } => place_of(*device, *offset, range, devices).ok_or_else(not_ours)?,
             _ => return Err(not_ours()),
         };
         pieces.push(Piece { range, place });
@@ -146,17 +113,9 @@ fn place_of(device: DevNo, start: Sectors, range: Range, devices: &Devices) -> O
     let mut spares = (0u8..).map(SpareIndex).zip(&devices.spares);
     spares.find_map(|(spare, known)| {
         if known.device == Some(device) {
-            Some(Place::Spare {
-                spare,
-                start,
-                through_held: false,
-            })
+            Some(Place::Spare { spare, start, through_held: false })
         } else if known.held == Some(device) {
-            Some(Place::Spare {
-                spare,
-                start,
-                through_held: true,
-            })
+            Some(Place::Spare { spare, start, through_held: true })
         } else {
             None
         }

@@ -35,53 +35,26 @@ impl HeldKind {
 
 /// The table of the private device over `spare` (of `size` sectors) that holds the `held` runs (sorted, disjoint
 /// sectors of the spare). For [`HeldKind::Dust`] the blocks are told by messages, and `block` is their size.
-pub fn held_table(
-    kind: HeldKind,
-    spare: DevNo,
-    size: Sectors,
-    block: Sectors,
-    held: &[Range],
-) -> Vec<Target> {
+pub fn held_table(kind: HeldKind, spare: DevNo, size: Sectors, block: Sectors, held: &[Range]) -> Vec<Target> {
     let linear = |range: Range| Target {
         start: range.start(),
         len: range.len(),
-        kind: TargetKind::Linear {
-            device: spare,
-            offset: range.start(),
-        },
+        kind: TargetKind::Linear { device: spare, offset: range.start() },
     };
     if kind == HeldKind::Dust {
-        let block_bytes = block
-            .to_bytes()
-            .and_then(|b| u32::try_from(b.0).ok())
-            .unwrap_or(512);
-        let kind = TargetKind::Dust {
-            device: spare,
-            offset: Sectors::ZERO,
-            block_bytes,
-        };
-        return vec![Target {
-            start: Sectors::ZERO,
-            len: size,
-            kind,
-        }];
+        let block_bytes = block.to_bytes().and_then(|b| u32::try_from(b.0).ok()).unwrap_or(512);
+        let kind = TargetKind::Dust { device: spare, offset: Sectors::ZERO, block_bytes };
+        return vec![Target { start: Sectors::ZERO, len: size, kind }];
     }
     let mut table = Vec::new();
     let mut at = Sectors::ZERO;
     for range in held {
         table.extend(Range::between(at, range.start()).map(linear));
         let kind = match kind {
-            HeldKind::Flakey => TargetKind::FlakeyErrorReads {
-                device: spare,
-                offset: range.start(),
-            },
+            HeldKind::Flakey => TargetKind::FlakeyErrorReads { device: spare, offset: range.start() },
             _ => TargetKind::Error,
         };
-        table.push(Target {
-            start: range.start(),
-            len: range.len(),
-            kind,
-        });
+        table.push(Target { start: range.start(), len: range.len(), kind });
         at = range.end();
     }
     table.extend(Range::between(at, size).map(linear));

@@ -84,11 +84,7 @@ impl TargetKind {
             TargetKind::FlakeyErrorReads { device, offset } => {
                 format!("{device} {offset} 0 1 1 error_reads")
             }
-            TargetKind::Dust {
-                device,
-                offset,
-                block_bytes,
-            } => {
+            TargetKind::Dust { device, offset, block_bytes } => {
                 format!("{device} {offset} {block_bytes}")
             }
             TargetKind::Other { params, .. } => params.clone(),
@@ -97,16 +93,10 @@ impl TargetKind {
 
     /// Reads what the kernel's table query gives back.
     pub fn parse(name: &str, params: &str) -> Result<TargetKind, TargetParseError> {
-        let bad = || TargetParseError {
-            name: name.into(),
-            params: params.into(),
-        };
+        let bad = || TargetParseError { name: name.into(), params: params.into() };
         let mut words = params.split_ascii_whitespace();
         let mut place = || -> Option<(DevNo, Sectors)> {
-            Some((
-                words.next()?.parse().ok()?,
-                Sectors(words.next()?.parse().ok()?),
-            ))
+            Some((words.next()?.parse().ok()?, Sectors(words.next()?.parse().ok()?)))
         };
         match name {
             "linear" => {
@@ -120,25 +110,15 @@ impl TargetKind {
                 if rest == ["0", "1", "1", "error_reads"] {
                     Ok(TargetKind::FlakeyErrorReads { device, offset })
                 } else {
-                    Ok(TargetKind::Other {
-                        name: name.into(),
-                        params: params.into(),
-                    })
+                    Ok(TargetKind::Other { name: name.into(), params: params.into() })
                 }
             }
             "dust" => {
                 let (device, offset) = place().ok_or_else(bad)?;
                 let block_bytes = words.next().and_then(|w| w.parse().ok()).ok_or_else(bad)?;
-                Ok(TargetKind::Dust {
-                    device,
-                    offset,
-                    block_bytes,
-                })
+                Ok(TargetKind::Dust { device, offset, block_bytes })
             }
-            _ => Ok(TargetKind::Other {
-                name: name.into(),
-                params: params.into(),
-            }),
+            _ => Ok(TargetKind::Other { name: name.into(), params: params.into() }),
         }
     }
 }
@@ -148,11 +128,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.start, self.len, self.kind.name())?;
         let params = self.kind.params();
-        if params.is_empty() {
-            Ok(())
-        } else {
-            write!(f, " {params}")
-        }
+        if params.is_empty() { Ok(()) } else { write!(f, " {params}") }
     }
 }
 
@@ -162,29 +138,13 @@ mod tests {
 
     #[test]
     fn every_kind_reads_back_what_it_writes() {
-        let device = DevNo {
-            major: 8,
-            minor: 17,
-        };
+        let device = DevNo { major: 8, minor: 17 };
         for kind in [
-            TargetKind::Linear {
-                device,
-                offset: Sectors(7),
-            },
+            TargetKind::Linear { device, offset: Sectors(7) },
             TargetKind::Error,
-            TargetKind::FlakeyErrorReads {
-                device,
-                offset: Sectors(0),
-            },
-            TargetKind::Dust {
-                device,
-                offset: Sectors(3),
-                block_bytes: 512,
-            },
-            TargetKind::Other {
-                name: "thin".into(),
-                params: "253:1 7".into(),
-            },
+            TargetKind::FlakeyErrorReads { device, offset: Sectors(0) },
+            TargetKind::Dust { device, offset: Sectors(3), block_bytes: 512 },
+            TargetKind::Other { name: "thin".into(), params: "253:1 7".into() },
         ] {
             assert_eq!(TargetKind::parse(kind.name(), &kind.params()), Ok(kind));
         }

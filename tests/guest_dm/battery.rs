@@ -12,10 +12,7 @@ pub fn errno<T: std::fmt::Debug>(result: Result<T, DmError>) -> Option<Errno> {
 
 pub fn a_device_from_birth_to_removal(b: &Bench) {
     let born = b.dm.create("t-a", "DMREMAPTEST-birth").unwrap();
-    assert_eq!(
-        (born.name.as_str(), born.uuid.as_str()),
-        ("t-a", "DMREMAPTEST-birth")
-    );
+    assert_eq!((born.name.as_str(), born.uuid.as_str()), ("t-a", "DMREMAPTEST-birth"));
     assert!(!born.active && !born.inactive && !born.suspended && born.open_count == 0);
     assert!(b.dm.list().unwrap().contains(&("t-a".into(), born.devno)));
     b.dm.load("t-a", &[b.linear(0, 100, 0, 0)], false).unwrap();
@@ -41,17 +38,9 @@ pub fn a_device_from_birth_to_removal(b: &Bench) {
 }
 
 pub fn tables_read_back_as_they_were_loaded(b: &Bench) {
-    let mut table = vec![
-        b.linear(0, 10, 0, 0),
-        piece(10, 3, TargetKind::Error),
-        b.linear(13, 7, 1, 1000),
-    ];
+    let mut table = vec![b.linear(0, 10, 0, 0), piece(10, 3, TargetKind::Error), b.linear(13, 7, 1, 1000)];
     let (device, offset) = (b.disk[1], Sectors(8));
-    let dust = TargetKind::Dust {
-        device,
-        offset,
-        block_bytes: 4096,
-    };
+    let dust = TargetKind::Dust { device, offset, block_bytes: 4096 };
     let flakey = TargetKind::FlakeyErrorReads { device, offset };
     let mut start = 20;
     for kind in [dust, flakey] {
@@ -63,9 +52,7 @@ pub fn tables_read_back_as_they_were_loaded(b: &Bench) {
     b.up("t-a", &table);
     assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), table);
     assert_eq!(b.dm.table("t-a", TableSlot::Inactive).unwrap(), []);
-    let many: Vec<_> = (0..2000)
-        .map(|n| b.linear(n, 1, (n % 2) as usize, n + n % 2))
-        .collect();
+    let many: Vec<_> = (0..2000).map(|n| b.linear(n, 1, (n % 2) as usize, n + n % 2)).collect();
     b.dm.load("t-a", &many, false).unwrap();
     assert_eq!(b.dm.table("t-a", TableSlot::Inactive).unwrap(), many);
     assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), table);
@@ -77,25 +64,13 @@ pub fn tables_read_back_as_they_were_loaded(b: &Bench) {
 
 pub fn what_load_refuses(b: &Bench) {
     b.dm.create("t-new", "").unwrap();
-    let nowhere = DevNo {
-        major: 77,
-        minor: 77,
-    };
-    let nosuch = TargetKind::Other {
-        name: "nosuchtarget".into(),
-        params: "1".into(),
-    };
-    let long = TargetKind::Other {
-        name: "x".repeat(16),
-        params: String::new(),
-    };
+    let nowhere = DevNo { major: 77, minor: 77 };
+    let nosuch = TargetKind::Other { name: "nosuchtarget".into(), params: "1".into() };
+    let long = TargetKind::Other { name: "x".repeat(16), params: String::new() };
     for (table, why) in [
         (vec![], Errno::EINVAL),
         (vec![b.linear(5, 10, 0, 0)], Errno::EINVAL),
-        (
-            vec![b.linear(0, 10, 0, 0), b.linear(20, 10, 0, 0)],
-            Errno::EINVAL,
-        ),
+        (vec![b.linear(0, 10, 0, 0), b.linear(20, 10, 0, 0)], Errno::EINVAL),
         (vec![b.linear(0, 0, 0, 0)], Errno::EINVAL),
         (vec![piece(0, 10, nosuch)], Errno::EINVAL),
         (vec![piece(0, 10, long)], Errno::EINVAL),
@@ -104,10 +79,7 @@ pub fn what_load_refuses(b: &Bench) {
         (vec![b.linear(0, 10, 0, b.size)], Errno::EINVAL),
     ] {
         let error = b.dm.load("t-new", &table, false).unwrap_err();
-        assert!(
-            matches!(error, DmError::Refused { operation: "load", errno, .. } if errno == why),
-            "{error:?}"
-        );
+        assert!(matches!(error, DmError::Refused { operation: "load", errno, .. } if errno == why), "{error:?}");
     }
     assert!(!b.dm.state("t-new").unwrap().unwrap().inactive);
 }
@@ -115,8 +87,7 @@ pub fn what_load_refuses(b: &Bench) {
 pub fn a_refused_resume_leaves_it_suspended(b: &Bench) {
     let good = [b.linear(0, 100, 0, 0)];
     b.up("t-a", &good);
-    b.dm.load("t-a", &[b.linear(0, 100, 0, b.size - 50)], false)
-        .unwrap();
+    b.dm.load("t-a", &[b.linear(0, 100, 0, b.size - 50)], false).unwrap();
     assert_eq!(errno(b.dm.resume("t-a")), Some(Errno::EINVAL));
     let state = b.dm.state("t-a").unwrap().unwrap();
     assert!(state.suspended && state.active && !state.inactive);
@@ -132,24 +103,15 @@ pub fn the_window_suspends_and_swaps(b: &Bench) {
     b.open("t-a").write(Sectors(3), &[1; 512]).unwrap();
     b.dm.load("t-a", &[b.linear(0, 100, 1, 0)], false).unwrap();
     let window = b.dm.window("t-a", None).unwrap();
-    assert_eq!(
-        (window.suspended(), window.has_inactive()),
-        (Ok(false), Ok(true))
-    );
+    assert_eq!((window.suspended(), window.has_inactive()), (Ok(false), Ok(true)));
     window.suspend().unwrap();
     window.suspend().unwrap();
     assert_eq!(window.suspended(), Ok(true));
     assert_eq!(window.load_prepared(), Err(Errno::ENODATA));
     window.resume().unwrap();
     window.resume().unwrap();
-    assert_eq!(
-        (window.suspended(), window.has_inactive()),
-        (Ok(false), Ok(false))
-    );
-    assert_eq!(
-        b.dm.table("t-a", TableSlot::Active).unwrap(),
-        [b.linear(0, 100, 1, 0)]
-    );
+    assert_eq!((window.suspended(), window.has_inactive()), (Ok(false), Ok(false)));
+    assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), [b.linear(0, 100, 1, 0)]);
     b.open("t-a").write(Sectors(3), &[2; 512]).unwrap();
     b.dm.load("t-a", &[b.linear(0, 100, 0, 0)], false).unwrap();
     window.suspend().unwrap();
@@ -167,11 +129,7 @@ pub fn the_window_suspends_and_swaps(b: &Bench) {
 
 pub fn the_last_resort_is_loaded_while_suspended(b: &Bench) {
     let now = [b.linear(0, 100, 0, 0)];
-    let emergency = [
-        b.linear(0, 10, 0, 0),
-        piece(10, 1, TargetKind::Error),
-        b.linear(11, 89, 0, 11),
-    ];
+    let emergency = [b.linear(0, 10, 0, 0), piece(10, 1, TargetKind::Error), b.linear(11, 89, 0, 11)];
     b.up("t-a", &now);
     let window = b.dm.window("t-a", Some(&emergency)).unwrap();
     for _ in 0..2 {
@@ -182,28 +140,16 @@ pub fn the_last_resort_is_loaded_while_suspended(b: &Bench) {
         assert_eq!(b.dm.table("t-a", TableSlot::Active).unwrap(), emergency);
     }
     let disk = b.open("t-a");
-    assert_eq!(
-        disk.read(Sectors(8), &mut [0; 2048]).unwrap_err().errno,
-        Errno::EIO
-    );
-    assert_eq!(
-        disk.write(Sectors(10), &[0; 512]).unwrap_err().errno,
-        Errno::EIO
-    );
+    assert_eq!(disk.read(Sectors(8), &mut [0; 2048]).unwrap_err().errno, Errno::EIO);
+    assert_eq!(disk.write(Sectors(10), &[0; 512]).unwrap_err().errno, Errno::EIO);
     disk.write(Sectors(11), &[0; 512]).unwrap();
     disk.flush().unwrap();
 }
 
 pub fn names_and_uuids_are_unique(b: &Bench) {
     b.dm.create("t-a", "DMREMAPTEST-u").unwrap();
-    assert_eq!(
-        errno(b.dm.create("t-a", "DMREMAPTEST-v")),
-        Some(Errno::EBUSY)
-    );
-    assert_eq!(
-        errno(b.dm.create("t-b", "DMREMAPTEST-u")),
-        Some(Errno::EBUSY)
-    );
+    assert_eq!(errno(b.dm.create("t-a", "DMREMAPTEST-v")), Some(Errno::EBUSY));
+    assert_eq!(errno(b.dm.create("t-b", "DMREMAPTEST-u")), Some(Errno::EBUSY));
     let long = "t".repeat(128);
     for bad in ["", "a/b", "control", "..", &long] {
         assert_eq!(errno(b.dm.create(bad, "")), Some(Errno::EINVAL), "{bad}");
@@ -218,13 +164,11 @@ pub fn tables_hold_their_devices_open(b: &Bench) {
     let lower = b.up("t-low", &[b.linear(0, 100, 0, 0)]);
     let open_count = || b.dm.state("t-low").unwrap().unwrap().open_count;
     b.dm.create("t-top", "").unwrap();
-    b.dm.load("t-top", &[linear(0, 50, lower, 0)], false)
-        .unwrap();
+    b.dm.load("t-top", &[linear(0, 50, lower, 0)], false).unwrap();
     assert_eq!(open_count(), 1);
     assert_eq!(errno(b.dm.remove("t-low")), Some(Errno::EBUSY));
     b.dm.activate("t-top", true).unwrap();
-    b.dm.load("t-top", &[linear(0, 60, lower, 0)], false)
-        .unwrap();
+    b.dm.load("t-top", &[linear(0, 60, lower, 0)], false).unwrap();
     assert_eq!(open_count(), 1);
     b.dm.clear("t-top").unwrap();
     // The lower one may shrink under the upper one, which then fails where nothing is left.
@@ -232,10 +176,7 @@ pub fn tables_hold_their_devices_open(b: &Bench) {
     b.dm.resume("t-low").unwrap();
     let disk = b.open("t-top");
     disk.write(Sectors(39), &[0; 512]).unwrap();
-    assert_eq!(
-        disk.write(Sectors(40), &[0; 512]).unwrap_err().errno,
-        Errno::EIO
-    );
+    assert_eq!(disk.write(Sectors(40), &[0; 512]).unwrap_err().errno, Errno::EIO);
     drop(disk);
     b.dm.remove("t-top").unwrap();
     assert_eq!(open_count(), 0);
@@ -264,17 +205,11 @@ pub fn read_only_tables(b: &Bench) {
     b.dm.resume("t-a").unwrap();
     assert!(b.dm.state("t-a").unwrap().unwrap().read_only);
     disk.read(Sectors(0), &mut [0; 512]).unwrap();
-    assert_eq!(
-        disk.write(Sectors(0), &[0; 512]).unwrap_err().errno,
-        Errno::EPERM
-    );
+    assert_eq!(disk.write(Sectors(0), &[0; 512]).unwrap_err().errno, Errno::EPERM);
 }
 
 pub fn flakey_fails_reads_and_passes_writes(b: &Bench) {
-    let flakey = TargetKind::FlakeyErrorReads {
-        device: b.disk[0],
-        offset: Sectors(50),
-    };
+    let flakey = TargetKind::FlakeyErrorReads { device: b.disk[0], offset: Sectors(50) };
     if !b.has(flakey.clone()) {
         return;
     }
@@ -283,10 +218,7 @@ pub fn flakey_fails_reads_and_passes_writes(b: &Bench) {
     let disk = b.open("t-a");
     disk.write(Sectors(9), &[6; 512]).unwrap();
     disk.flush().unwrap();
-    assert_eq!(
-        disk.read(Sectors(9), &mut [0; 512]).unwrap_err().errno,
-        Errno::EIO
-    );
+    assert_eq!(disk.read(Sectors(9), &mut [0; 512]).unwrap_err().errno, Errno::EIO);
     let mut back = [0; 512];
     b.open("t-b").read(Sectors(59), &mut back).unwrap();
     assert_eq!(back, [6; 512]);

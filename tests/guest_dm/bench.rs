@@ -26,23 +26,12 @@ pub struct Bench {
 impl Bench {
     pub fn fake() -> Bench {
         let fake = FakeDm::new();
-        let disk = [
-            DevNo { major: 8, minor: 0 },
-            DevNo {
-                major: 8,
-                minor: 16,
-            },
-        ];
+        let disk = [DevNo { major: 8, minor: 0 }, DevNo { major: 8, minor: 16 }];
         for number in disk {
             let name = number.to_string();
             fake.register(number, Arc::new(RamDisk::new(&name, Sectors(32768))));
         }
-        Bench {
-            dm: Box::new(fake.clone()),
-            disk,
-            size: 32768,
-            fake: Some(fake),
-        }
+        Bench { dm: Box::new(fake.clone()), disk, size: 32768, fake: Some(fake) }
     }
 
     /// `None`, and a line that says so, when there is no device-mapper to use.
@@ -66,17 +55,8 @@ impl Bench {
         });
         let path = std::env::var("GUEST_DISK0").unwrap();
         let sys = format!("/sys/class/block/{}/size", path.trim_start_matches("/dev/"));
-        let size = std::fs::read_to_string(sys)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap();
-        Bench {
-            dm: Box::new(kernel),
-            disk,
-            size,
-            fake: None,
-        }
+        let size = std::fs::read_to_string(sys).unwrap().trim().parse().unwrap();
+        Bench { dm: Box::new(kernel), disk, size, fake: None }
     }
 
     /// The dm device `name` as a disk.
@@ -89,11 +69,7 @@ impl Bench {
 
     /// Creates, loads and activates.
     pub fn up(&self, name: &str, table: &[Target]) -> DevNo {
-        let devno = self
-            .dm
-            .create(name, &format!("DMREMAPTEST-{name}"))
-            .unwrap()
-            .devno;
+        let devno = self.dm.create(name, &format!("DMREMAPTEST-{name}")).unwrap().devno;
         self.dm.load(name, table, false).unwrap();
         self.dm.activate(name, false).unwrap();
         devno
@@ -120,11 +96,7 @@ impl Bench {
 
     pub fn has_dust(&self) -> bool {
         let (device, offset) = (self.disk[0], Sectors(0));
-        self.has(TargetKind::Dust {
-            device,
-            offset,
-            block_bytes: 512,
-        })
+        self.has(TargetKind::Dust { device, offset, block_bytes: 512 })
     }
 
     /// A message that must succeed.
@@ -147,22 +119,11 @@ impl Drop for Bench {
 }
 
 pub fn linear(start: u64, len: u64, device: DevNo, offset: u64) -> Target {
-    piece(
-        start,
-        len,
-        TargetKind::Linear {
-            device,
-            offset: Sectors(offset),
-        },
-    )
+    piece(start, len, TargetKind::Linear { device, offset: Sectors(offset) })
 }
 
 pub fn piece(start: u64, len: u64, kind: TargetKind) -> Target {
-    Target {
-        start: Sectors(start),
-        len: Sectors(len),
-        kind,
-    }
+    Target { start: Sectors(start), len: Sectors(len), kind }
 }
 
 /// The block device that a path leads to.
@@ -170,10 +131,7 @@ pub fn devno(path: &Path) -> Option<DevNo> {
     let rdev = std::fs::metadata(path).ok()?.rdev();
     let number = |n: u64| u32::try_from(n).ok();
     let (major, minor) = (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev));
-    Some(DevNo {
-        major: number(major)?,
-        minor: number(minor)?,
-    })
+    Some(DevNo { major: number(major)?, minor: number(minor)? })
 }
 
 /// A node in /dev/mapper, opened for direct I/O.
@@ -186,15 +144,9 @@ struct NodeDisk {
 impl NodeDisk {
     fn open(name: &str) -> NodeDisk {
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .custom_flags(nix::libc::O_DIRECT);
+        options.read(true).write(true).custom_flags(nix::libc::O_DIRECT);
         let file = options.open(format!("/dev/mapper/{name}")).unwrap();
-        NodeDisk {
-            name: name.into(),
-            file,
-        }
+        NodeDisk { name: name.into(), file }
     }
 
     fn result(

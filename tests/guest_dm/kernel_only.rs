@@ -110,18 +110,11 @@ fn a_signal_undoes_a_suspend() {
     let Some(kernel) = Bench::real() else { return };
     let b = Bench::over(Kernel::open().unwrap());
     let params = format!("{0} 0 0 {0} 0 1500", b.disk[0]);
-    let slow = TargetKind::Other {
-        name: "delay".into(),
-        params,
-    };
+    let slow = TargetKind::Other { name: "delay".into(), params };
     if !b.has(slow.clone()) {
         return;
     }
-    let action = SigAction::new(
-        SigHandler::Handler(ignore),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
+    let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
     // delay itself hurries when it is suspended, so that one lies below.
@@ -140,10 +133,7 @@ fn a_signal_undoes_a_suspend() {
         let thread = receive.recv().unwrap();
         std::thread::sleep(Duration::from_millis(200));
         // SAFETY: the thread has not been joined.
-        assert_eq!(
-            unsafe { nix::libc::pthread_kill(thread, nix::libc::SIGUSR1) },
-            0
-        );
+        assert_eq!(unsafe { nix::libc::pthread_kill(thread, nix::libc::SIGUSR1) }, 0);
         assert_eq!(suspend.join().unwrap(), Err(Errno::EINTR));
         assert!(!io.is_finished());
         io.join().unwrap().unwrap();
@@ -170,11 +160,7 @@ fn what_stands_in_the_way_is_said_in_plain_words() {
         return;
     }
     let words = Kernel::open().unwrap_err().to_string();
-    let expected = if root {
-        "this kernel has no device-mapper"
-    } else {
-        "only root may use it"
-    };
+    let expected = if root { "this kernel has no device-mapper" } else { "only root may use it" };
     assert!(words.contains(expected), "{words}");
 }
 
@@ -185,10 +171,7 @@ fn the_node_is_right_and_goes_away() {
     b.dm.create(odd, "").unwrap();
     b.dm.load(odd, &[b.linear(0, 100, 0, 0)], false).unwrap();
     let udev = Path::new("/run/udev/control").exists();
-    for (name, node) in [
-        ("t-a", "/dev/mapper/t-a"),
-        (odd, r"/dev/mapper/t-odd\x20name"),
-    ] {
+    for (name, node) in [("t-a", "/dev/mapper/t-a"), (odd, r"/dev/mapper/t-odd\x20name")] {
         let node = Path::new(node);
         if name == odd && udev {
             continue; // a name that libdevmapper would not have given to the kernel
@@ -200,10 +183,7 @@ fn the_node_is_right_and_goes_away() {
             b.dm.load(name, &[b.linear(0, 100, 0, 0)], false).unwrap();
         }
         let activation = b.dm.activate(name, false).unwrap();
-        assert_eq!(
-            (activation.node.as_path(), activation.warning),
-            (node, None)
-        );
+        assert_eq!((activation.node.as_path(), activation.warning), (node, None));
         let number = b.dm.state(name).unwrap().unwrap().devno;
         assert_eq!(devno(node), Some(number));
         b.dm.remove(name).unwrap();
@@ -221,10 +201,7 @@ fn private_devices_are_hidden_from_udev() {
         let number = b.dm.state("t-a").unwrap().unwrap().devno;
         let db = std::fs::read_to_string(format!("/run/udev/data/b{number}")).unwrap();
         for flag in ["SUBSYSTEM_RULES", "DISK_RULES", "OTHER_RULES"] {
-            assert!(
-                db.contains(&format!("E:DM_UDEV_DISABLE_{flag}_FLAG=1")),
-                "{db}"
-            );
+            assert!(db.contains(&format!("E:DM_UDEV_DISABLE_{flag}_FLAG=1")), "{db}");
         }
         assert!(!db.contains("disk/by-id"), "{db}");
     }
@@ -240,28 +217,17 @@ fn a_dead_udev_is_waited_for_within_the_limit() {
     std::fs::write(&udev_control, "").unwrap();
     let mapper = dir.path().join("mapper");
     let udev_limit = Duration::from_secs(2);
-    let kernel = Kernel::open_on(Host {
-        mapper: mapper.clone(),
-        udev_control,
-        udev_limit,
-    })
-    .unwrap();
+    let kernel = Kernel::open_on(Host { mapper: mapper.clone(), udev_control, udev_limit }).unwrap();
     let b = Bench::over(kernel);
     for (name, shortest, longest) in [("t-a", 2.0, 3.0), ("t-b", 0.9, 2.0)] {
         b.dm.create(name, "").unwrap();
-        b.dm.load(name, &[piece(0, 8, TargetKind::Error)], false)
-            .unwrap();
+        b.dm.load(name, &[piece(0, 8, TargetKind::Error)], false).unwrap();
         let start = Instant::now();
         let activation = b.dm.activate(name, false).unwrap();
         let took = start.elapsed().as_secs_f32();
         if !Path::new("/run/udev/control").exists() {
             assert!((shortest..longest).contains(&took), "{took}");
-            assert!(
-                activation
-                    .warning
-                    .unwrap()
-                    .contains("udev did not answer for 't-")
-            );
+            assert!(activation.warning.unwrap().contains("udev did not answer for 't-"));
         }
         assert_eq!(activation.node, mapper.join(name));
         let number = b.dm.state(name).unwrap().unwrap().devno;
@@ -271,11 +237,5 @@ fn a_dead_udev_is_waited_for_within_the_limit() {
     b.dm.remove("t-a").unwrap();
     assert!(start.elapsed() < Duration::from_secs(2));
     assert!(!mapper.join("t-a").exists());
-    assert_eq!(
-        std::fs::read_to_string("/proc/sysvipc/sem")
-            .unwrap()
-            .lines()
-            .count(),
-        1
-    );
+    assert_eq!(std::fs::read_to_string("/proc/sysvipc/sem").unwrap().lines().count(), 1);
 }

@@ -8,20 +8,14 @@ use dm_remap::units::Sectors;
 use nix::errno::Errno;
 
 fn dust(b: &Bench, name: &str, offset: u64, block_bytes: u32) {
-    let kind = TargetKind::Dust {
-        device: b.disk[0],
-        offset: Sectors(offset),
-        block_bytes,
-    };
+    let kind = TargetKind::Dust { device: b.disk[0], offset: Sectors(offset), block_bytes };
     b.up(name, &[piece(0, 200, kind)]);
 }
 
 /// Which of the sectors cannot be read.
 fn bad(b: &Bench, name: &str, sectors: std::ops::Range<u64>) -> Vec<u64> {
     let disk = b.open(name);
-    sectors
-        .filter(|s| disk.read(Sectors(*s), &mut [0; 512]).is_err())
-        .collect()
+    sectors.filter(|s| disk.read(Sectors(*s), &mut [0; 512]).is_err()).collect()
 }
 
 pub fn dust_numbers_blocks_on_the_device(b: &Bench) {
@@ -31,7 +25,7 @@ pub fn dust_numbers_blocks_on_the_device(b: &Bench) {
     dust(b, "t-a", 1000, 512);
     b.tell("t-a", "addbadblock 1010");
     b.tell("t-a", "addbadblock 20");
-    assert_eq!(bad(b, "t-a", 0..30), []);
+    assert_eq!(bad(b, "t-a", 0..30), Vec::<u64>::new());
     b.tell("t-a", "enable");
     assert_eq!(bad(b, "t-a", 0..30), [10]);
     dust(b, "t-b", 1000, 4096);
@@ -45,10 +39,7 @@ pub fn dust_numbers_blocks_on_the_device(b: &Bench) {
     assert_eq!(bad(b, "t-c", 0..30), (5..13).collect::<Vec<_>>());
     let disk = b.open("t-c");
     disk.read(Sectors(0), &mut [0; 4096]).unwrap();
-    assert_eq!(
-        disk.read(Sectors(8), &mut [0; 4096]).unwrap_err().errno,
-        Errno::EIO
-    );
+    assert_eq!(disk.read(Sectors(8), &mut [0; 4096]).unwrap_err().errno, Errno::EIO);
 }
 
 pub fn dust_heals_whole_blocks(b: &Bench) {
@@ -66,16 +57,13 @@ pub fn dust_heals_whole_blocks(b: &Bench) {
     assert!(disk.read(Sectors(15), &mut [0; 512]).is_err());
     assert!(disk.read(Sectors(0), &mut [0; 200 * 512]).is_err());
     disk.write(Sectors(10), &[0; 512]).unwrap();
-    assert_eq!(bad(b, "t-a", 0..30), []);
+    assert_eq!(bad(b, "t-a", 0..30), Vec::<u64>::new());
     b.tell("t-a", "addbadblock 126");
     // Split at the block: the second part heals.
     disk.write(Sectors(4), &[0; 4096]).unwrap();
-    assert_eq!(bad(b, "t-a", 0..30), []);
+    assert_eq!(bad(b, "t-a", 0..30), Vec::<u64>::new());
     b.tell("t-a", "addbadblock 126 1");
-    assert_eq!(
-        disk.write(Sectors(8), &[0; 512]).unwrap_err().errno,
-        Errno::EIO
-    );
+    assert_eq!(disk.write(Sectors(8), &[0; 512]).unwrap_err().errno, Errno::EIO);
     disk.write(Sectors(8), &[0; 512]).unwrap();
 }
 
@@ -85,55 +73,29 @@ pub fn dust_messages(b: &Bench) {
     }
     dust(b, "t-a", 0, 512);
     let reply = |text: &str| b.tell("t-a", text).unwrap();
-    assert_eq!(
-        reply("queryblock 5"),
-        "dust_query_block: block 5 not found in badblocklist"
-    );
+    assert_eq!(reply("queryblock 5"), "dust_query_block: block 5 not found in badblocklist");
     assert_eq!(b.tell("t-a", "addbadblock 5"), None);
     assert_eq!(b.tell("t-a", "addbadblock 50"), None);
-    assert_eq!(
-        reply("queryblock 5"),
-        "dust_query_block: block 5 found in badblocklist"
-    );
-    assert_eq!(
-        reply("countbadblocks"),
-        "countbadblocks: 2 badblock(s) found"
-    );
+    assert_eq!(reply("queryblock 5"), "dust_query_block: block 5 found in badblocklist");
+    assert_eq!(reply("countbadblocks"), "countbadblocks: 2 badblock(s) found");
     assert_eq!(reply("listbadblocks"), "5\n50\n");
     assert_eq!(b.tell("t-a", "removebadblock 5"), None);
-    assert_eq!(
-        reply("clearbadblocks"),
-        "dust_clear_badblocks: badblocks cleared"
-    );
-    assert_eq!(
-        reply("clearbadblocks"),
-        "dust_clear_badblocks: no badblocks found"
-    );
+    assert_eq!(reply("clearbadblocks"), "dust_clear_badblocks: badblocks cleared");
+    assert_eq!(reply("clearbadblocks"), "dust_clear_badblocks: no badblocks found");
     b.dm.suspend("t-a").unwrap();
     assert_eq!(b.tell("t-a", "addbadblock 7"), None);
     assert_eq!(b.tell("t-a", "enable"), None);
     b.dm.resume("t-a").unwrap();
     assert_eq!(bad(b, "t-a", 0..10), [7]);
     b.tell("t-a", "disable");
-    assert_eq!(bad(b, "t-a", 0..10), []);
+    assert_eq!(bad(b, "t-a", 0..10), Vec::<u64>::new());
     b.tell("t-a", &format!("addbadblock {}", b.size));
     let beyond = format!("addbadblock {}", b.size + 1);
-    for wrong in [
-        "addbadblock 7",
-        "removebadblock 8",
-        "addbadblock",
-        "addbadblock x",
-        "nosuch",
-        &beyond,
-    ] {
+    for wrong in ["addbadblock 7", "removebadblock 8", "addbadblock", "addbadblock x", "nosuch", &beyond] {
         assert_eq!(errno(b.send("t-a", wrong)), Some(Errno::EINVAL), "{wrong}");
     }
     for block_bytes in [256, 1000] {
-        let kind = TargetKind::Dust {
-            device: b.disk[0],
-            offset: Sectors(0),
-            block_bytes,
-        };
+        let kind = TargetKind::Dust { device: b.disk[0], offset: Sectors(0), block_bytes };
         let refused = b.dm.load("t-a", &[piece(0, 200, kind)], false);
         assert_eq!(errno(refused), Some(Errno::EINVAL));
     }
@@ -151,17 +113,11 @@ pub fn dust_lists_die_with_their_table(b: &Bench) {
     assert_eq!(bad(b, "t-a", 0..10), [5]);
     let table = b.dm.table("t-a", TableSlot::Active).unwrap();
     b.dm.load("t-a", &table, false).unwrap();
-    assert_eq!(
-        b.tell("t-a", "countbadblocks").unwrap(),
-        "countbadblocks: 1 badblock(s) found"
-    );
+    assert_eq!(b.tell("t-a", "countbadblocks").unwrap(), "countbadblocks: 1 badblock(s) found");
     b.dm.resume("t-a").unwrap();
-    assert_eq!(
-        b.tell("t-a", "countbadblocks").unwrap(),
-        "countbadblocks: 0 badblock(s) found"
-    );
+    assert_eq!(b.tell("t-a", "countbadblocks").unwrap(), "countbadblocks: 0 badblock(s) found");
     b.tell("t-a", "addbadblock 5");
-    assert_eq!(bad(b, "t-a", 0..10), []);
+    assert_eq!(bad(b, "t-a", 0..10), Vec::<u64>::new());
 }
 
 pub fn stats_count_writes_per_area(b: &Bench) {
@@ -187,10 +143,7 @@ pub fn stats_count_writes_per_area(b: &Bench) {
     b.open("t-a").write(Sectors(150), &[0; 512]).unwrap();
     assert_eq!(count(5), [1, 1, 1, 0, 0, 1, 0, 0, 0, 1]);
     let some = b.tell("t-a", &format!("@stats_print {id} 5 1")).unwrap();
-    assert!(
-        some.starts_with("150+10 0 ") && some.lines().count() == 1,
-        "{some}"
-    );
+    assert!(some.starts_with("150+10 0 ") && some.lines().count() == 1, "{some}");
     assert_eq!(some.split_ascii_whitespace().count(), 14);
 }
 
@@ -209,9 +162,7 @@ pub fn stats_messages(b: &Bench) {
     assert_eq!(reply("@stats_list dmremap"), "1: 0+7 2 dmremap auxdata\n");
     // The last area is printed as if it were whole.
     let zeros = " 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
-    let areas: String = ["0+2", "2+2", "4+2", "6+2"]
-        .map(|a| format!("{a}{zeros}"))
-        .concat();
+    let areas: String = ["0+2", "2+2", "4+2", "6+2"].map(|a| format!("{a}{zeros}")).concat();
     assert_eq!(reply("@stats_print 1"), areas);
     b.dm.suspend("t-a").unwrap();
     assert_eq!(reply("@stats_create 0+1 1"), "4");

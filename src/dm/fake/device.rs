@@ -38,12 +38,7 @@ impl Table {
         if targets.is_empty() {
             return Err(Errno::EINVAL);
         }
-        Ok(Table {
-            targets: targets.to_vec(),
-            read_only,
-            dust,
-            len: next.0,
-        })
+        Ok(Table { targets: targets.to_vec(), read_only, dust, len: next.0 })
     }
 
     /// The target that serves `sector`.
@@ -55,11 +50,7 @@ impl Table {
 
     /// Every device that it names, once.
     pub(super) fn devices(&self) -> BTreeSet<DevNo> {
-        self.targets
-            .iter()
-            .filter_map(|t| place(&t.kind))
-            .map(|(device, _)| device)
-            .collect()
+        self.targets.iter().filter_map(|t| place(&t.kind)).map(|(device, _)| device).collect()
     }
 }
 
@@ -113,11 +104,6 @@ impl Device {
         [&self.active, &self.inactive]
             .into_iter()
             .flatten()
-            .any(|table| {
-                table
-                    .targets
-                    .iter()
-                    .any(|t| place(&t.kind).is_some_and(|p| p.0 == devno))
-            })
+            .any(|table| table.targets.iter().any(|t| place(&t.kind).is_some_and(|p| p.0 == devno)))
     }
 }

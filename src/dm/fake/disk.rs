@@ -25,30 +25,16 @@ struct Part {
 
 impl FakeDisk {
     pub(super) fn new(state: Arc<Mutex<State>>, name: &str) -> FakeDisk {
-        FakeDisk {
-            state,
-            name: name.into(),
-        }
+        FakeDisk { state, name: name.into() }
     }
 
     fn error(&self, operation: Operation, start: Sectors, bytes: usize, errno: Errno) -> DiskError {
         let len = Sectors(u64::try_from(bytes / 512).unwrap_or(u64::MAX));
-        DiskError {
-            device: self.name.clone(),
-            operation,
-            start,
-            len,
-            errno,
-        }
+        DiskError { device: self.name.clone(), operation, start, len, errno }
     }
 
     /// The parts of a request, in order. Dust blocks that it writes are healed here, as the kernel does.
-    fn parts(
-        &self,
-        operation: Operation,
-        start: Sectors,
-        bytes: usize,
-    ) -> Result<Vec<Part>, DiskError> {
+    fn parts(&self, operation: Operation, start: Sectors, bytes: usize) -> Result<Vec<Part>, DiskError> {
         let fail = |errno| self.error(operation, start, bytes, errno);
         let write = operation == Operation::Write;
         if !lock(&self.state).exists(&self.name) {
@@ -56,10 +42,7 @@ impl FakeDisk {
         }
         let range = check_request(self, operation, start, bytes)?;
         let mut state = lock(&self.state);
-        let device = state
-            .devices
-            .get(&*self.name)
-            .ok_or_else(|| fail(Errno::ENXIO))?;
+        let device = state.devices.get(&*self.name).ok_or_else(|| fail(Errno::ENXIO))?;
         if write && device.active.as_ref().is_some_and(|table| table.read_only) {
             return Err(fail(Errno::EPERM));
         }
@@ -67,10 +50,7 @@ impl FakeDisk {
         // A look ahead first: a request that would have to wait changes nothing.
         let mut parts = Vec::new();
         state.resolve(devno, range, write, false, 0, &mut parts);
-        if parts
-            .iter()
-            .any(|part| matches!(part.end, Err(Errno::EAGAIN)))
-        {
+        if parts.iter().any(|part| matches!(part.end, Err(Errno::EAGAIN))) {
             return Err(fail(Errno::EAGAIN));
         }
         parts.clear();
@@ -91,24 +71,9 @@ impl FakeDisk {
 
 impl State {
     /// Splits a request to `devno` until every part is on a disk or has failed.
-    fn resolve(
-        &mut self,
-        devno: DevNo,
-        range: Range,
-        write: bool,
-        commit: bool,
-        depth: u32,
-        out: &mut Vec<Part>,
-    ) {
-        let whole = |end| Part {
-            bytes: range.len().to_usize_bytes().unwrap_or(0),
-            end,
-        };
-        let Some(device) = self
-            .devices
-            .values_mut()
-            .find(|device| device.devno == devno)
-        else {
+    fn resolve(&mut self, devno: DevNo, range: Range, write: bool, commit: bool, depth: u32, out: &mut Vec<Part>) {
+        let whole = |end| Part { bytes: range.len().to_usize_bytes().unwrap_or(0), end };
+        let Some(device) = self.devices.values_mut().find(|device| device.devno == devno) else {
             let disk = self.disks.get(&devno).cloned().ok_or(Errno::ENODEV);
             out.push(whole(disk.map(|disk| (disk, range.start()))));
             return;
@@ -135,22 +100,14 @@ impl State {
                     None => out.push(whole(Err(Errno::EIO))),
                 },
                 Err(errno) => {
-                    out.push(Part {
-                        bytes: part.len().to_usize_bytes().unwrap_or(0),
-                        end: Err(errno),
-                    });
+                    out.push(Part { bytes: part.len().to_usize_bytes().unwrap_or(0), end: Err(errno) });
                 }
             }
         }
     }
 
     /// The disks below `devno` that a flush reaches, each once; `EAGAIN` when one on the way is suspended.
-    fn flush_ends(
-        &self,
-        devno: DevNo,
-        depth: u32,
-        out: &mut Vec<(DevNo, Arc<dyn Disk>)>,
-    ) -> Result<(), Errno> {
+    fn flush_ends(&self, devno: DevNo, depth: u32, out: &mut Vec<(DevNo, Arc<dyn Disk>)>) -> Result<(), Errno> {
         let Some(device) = self.devices.values().find(|device| device.devno == devno) else {
             let disk = self.disks.get(&devno).ok_or(Errno::ENODEV)?;
             if !out.iter().any(|(number, _)| *number == devno) {
@@ -174,12 +131,7 @@ impl State {
 
 impl super::device::Device {
     /// The first part of `rest` that goes to one place, and that place.
-    fn map(
-        &mut self,
-        rest: Range,
-        write: bool,
-        commit: bool,
-    ) -> (Range, Result<(DevNo, Sectors), Errno>) {
+    fn map(&mut self, rest: Range, write: bool, commit: bool) -> (Range, Result<(DevNo, Sectors), Errno>) {
         let Some(table) = &mut self.active else {
             return (rest, Err(Errno::EIO));
         };
@@ -210,20 +162,12 @@ impl Disk for FakeDisk {
     }
 
     fn size(&self) -> Sectors {
-        Sectors(
-            lock(&self.state)
-                .devices
-                .get(&*self.name)
-                .map_or(0, |device| device.len()),
-        )
+        Sectors(lock(&self.state).devices.get(&*self.name).map_or(0, |device| device.len()))
     }
 
     fn logical_block(&self) -> Sectors {
         let state = lock(&self.state);
-        let table = state
-            .devices
-            .get(&*self.name)
-            .and_then(|device| device.active.as_ref());
+        let table = state.devices.get(&*self.name).and_then(|device| device.active.as_ref());
         Sectors(table.map_or(1, |table| state.block_of_table(table, 0)))
     }
 
@@ -233,9 +177,7 @@ impl Disk for FakeDisk {
         let (mut rest, mut result) = (buf, Ok(()));
         for part in parts {
             let (here, later) = rest.split_at_mut_checked(part.bytes).unwrap_or_default();
-            let done = part
-                .end
-                .and_then(|(disk, at)| disk.read(at, here).map_err(|e| e.errno));
+            let done = part.end.and_then(|(disk, at)| disk.read(at, here).map_err(|e| e.errno));
             result = result.and(done);
             rest = later;
         }
@@ -247,9 +189,7 @@ impl Disk for FakeDisk {
         let (mut rest, mut result) = (buf, Ok(()));
         for part in self.parts(Operation::Write, start, buf.len())? {
             let (here, later) = rest.split_at_checked(part.bytes).unwrap_or_default();
-            let done = part
-                .end
-                .and_then(|(disk, at)| disk.write(at, here).map_err(|e| e.errno));
+            let done = part.end.and_then(|(disk, at)| disk.write(at, here).map_err(|e| e.errno));
             result = result.and(done);
             rest = later;
         }
@@ -262,10 +202,7 @@ impl Disk for FakeDisk {
         let mut ends = Vec::new();
         {
             let state = lock(&self.state);
-            let device = state
-                .devices
-                .get(&*self.name)
-                .ok_or_else(|| fail(Errno::ENXIO))?;
+            let device = state.devices.get(&*self.name).ok_or_else(|| fail(Errno::ENXIO))?;
             state.flush_ends(device.devno, 0, &mut ends).map_err(fail)?;
         }
         let mut result = Ok(());

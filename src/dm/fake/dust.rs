@@ -19,11 +19,7 @@ impl Dust {
         if !(512..=1 << 30).contains(&block_bytes) || !block_bytes.is_power_of_two() {
             return Err(Errno::EINVAL);
         }
-        Ok(Dust {
-            block: u64::from(block_bytes / 512),
-            enabled: false,
-            bad: BTreeMap::new(),
-        })
+        Ok(Dust { block: u64::from(block_bytes / 512), enabled: false, bad: BTreeMap::new() })
     }
 
     /// What becomes of a part of a request that starts at `sector` of the underlying device. `commit` is false
@@ -73,22 +69,13 @@ impl Dust {
             "disable" => self.enabled = false,
             "quiet" => (),
             "countbadblocks" => {
-                return Ok(Some(format!(
-                    "countbadblocks: {} badblock(s) found",
-                    self.bad.len()
-                )));
+                return Ok(Some(format!("countbadblocks: {} badblock(s) found", self.bad.len())));
             }
             "listbadblocks" => {
-                return Ok(Some(
-                    self.bad.keys().map(|block| format!("{block}\n")).collect(),
-                ));
+                return Ok(Some(self.bad.keys().map(|block| format!("{block}\n")).collect()));
             }
             "clearbadblocks" => {
-                let what = if self.bad.is_empty() {
-                    "no badblocks found"
-                } else {
-                    "badblocks cleared"
-                };
+                let what = if self.bad.is_empty() { "no badblocks found" } else { "badblocks cleared" };
                 self.bad.clear();
                 return Ok(Some(format!("dust_clear_badblocks: {what}")));
             }
@@ -102,14 +89,8 @@ impl Dust {
             "addbadblock" => self.add(block, 0),
             "removebadblock" => self.bad.remove(&block).map(|_| None).ok_or(Errno::EINVAL),
             "queryblock" => {
-                let found = if self.bad.contains_key(&block) {
-                    "found"
-                } else {
-                    "not found"
-                };
-                Ok(Some(format!(
-                    "dust_query_block: block {block} {found} in badblocklist"
-                )))
+                let found = if self.bad.contains_key(&block) { "found" } else { "not found" };
+                Ok(Some(format!("dust_query_block: block {block} {found} in badblocklist")))
             }
             _ => Err(Errno::EINVAL),
         }
@@ -126,10 +107,6 @@ impl Dust {
     fn block_number(&self, text: &str, size: u64) -> Result<u64, Errno> {
         let block: u64 = text.parse().map_err(|_| Errno::EINVAL)?;
         // The kernel is off by one here, and so are we.
-        if block > size.checked_div(self.block).unwrap_or(0) {
-            Err(Errno::EINVAL)
-        } else {
-            Ok(block)
-        }
+        if block > size.checked_div(self.block).unwrap_or(0) { Err(Errno::EINVAL) } else { Ok(block) }
     }
 }

@@ -45,10 +45,7 @@ impl State {
 
     /// The injected refusal of this operation, if there is one; counts it.
     pub(super) fn refusal(&mut self, op: Op) -> Option<Errno> {
-        let refusal = self
-            .refusals
-            .iter_mut()
-            .find(|(of, _, times)| *of == op && *times > 0)?;
+        let refusal = self.refusals.iter_mut().find(|(of, _, times)| *of == op && *times > 0)?;
         refusal.2 -= 1;
         Some(refusal.1)
     }
@@ -64,10 +61,7 @@ impl State {
 
     /// Adds to the journal, unless the operation is a mere query.
     pub(super) fn note(&mut self, op: Op, name: &str, detail: &str, errno: Option<Errno>) {
-        if matches!(
-            op,
-            Op::Version | Op::List | Op::State | Op::Table | Op::Window
-        ) {
+        if matches!(op, Op::Version | Op::List | Op::State | Op::Table | Op::Window) {
             return;
         }
         let mut line = format!("{} {name}", op.name());
@@ -82,19 +76,12 @@ impl State {
     }
 
     pub(super) fn list(&self) -> Vec<(String, DevNo)> {
-        self.devices
-            .iter()
-            .map(|(name, device)| (name.clone(), device.devno))
-            .collect()
+        self.devices.iter().map(|(name, device)| (name.clone(), device.devno)).collect()
     }
 
     pub(super) fn info(&self, name: &str) -> Option<DeviceState> {
         let device = self.devices.get(name)?;
-        let tables = self
-            .devices
-            .values()
-            .filter(|other| other.uses(device.devno))
-            .count();
+        let tables = self.devices.values().filter(|other| other.uses(device.devno)).count();
         Some(DeviceState {
             name: name.into(),
             uuid: device.uuid.clone(),
@@ -102,9 +89,7 @@ impl State {
             suspended: device.suspended,
             active: device.active.is_some(),
             inactive: device.inactive.is_some(),
-            open_count: u32::try_from(tables)
-                .unwrap_or(u32::MAX)
-                .saturating_add(device.held),
+            open_count: u32::try_from(tables).unwrap_or(u32::MAX).saturating_add(device.held),
             read_only: device.active.as_ref().is_some_and(|table| table.read_only),
         })
     }
@@ -119,46 +104,26 @@ impl State {
             return Err(Errno::EBUSY);
         }
         let taken: BTreeSet<u32> = self.devices.values().map(|d| d.devno.minor).collect();
-        let minor = (0..)
-            .find(|minor| !taken.contains(minor))
-            .ok_or(Errno::EBUSY)?;
-        self.devices.insert(
-            name.into(),
-            Device::new(
-                uuid,
-                DevNo {
-                    major: MAJOR,
-                    minor,
-                },
-            ),
-        );
+        let minor = (0..).find(|minor| !taken.contains(minor)).ok_or(Errno::EBUSY)?;
+        self.devices.insert(name.into(), Device::new(uuid, DevNo { major: MAJOR, minor }));
         self.info(name).ok_or(Errno::ENXIO)
     }
 
     /// Notes a LOAD that comes while a device is suspended: it needs memory, and reclaim may need that device.
     pub(super) fn check_load(&mut self, name: &str) {
         if let Some((suspended, _)) = self.devices.iter().find(|(_, d)| d.suspended) {
-            self.violations
-                .push(format!("load {name} while {suspended} is suspended"));
+            self.violations.push(format!("load {name} while {suspended} is suspended"));
         }
     }
 
     pub(super) fn load(&mut self, name: &str, targets: &[Target], ro: bool) -> Result<(), Errno> {
         let first = !self.devices.get(name).ok_or(Errno::ENXIO)?.had_table;
-        let known = |t: &Target| {
-            self.supported
-                .as_ref()
-                .is_none_or(|s| s.contains(t.kind.name()))
-        };
+        let known = |t: &Target| self.supported.as_ref().is_none_or(|s| s.contains(t.kind.name()));
         if !targets.iter().all(known) {
             return Err(Errno::EINVAL);
         }
         let table = Table::new(targets, ro)?;
-        if !table
-            .devices()
-            .iter()
-            .all(|devno| self.size_of(*devno).is_some())
-        {
+        if !table.devices().iter().all(|devno| self.size_of(*devno).is_some()) {
             return Err(Errno::ENXIO);
         }
         if first {
@@ -211,33 +176,19 @@ impl State {
             TableSlot::Active => &device.active,
             TableSlot::Inactive => &device.inactive,
         };
-        Ok(table
-            .as_ref()
-            .map(|table| table.targets.clone())
-            .unwrap_or_default())
+        Ok(table.as_ref().map(|table| table.targets.clone()).unwrap_or_default())
     }
 
-    pub(super) fn message(
-        &mut self,
-        name: &str,
-        sector: Sectors,
-        text: &str,
-    ) -> Result<Option<String>, Errno> {
+    pub(super) fn message(&mut self, name: &str, sector: Sectors, text: &str) -> Result<Option<String>, Errno> {
         let device = self.devices.get(name).ok_or(Errno::ENXIO)?;
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let first = words.first().ok_or(Errno::EINVAL)?;
-        let target = device
-            .active
-            .as_ref()
-            .map(|table| table.find(sector).cloned());
+        let target = device.active.as_ref().map(|table| table.find(sector).cloned());
         let size = match &target {
             _ if first.starts_with('@') => device.len(),
             None => return Err(Errno::EINVAL),
             Some(target) => {
-                let (below, _) = target
-                    .as_ref()
-                    .and_then(|t| place(&t.kind))
-                    .ok_or(Errno::EINVAL)?;
+                let (below, _) = target.as_ref().and_then(|t| place(&t.kind)).ok_or(Errno::EINVAL)?;
                 self.size_of(below).unwrap_or(0)
             }
         };
@@ -246,20 +197,13 @@ impl State {
             return device.stats.message(&words, size);
         }
         let start = target.flatten().map(|t| t.start.0).ok_or(Errno::EINVAL)?;
-        let dust = device
-            .active
-            .as_mut()
-            .and_then(|table| table.dust.get_mut(&start));
+        let dust = device.active.as_mut().and_then(|table| table.dust.get_mut(&start));
         dust.ok_or(Errno::EINVAL)?.message(&words, size)
     }
 
     /// Size in sectors of a disk or dm device; 0 without a table, `None` when there is none of that number.
     pub(super) fn size_of(&self, devno: DevNo) -> Option<u64> {
-        let dm = self
-            .devices
-            .values()
-            .find(|device| device.devno == devno)
-            .map(Device::len);
+        let dm = self.devices.values().find(|device| device.devno == devno).map(Device::len);
         dm.or_else(|| self.disks.get(&devno).map(|disk| disk.size().0))
     }
 
@@ -277,12 +221,7 @@ impl State {
 
     /// The largest logical block of the devices of a table.
     pub(super) fn block_of_table(&self, table: &Table, depth: u32) -> u64 {
-        table
-            .devices()
-            .iter()
-            .map(|d| self.block_of(*d, depth + 1))
-            .max()
-            .unwrap_or(1)
+        table.devices().iter().map(|d| self.block_of(*d, depth + 1)).max().unwrap_or(1)
     }
 
     /// What the kernel checks in `dm_calculate_queue_limits` (drivers/md/dm-table.c): every target inside its
@@ -306,22 +245,9 @@ impl State {
             if remaining < target.len.0 && !Sectors(remaining).is_multiple_of(Sectors(block)) {
                 return Err(Errno::EINVAL);
             }
-            next = target
-                .len
-                .0
-                .saturating_add(next)
-                .checked_rem(whole_block)
-                .unwrap_or(0);
-            remaining = if next == 0 {
-                0
-            } else {
-                whole_block.saturating_sub(next)
-            };
+            next = target.len.0.saturating_add(next).checked_rem(whole_block).unwrap_or(0);
+            remaining = if next == 0 { 0 } else { whole_block.saturating_sub(next) };
         }
-        if remaining == 0 {
-            Ok(())
-        } else {
-            Err(Errno::EINVAL)
-        }
+        if remaining == 0 { Ok(()) } else { Err(Errno::EINVAL) }
     }
 }

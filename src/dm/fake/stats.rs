@@ -61,9 +61,7 @@ impl Stats {
     pub(super) fn message(&mut self, words: &[&str], size: u64) -> Result<Option<String>, Errno> {
         let (verb, rest) = words.split_first().ok_or(Errno::EINVAL)?;
         match (verb.to_ascii_lowercase().as_str(), rest) {
-            ("@stats_create", [place, step, names @ ..]) => {
-                self.create(place, step, names, size).map(Some)
-            }
+            ("@stats_create", [place, step, names @ ..]) => self.create(place, step, names, size).map(Some),
             ("@stats_list", []) => Ok(Some(self.list(None))),
             ("@stats_list", [program]) => Ok(Some(self.list(Some(program)))),
             ("@stats_print", [id]) => Ok(Some(self.region(id)?.print(0, usize::MAX))),
@@ -88,13 +86,7 @@ impl Stats {
         self.regions.get_mut(&id).ok_or(Errno::ENOENT)
     }
 
-    fn create(
-        &mut self,
-        place: &str,
-        step: &str,
-        names: &[&str],
-        size: u64,
-    ) -> Result<String, Errno> {
+    fn create(&mut self, place: &str, step: &str, names: &[&str], size: u64) -> Result<String, Errno> {
         let (start, len) = match place.split_once('+') {
             Some((start, len)) => (number(start)?, number(len)?),
             None if place == "-" => (0, size),
@@ -103,11 +95,7 @@ impl Stats {
         let step = match step.strip_prefix('/') {
             Some(areas) => {
                 let areas: u64 = number(areas)?;
-                if areas == 0 {
-                    0
-                } else {
-                    len.div_ceil(areas).max(1)
-                }
+                if areas == 0 { 0 } else { len.div_ceil(areas).max(1) }
             }
             None => number(step)?,
         };
@@ -115,9 +103,7 @@ impl Stats {
         if len == 0 || count == 0 || count > MAX_AREAS || names.len() > 2 {
             return Err(Errno::EINVAL);
         }
-        let id = (0..)
-            .find(|id| !self.regions.contains_key(id))
-            .ok_or(Errno::ENOSPC)?;
+        let id = (0..).find(|id| !self.regions.contains_key(id)).ok_or(Errno::ENOSPC)?;
         let mut names = names.iter().map(|name| (*name).to_string());
         let region = Region {
             start,
@@ -133,17 +119,9 @@ impl Stats {
 
     fn list(&self, program: Option<&str>) -> String {
         let wanted = |region: &Region| program.is_none_or(|p| p == region.program);
-        let line = |(id, r): (&u64, &Region)| {
-            format!(
-                "{id}: {}+{} {} {} {}\n",
-                r.start, r.len, r.step, r.program, r.aux
-            )
-        };
-        self.regions
-            .iter()
-            .filter(|(_, region)| wanted(region))
-            .map(line)
-            .collect()
+        let line =
+            |(id, r): (&u64, &Region)| format!("{id}: {}+{} {} {} {}\n", r.start, r.len, r.step, r.program, r.aux);
+        self.regions.iter().filter(|(_, region)| wanted(region)).map(line).collect()
     }
 }
 
@@ -158,12 +136,7 @@ impl Region {
                 c.reads, c.sectors_read, c.writes, c.sectors_written
             )
         };
-        starts
-            .zip(&self.areas)
-            .skip(first)
-            .take(count)
-            .map(line)
-            .collect()
+        starts.zip(&self.areas).skip(first).take(count).map(line).collect()
     }
 }
 

@@ -1,0 +1,200 @@
+//! A made-up machine for engine tests: RAM disks under a fake device-mapper.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use dm_remap::block::Disk;
+use dm_remap::block::ram::{Image, Power, RamDisk};
+use dm_remap::dm::fake::FakeDm;
+use dm_remap::engine::activate::{self, ActivateOptions, Activated, Mark};
+use dm_remap::engine::session::choose_among;
+use dm_remap::engine::splice::{SpliceOptions, SpliceOutcome, splice};
+use dm_remap::engine::window::Unguarded;
+use dm_remap::engine::{DiskSource, EngineError, Member, Session, Silent, create};
+use dm_remap::format::choose::Expected;
+use dm_remap::format::metadata::{Policy, UnreadablePolicy};
+use dm_remap::identity::Identity;
+use dm_remap::map::SpareIndex;
+use dm_remap::plan::create::{Contents, CreateFacts, DeviceFacts, SpareFacts, plan};
+use dm_remap::plan::moves::{AlreadyMapped, plan_remap, plan_restore};
+use dm_remap::store::read_copies;
+use dm_remap::units::{DevNo, Range, Sectors};
+use std::sync::Arc;
+use uuid::Uuid;
+
+pub const NAME: &str = "data";
+pub const MAIN: DevNo = DevNo { major: 8, minor: 0 };
+
+pub fn range(start: u64, len: u64) -> Range {
+    Range::new(Sectors(start), Sectors(len)).unwrap()
+}
+
+pub fn spare_number(index: usize) -> DevNo {
+    DevNo { major: 8, minor: 16 * (index as u32 + 1) }
+}
+
+pub fn mark() -> Mark {
+    Mark { machine_id: "machine".into(), boot_id: "boot".into() }
+}
+
+/// A machine: main, spares, device-mapper.
+#[derive(Debug)]
+pub struct Machine {
+    pub dm: FakeDm,
+    pub power: Arc<Power>,
+    pub main: Arc<RamDisk>,
+    pub spares: Vec<Arc<RamDisk>>,
+}
+
+impl DiskSource for Machine {
+    fn open(&self, devno: DevNo, _write: bool) -> Result<Member, EngineError> {
+        let disk: Arc<RamDisk> = if devno == MAIN {
+            self.main.clone()
+        } else {
+            let index = (0..self.spares.len()).find(|i| spare_number(*i) == devno);
+            self.spares[index.unwrap_or_else(|| panic!("no device {devno}"))].clone()
+        };
+        Ok(Member { devno, disk })
+    }
+}
+
+impl Machine {
+    /// Blank disks.
+    pub fn new(power: Arc<Power>, main_sectors: u64, spare_sectors: &[u64]) -> Machine {
+        let images = vec![Image::new(); spare_sectors.len() + 1];
+        Machine::with_images(power, main_sectors, spare_sectors, images)
+    }
+
+    /// Disks that hold what they held before a reboot: main's image first.
+    pub fn with_images(power: Arc<Power>, main_sectors: u64, spare_sectors: &[u64], images: Vec<Image>) -> Machine {
+        let mut images = images.into_iter();
+        let mut disk = |name: &str, sectors| {
+            let image = images.next().unwrap();
+            Arc::new(RamDisk::from_image(name, Sectors(sectors), Sectors(1), power.clone(), image))
+        };
+        let main = disk("main", main_sectors);
+        let spares: Vec<_> = spare_sectors.iter().enumerate().map(|(i, s)| disk(&format!("spare{i}"), *s)).collect();
+        let dm = FakeDm::new();
+        dm.register(MAIN, main.clone());
+        for (index, spare) in spares.iter().enumerate() {
+            dm.register(spare_number(index), spare.clone());
+        }
+        Machine { dm, power, main, spares }
+    }
+
+    /// Fills main with data that tells its sector, all durable.
+    pub fn fill_main(&self) {
+        for sector in 0..self.main.size().0 {
+            self.main.write(Sectors(sector), &pattern(sector, 0)).unwrap();
+        }
+        self.main.flush().unwrap();
+    }
+
+    pub fn identity(disk: &RamDisk) -> Identity {
+        Identity {
+            serial: Some(disk.name().to_string()),
+            size: disk.size(),
+            logical_block: disk.logical_block(),
+            physical_block: Sectors(8),
+            ..Identity::default()
+        }
+        .with_fingerprint()
+    }
+
+    pub fn facts(&self) -> CreateFacts {
+        let device = |disk: &RamDisk, devno| DeviceFacts {
+            path: format!("/dev/{}", disk.name()),
+            devno,
+            identity: Machine::identity(disk),
+            uses: Vec::new(),
+            read_only: false,
+        };
+        let spare = |(i, disk): (usize, &Arc<RamDisk>)| SpareFacts {
+            device: device(disk, spare_number(i)),
+            contents: Contents::Nothing,
+        };
+        CreateFacts {
+            name: NAME.into(),
+            name_taken: None,
+            main: device(&self.main, MAIN),
+            spares: self.spares.iter().enumerate().map(spare).collect(),
+            overlaps: Vec::new(),
+            force_signature: false,
+            policy: Policy::default(),
+            now: 1_700_000_000,
+            setup: Uuid::from_u128(0xfeed),
+            spare_uuids: (0..16).map(|i| Uuid::from_u128(0x5_0000 + i)).collect(),
+        }
+    }
+
+    pub fn create(&self) -> Result<Session<'_>, EngineError> {
+        let plan = plan(self.facts())?;
+        let main = self.open(MAIN, true)?;
+        let spares: Result<Vec<_>, _> = (0..self.spares.len()).map(|i| self.open(spare_number(i), true)).collect();
+        create::create(&self.dm, &plan, main, spares?, &mark(), &Silent).map(|(session, _)| session)
+    }
+
+    pub fn session(&self) -> Result<Session<'_>, EngineError> {
+        Session::open(&self.dm, self, NAME, true)
+    }
+
+    pub fn remap(&self, ranges: &[Range], policy: UnreadablePolicy) -> Result<SpliceOutcome, EngineError> {
+        let mut session = self.session()?;
+        let plan = plan_remap(&session.metadata, ranges, AlreadyMapped::Refuse, policy, |_| true)?;
+        splice(&mut session, &plan, &options())
+    }
+
+    pub fn restore(&self, ranges: Option<&[Range]>, policy: UnreadablePolicy) -> Result<SpliceOutcome, EngineError> {
+        let mut session = self.session()?;
+        let plan = plan_restore(&session.metadata, ranges, policy)?;
+        splice(&mut session, &plan, &options())
+    }
+
+    pub fn activate(&self) -> Result<Activated<'_>, EngineError> {
+        let readings: Vec<_> = self.spares.iter().map(|s| read_copies(&**s, Expected::default())).collect();
+        let choice = choose_among(NAME, &readings)?;
+        let mark = mark();
+        let options = ActivateOptions { mark: &mark, takeover: false, observer: &Silent };
+        activate::check(&choice, &mark, false)?;
+        let mut spares = Vec::new();
+        for record in &choice.newest.metadata.spares {
+            let index = readings.iter().position(|r| r.choose().is_ok_and(|c| c.copy.spare == record.uuid)).unwrap();
+            spares.push(self.open(spare_number(index), true)?);
+        }
+        activate::activate(&self.dm, &choice, self.open(MAIN, true)?, spares, &options)
+    }
+
+    /// Reads one sector through the setup.
+    pub fn read(&self, sector: u64) -> Result<Vec<u8>, nix::errno::Errno> {
+        let mut buf = vec![0; 512];
+        self.dm.disk(NAME).read(Sectors(sector), &mut buf).map_err(|e| e.errno)?;
+        Ok(buf)
+    }
+
+    /// Writes one sector through the setup.
+    pub fn write(&self, sector: u64, version: u8) {
+        self.dm.disk(NAME).write(Sectors(sector), &pattern(sector, version)).unwrap();
+    }
+}
+
+pub fn options() -> SpliceOptions<'static> {
+    SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent }
+}
+
+/// Data that tells its sector and version.
+pub fn pattern(sector: u64, version: u8) -> [u8; 512] {
+    let mut data = [version; 512];
+    data[..8].copy_from_slice(&sector.to_le_bytes());
+    data
+}
+
+pub fn spare(index: u8) -> SpareIndex {
+    SpareIndex(index)
+}
