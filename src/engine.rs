@@ -13,6 +13,7 @@ pub mod create;
 pub mod destroy;
 pub mod dirty;
 pub mod error;
+pub mod find;
 pub mod guardian;
 pub mod held;
 pub mod lock;

@@ -10,6 +10,7 @@ mod bits;
 pub mod choose;
 pub mod copy;
 pub mod header;
+pub mod lists;
 pub mod map_section;
 pub mod metadata;
 pub mod signature;
