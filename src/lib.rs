@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
 pub mod block;
+pub mod cli;
 pub mod dm;
 pub mod engine;
 pub mod format;

@@ -179,7 +179,10 @@ fn missing_main(name: &str, wanted: &Identity, devices: &[BlockDevice]) -> Strin
         .collect();
     let hint = wanted.path.as_deref().map(|p| format!(" (last seen as {p})")).unwrap_or_default();
     if fitting.is_empty() {
-        format!("the main of '{name}'{hint} is not here: no device has its identity and its size of {} sectors", wanted.size)
+        format!(
+            "the main of '{name}'{hint} is not here: no device has its identity and its size of {} sectors",
+            wanted.size
+        )
     } else {
         format!(
             "the main of '{name}'{hint} cannot be proven: it has no WWN, serial or partition UUID that is known here. Of its size are: {}. Name the right one with --main",

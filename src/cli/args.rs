@@ -1,0 +1,276 @@
+//! The one definition of the command line.
+
+use crate::format::metadata::UnreadablePolicy;
+use crate::units::Range;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Keep a block device with bad sectors in service.
+#[derive(Debug, Parser)]
+#[command(name = "dm-remap", version, about, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Sectors are 512 bytes everywhere, counted from 0.\n\
+    Exit codes: 0 done; 1 failed; 2 bad usage; 3 done, but needs attention; 4 refused for safety, nothing was changed.")]
+pub struct Cli {
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but results and errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new setup and bring up /dev/mapper/NAME.
+    Create(Create),
+    /// Move bad sectors to a spare, live.
+    Remap(Remap),
+    /// Move extents back onto main, live.
+    Restore(Restore),
+    /// List the extents.
+    Map(Map),
+    /// Show state, spares and losses.
+    Status(Names),
+    /// List the active setups.
+    List,
+    /// Bring a setup up again from its spares.
+    Activate(Activate),
+    /// Take a setup down; nothing is lost.
+    Deactivate(Deactivate),
+    /// Dissolve a setup for good.
+    Destroy(Destroy),
+    /// Settle what an interrupted command left.
+    Recover(Recover),
+    /// Take losses off the list, once you know of them.
+    Acknowledge(Acknowledge),
+    /// Look at what is on the spares.
+    #[command(subcommand)]
+    Metadata(Metadata),
+}
+
+/// Arguments of `create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Name of the setup and of its device.
+    pub name: String,
+    /// The device to keep in service. Its contents stay as they are.
+    #[arg(long, value_name = "DEV")]
+    pub main: PathBuf,
+    /// A device for metadata and replacement sectors. Everything on it is overwritten. Up to 16.
+    #[arg(long = "spare", value_name = "DEV", required = true, num_args = 1..)]
+    pub spares: Vec<PathBuf>,
+    /// What to do with blocks that cannot be read, unless a command says otherwise.
+    #[arg(long, value_enum, default_value = "hold")]
+    pub unreadable: Unreadable,
+    /// Overwrite a filesystem, partition table or the like on a spare.
+    #[arg(long)]
+    pub force_signature: bool,
+    /// Print what would be done, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// Arguments of `remap`.
+#[derive(Debug, Args)]
+pub struct Remap {
+    /// The setup.
+    pub name: String,
+    /// Bad sectors: SECTOR, SECTOR+COUNT or FIRST-LAST.
+    #[arg(value_name = "SECTOR[+COUNT]")]
+    pub sectors: Vec<Range>,
+    /// Take the sectors from a list that badblocks(8) wrote ('-' reads standard input).
+    #[arg(long, value_name = "FILE")]
+    pub from_badblocks: Option<PathBuf>,
+    /// Block size in bytes of the badblocks list (its option -b).
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, requires = "from_badblocks")]
+    pub block_size: u64,
+    /// Take the sectors from a mapfile of GNU ddrescue ('-' reads standard input).
+    #[arg(long, value_name = "FILE")]
+    pub from_mapfile: Option<PathBuf>,
+    /// Which blocks of the mapfile to take: '-' bad, '/' not scraped, '*' not trimmed, '?' not tried.
+    #[arg(long, value_name = "STATUSES", default_value = "-", requires = "from_mapfile", allow_hyphen_values = true)]
+    pub mapfile_status: String,
+    /// What to do with blocks that cannot be read (default: as the setup says).
+    #[arg(long, value_enum)]
+    pub unreadable: Option<Unreadable>,
+    /// How often to read a bad block again before it is given up.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub retries: u32,
+    /// Print what would be done, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The setup.
+    pub name: String,
+    /// Sectors to move back: SECTOR, SECTOR+COUNT or FIRST-LAST.
+    #[arg(value_name = "SECTOR[+COUNT]", required_unless_present = "all")]
+    pub sectors: Vec<Range>,
+    /// Move everything back.
+    #[arg(long, conflicts_with = "sectors")]
+    pub all: bool,
+    /// What to do with held blocks that main cannot read either: 'leave' lets main answer for them.
+    #[arg(long, value_enum)]
+    pub unreadable: Option<OnlyLeave>,
+    /// Print what would be done, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// Arguments of `map`.
+#[derive(Debug, Args)]
+pub struct Map {
+    /// The setup.
+    pub name: String,
+    /// How to print it.
+    #[arg(long, value_enum, default_value = "table")]
+    pub format: MapFormat,
+    /// Block size in bytes for --format badblocks.
+    #[arg(long, value_name = "BYTES", default_value_t = 1024)]
+    pub block_size: u64,
+}
+
+/// Setups to show.
+#[derive(Debug, Args)]
+pub struct Names {
+    /// The setups; all active ones when none is named.
+    pub names: Vec<String>,
+}
+
+/// Arguments of `activate`.
+#[derive(Debug, Args)]
+pub struct Activate {
+    /// Name or UUID of the setup.
+    #[arg(required_unless_present = "spares")]
+    pub name: Option<String>,
+    /// A spare of the setup; the others are looked for. Needed only when they cannot be found.
+    #[arg(long = "spare", value_name = "DEV", num_args = 1..)]
+    pub spares: Vec<PathBuf>,
+    /// The main, when it cannot be told by itself. It must still fit.
+    #[arg(long, value_name = "DEV")]
+    pub main: Option<PathBuf>,
+    /// Bring it up although another machine is marked as having it active.
+    #[arg(long)]
+    pub takeover: bool,
+    /// Print what would be done, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// Arguments of `deactivate`.
+#[derive(Debug, Args)]
+pub struct Deactivate {
+    /// The setup.
+    pub name: String,
+    /// Print what would be done, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// Arguments of `destroy`.
+#[derive(Debug, Args)]
+pub struct Destroy {
+    /// The setup.
+    pub name: String,
+    /// Move all extents back onto main first.
+    #[arg(long, conflicts_with = "discard_extents")]
+    pub merge_back: bool,
+    /// Give up the data of all extents: main answers for these sectors with what it has.
+    #[arg(long)]
+    pub discard_extents: bool,
+    /// Print what would be done, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// Arguments of `recover`.
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// The setup.
+    pub name: String,
+    /// Print what is found, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// Arguments of `acknowledge`.
+#[derive(Debug, Args)]
+pub struct Acknowledge {
+    /// The setup.
+    pub name: String,
+    /// Losses to take off the list (default: all that are not held).
+    #[arg(value_name = "SECTOR[+COUNT]")]
+    pub sectors: Vec<Range>,
+    /// Print what would be done, and do nothing.
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
+}
+
+/// What to do with metadata.
+#[derive(Debug, Subcommand)]
+pub enum Metadata {
+    /// Print what a spare or an active setup holds.
+    Dump(MetadataSource),
+    /// Judge each of the five copies.
+    Check(MetadataSource),
+}
+
+/// Where metadata is to be read.
+#[derive(Debug, Args)]
+pub struct MetadataSource {
+    /// A spare (a device or an image file), or the name of an active setup: then all its spares.
+    #[arg(value_name = "DEV|NAME")]
+    pub source: String,
+}
+
+/// What to do with blocks that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unreadable {
+    /// Move them; reads answer EIO until they are written.
+    Hold,
+    /// Move them and fill them with zeros.
+    Zero,
+    /// Leave them on main.
+    Leave,
+}
+
+impl From<Unreadable> for UnreadablePolicy {
+    fn from(choice: Unreadable) -> Self {
+        match choice {
+            Unreadable::Hold => UnreadablePolicy::Hold,
+            Unreadable::Zero => UnreadablePolicy::Zero,
+            Unreadable::Leave => UnreadablePolicy::Leave,
+        }
+    }
+}
+
+/// The only choice that a restore has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnlyLeave {
+    /// Let main answer for them.
+    Leave,
+}
+
+/// How to print a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MapFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For spreadsheets.
+    Csv,
+    /// The device-mapper table, as 'dmsetup table' prints it.
+    Dmsetup,
+    /// A list for mke2fs and e2fsck.
+    Badblocks,
+    /// A mapfile for GNU ddrescue.
+    Mapfile,
+}

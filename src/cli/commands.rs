@@ -1,0 +1,31 @@
+//! One file for each group of commands: options in, library calls, report out.
+
+mod create;
+mod lifecycle;
+mod metadata;
+mod moves;
+mod show;
+
+use super::Exit;
+use super::args::{Cli, Command};
+use super::context::Context;
+use super::output::Output;
+use anyhow::Result;
+
+/// Runs the command that was asked for.
+pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit> {
+    match &cli.command {
+        Command::Create(args) => create::create(context, args, out),
+        Command::Remap(args) => moves::remap(context, args, out),
+        Command::Restore(args) => moves::restore(context, args, out),
+        Command::Map(args) => show::map(context, args, out),
+        Command::Status(args) => show::status(context, args, out),
+        Command::List => show::list(context, out),
+        Command::Activate(args) => lifecycle::activate(context, args, out),
+        Command::Deactivate(args) => lifecycle::deactivate(context, args, out),
+        Command::Destroy(args) => lifecycle::destroy(context, args, out),
+        Command::Recover(args) => lifecycle::recover(context, args, out),
+        Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
+        Command::Metadata(args) => metadata::run(context, args, out),
+    }
+}

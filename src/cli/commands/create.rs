@@ -1,0 +1,157 @@
+//! `create`: gathers the facts, plans, runs.
+
+use super::{Context, Exit, Output};
+use crate::block::device::BlockDevice;
+use crate::block::direct::{DirectDisk, Mode};
+use crate::cli::args::Create;
+use crate::cli::report::sizes;
+use crate::dm::DeviceMapper;
+use crate::engine::create::create as run;
+use crate::engine::{EngineError, find, now};
+use crate::format::choose::{ChooseError, Expected};
+use crate::format::metadata::{Policy, SetupState};
+use crate::plan::create::{Contents, CreateFacts, CreatePlan, DeviceFacts, SpareFacts, plan};
+use crate::pool::Pool;
+use crate::store::{SpareReading, read_copies};
+use anyhow::Result;
+use std::path::Path;
+use uuid::Uuid;
+
+pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Result<Exit> {
+    let dm = context.dm()?;
+    let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
+    let main = context.device(&args.main)?;
+    let spares: Result<Vec<BlockDevice>, EngineError> = args.spares.iter().map(|p| context.device(p)).collect();
+    let spares = spares?;
+    let plan = plan(facts(context, args, &main, &spares)?)?;
+    for warning in &plan.warnings {
+        context.note(warning);
+    }
+    for spare in &spares {
+        if context.host.same_disk(&main, spare) {
+            context.note(&format!(
+                "{} and {} are on the same disk: when that disk dies, both are gone",
+                main.path.display(),
+                spare.path.display()
+            ));
+        }
+    }
+    if args.dry_run {
+        report(out, &plan, None);
+        return Ok(Exit::Done);
+    }
+    let members: Result<Vec<_>, EngineError> = spares.iter().map(|s| context.member(s)).collect();
+    let (session, activation) = run(dm, &plan, context.member(&main)?, members?, &context.mark(), &context.progress)?;
+    if let Some(warning) = &activation.warning {
+        context.note(warning);
+    }
+    context.keep_backup(&session.metadata);
+    report(out, &plan, Some(&activation.node));
+    Ok(Exit::Done)
+}
+
+fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDevice]) -> Result<CreateFacts> {
+    let dm = context.dm()?;
+    let taken = dm.state(&args.name).ok().flatten().map(|_| "a device-mapper device has it".to_string());
+    let node = context.host.dev().join("mapper").join(&args.name);
+    let name_taken = taken.or_else(|| {
+        let exists = !args.name.contains('/') && !args.name.is_empty() && node.symlink_metadata().is_ok();
+        exists.then(|| format!("{} exists", node.display()))
+    });
+    let mut overlaps = Vec::new();
+    let all: Vec<&BlockDevice> = std::iter::once(main).chain(spares).collect();
+    for (i, a) in all.iter().enumerate() {
+        for b in all.iter().skip(i + 1) {
+            if let Some(why) = context.host.overlap(a, b) {
+                overlaps.push((a.path.display().to_string(), b.path.display().to_string(), why));
+            }
+        }
+    }
+    let spare_facts: Result<Vec<SpareFacts>> = spares
+        .iter()
+        .map(|spare| Ok(SpareFacts { contents: contents(context, spare)?, device: device_facts(context, spare)? }))
+        .collect();
+    Ok(CreateFacts {
+        name: args.name.clone(),
+        name_taken,
+        main: device_facts(context, main)?,
+        spares: spare_facts?,
+        overlaps,
+        force_signature: args.force_signature,
+        policy: Policy { unreadable: args.unreadable.into(), ..Policy::default() },
+        now: now(),
+        setup: Uuid::new_v4(),
+        spare_uuids: spares.iter().map(|_| Uuid::new_v4()).collect(),
+    })
+}
+
+fn device_facts(context: &Context, device: &BlockDevice) -> Result<DeviceFacts> {
+    let mut uses: Vec<String> = context.host.usage(device).iter().map(ToString::to_string).collect();
+    if uses.is_empty()
+        && let Err(error) = context.host.claim_check(device)
+    {
+        uses.push(format!("it cannot be opened exclusively: {error}"));
+    }
+    Ok(DeviceFacts {
+        path: device.path.display().to_string(),
+        devno: device.devno,
+        identity: device.identity.clone(),
+        uses,
+        read_only: device.read_only,
+    })
+}
+
+/// What a spare-to-be holds.
+fn contents(context: &Context, device: &BlockDevice) -> Result<Contents> {
+    let disk = DirectDisk::open_device(device, Mode::ReadOnly).map_err(|e| EngineError::Device(e.to_string()))?;
+    let reading = read_copies(&disk, Expected::default());
+    if let Some(contents) = traces(&reading) {
+        return Ok(contents);
+    }
+    let signature = context.host.signature(device, &disk).map_err(EngineError::Disk)?;
+    Ok(signature.map_or(Contents::Nothing, |s| Contents::Signature(s.to_string())))
+}
+
+fn traces(reading: &SpareReading) -> Option<Contents> {
+    match reading.choose() {
+        Ok(chosen) => {
+            let config = &chosen.copy.metadata.config;
+            Some(match config.state {
+                SetupState::Ready => Contents::SpareOf { name: config.name.clone(), setup: chosen.copy.metadata.setup },
+                SetupState::Forming | SetupState::Dissolved => Contents::Leftover,
+            })
+        }
+        Err(ChooseError::NoneValid) if !reading.has_traces() => None,
+        Err(_) => Some(Contents::Unusable(find::describe(reading))),
+    }
+}
+
+fn report(out: &mut Output, plan: &CreatePlan, node: Option<&Path>) {
+    let metadata = &plan.metadata;
+    let name = &metadata.config.name;
+    let room = Pool::new(metadata, |_| true).free();
+    let spares: Vec<&str> = plan.spares.iter().map(|s| s.path.as_str()).collect();
+    if out.is_json() {
+        out.json(&serde_json::json!({
+            "dry_run": node.is_none(),
+            "name": name,
+            "uuid": metadata.setup,
+            "device": node,
+            "main": plan.main.path,
+            "sectors": metadata.map.main_len(),
+            "unit": metadata.map.unit(),
+            "spares": spares,
+            "free_sectors": room,
+        }));
+        return;
+    }
+    match node {
+        Some(node) => out.line(format!("'{name}' is up: {}", node.display())),
+        None => out.line(format!("would create '{name}' (dry run: nothing was changed)")),
+    }
+    out.line(format!("  main    {}, {}", plan.main.path, sizes(metadata.map.main_len())));
+    for spare in &plan.spares {
+        out.line(format!("  spare   {}, {}", spare.path, sizes(spare.identity.size)));
+    }
+    out.line(format!("  room    {} in units of {} sectors", sizes(room), metadata.map.unit()));
+}

@@ -1,0 +1,198 @@
+//! `remap` and `restore`.
+
+use super::{Context, Exit, Output};
+use crate::cli::args::{OnlyLeave, Remap, Restore};
+use crate::cli::context::Usage;
+use crate::cli::report::{count, loss_words, move_rows, sizes};
+use crate::engine::guardian::Guarded;
+use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
+use crate::engine::{EngineError, Session};
+use crate::format::lists::{read_badblocks, read_mapfile};
+use crate::format::metadata::UnreadablePolicy;
+use crate::plan::moves::{AlreadyMapped, MovePlan, plan_remap, plan_restore};
+use crate::units::Range;
+use anyhow::Result;
+use std::io::Read;
+use std::path::Path;
+
+pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result<Exit> {
+    let listed = listed(context, args)?;
+    let from_list = args.from_badblocks.is_some() || args.from_mapfile.is_some();
+    let already = if from_list { AlreadyMapped::Skip } else { AlreadyMapped::Refuse };
+    let requested: Vec<Range> = args.sectors.iter().copied().chain(listed).collect();
+    if requested.is_empty() && from_list {
+        report(out, &args.name, &SpliceOutcome::default(), &[]);
+        return Ok(Exit::Done);
+    }
+    let plan = |session: &Session<'_>| {
+        let unreadable = args.unreadable.map_or(session.metadata.config.policy.unreadable, Into::into);
+        plan_remap(&session.metadata, &requested, already, unreadable, |spare| session.spare(spare).is_some())
+    };
+    if args.dry_run {
+        return dry_run(context, &args.name, plan, out);
+    }
+    let (_lock, mut session) = context.locked_session(&args.name)?;
+    session.check_live()?;
+    let plan = plan(&session)?;
+    run(context, &mut session, &plan, args.retries, out)
+}
+
+pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Result<Exit> {
+    let requested = (!args.all).then_some(&args.sectors[..]);
+    let unreadable = match args.unreadable {
+        Some(OnlyLeave::Leave) => UnreadablePolicy::Leave,
+        None => UnreadablePolicy::Hold,
+    };
+    let plan = |session: &Session<'_>| plan_restore(&session.metadata, requested, unreadable);
+    if args.dry_run {
+        return dry_run(context, &args.name, plan, out);
+    }
+    let (_lock, mut session) = context.locked_session(&args.name)?;
+    session.check_live()?;
+    let plan = plan(&session)?;
+    run(context, &mut session, &plan, 3, out)
+}
+
+/// Runs a plan with a guardian, and reports.
+pub(super) fn run(
+    context: &Context,
+    session: &mut Session<'_>,
+    plan: &MovePlan,
+    retries: u32,
+    out: &mut Output,
+) -> Result<Exit> {
+    let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress };
+    let generation = session.metadata.generation;
+    let result = splice(session, plan, &options);
+    if session.metadata.generation != generation {
+        context.keep_backup(&session.metadata);
+    }
+    let outcome = result?;
+    report(out, &session.name, &outcome, &plan.already);
+    let fine = outcome.lost.is_empty() && outcome.dropped.is_empty() && outcome.failed_spares.is_empty();
+    Ok(if fine { Exit::Done } else { Exit::Attention })
+}
+
+fn dry_run(
+    context: &Context,
+    name: &str,
+    plan: impl FnOnce(&Session<'_>) -> Result<MovePlan, crate::plan::Refusal>,
+    out: &mut Output,
+) -> Result<Exit> {
+    let session = context.reading_session(name)?;
+    session.check_live()?;
+    let plan = plan(&session)?;
+    if out.is_json() {
+        out.json(&serde_json::json!({
+            "dry_run": true, "name": name, "moves": move_rows(&plan.moves), "already": plan.already,
+        }));
+        return Ok(Exit::Done);
+    }
+    let moves = count(plan.moves.len(), "move");
+    out.line(format!("would make {moves} of {} (dry run: nothing was changed)", sizes(plan.sectors())));
+    for step in &plan.moves {
+        out.line(format!("  {step}"));
+    }
+    for range in &plan.already {
+        out.line(format!("  {range}: already remapped, left as it is"));
+    }
+    Ok(Exit::Done)
+}
+
+fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Range]) {
+    if out.is_json() {
+        let dropped: Vec<_> =
+            outcome.dropped.iter().map(|(range, why)| serde_json::json!({ "range": range, "why": why })).collect();
+        let bad: Vec<_> =
+            outcome.bad_slots.iter().map(|(s, range)| serde_json::json!({ "spare": s, "range": range })).collect();
+        out.json(&serde_json::json!({
+            "dry_run": false,
+            "name": name,
+            "moves": move_rows(&outcome.moved),
+            "lost": outcome.lost,
+            "not_moved": dropped,
+            "already": already,
+            "recovered_by_retry": outcome.recovered,
+            "bad_slots": bad,
+            "rewritten": outcome.rewritten,
+            "failed_spares": outcome.failed_spares,
+        }));
+        return;
+    }
+    let sectors = crate::units::Sectors(outcome.moved.iter().map(|m| m.range.len().0).sum());
+    out.line(format!("{name}: moved {} in {}", sizes(sectors), count(outcome.moved.len(), "extent")));
+    const MOST: usize = 50;
+    for step in outcome.moved.iter().take(MOST) {
+        out.line(format!("  {step}"));
+    }
+    if outcome.moved.len() > MOST {
+        out.line(format!("  … and {} more; see 'dm-remap map {name}'", outcome.moved.len() - MOST));
+    }
+    if !already.is_empty() {
+        out.line(format!("  {} already remapped, left as they are", count(already.len(), "range")));
+    }
+    if outcome.recovered.0 > 0 {
+        out.line(format!("  {} read only after a retry", sizes(outcome.recovered)));
+    }
+    for (spare, range) in &outcome.bad_slots {
+        out.line(format!("  spare {spare} is bad at {range}: other slots were taken"));
+    }
+    for range in &outcome.rewritten {
+        out.line(format!("  held sectors {range} were written since, and are ordinary now"));
+    }
+    for loss in outcome.lost.iter().take(MOST) {
+        out.line(format!("  LOST {}", loss_words(loss)));
+    }
+    if outcome.lost.len() > MOST {
+        out.line(format!("  … and {} more losses; see 'dm-remap status {name}'", outcome.lost.len() - MOST));
+    }
+    for (range, why) in &outcome.dropped {
+        out.line(format!("  NOT MOVED {range}: {why}"));
+    }
+    for spare in &outcome.failed_spares {
+        out.line(format!("  spare {spare} did not take the commit and is marked as failed"));
+    }
+}
+
+/// The sectors that the list files name.
+fn listed(context: &Context, args: &Remap) -> Result<Vec<Range>> {
+    let mut out = Vec::new();
+    if let Some(path) = &args.from_badblocks {
+        if args.block_size < 512 || !args.block_size.is_multiple_of(512) {
+            return Err(Usage(format!("--block-size {}: it must be a multiple of 512", args.block_size)).into());
+        }
+        let list = read_badblocks(&read_text(path)?, args.block_size);
+        out.extend(list.map_err(|e| Usage(format!("{}: {e}", path.display())))?);
+    }
+    if let Some(path) = &args.from_mapfile {
+        let list = read_mapfile(&read_text(path)?, &args.mapfile_status);
+        let list = list.map_err(|e| Usage(format!("{}: {e}", path.display())))?;
+        if list.unfinished_bytes > 0 {
+            context.note(&format!(
+                "{}: ddrescue has not finished with {} bytes; they are left out (see --mapfile-status)",
+                path.display(),
+                list.unfinished_bytes
+            ));
+        }
+        out.extend(list.wanted);
+    }
+    Ok(out)
+}
+
+/// The most bytes of a list file: more than a line for every sector of any list that fits the metadata.
+const MOST_LIST_BYTES: u64 = 64 << 20;
+
+fn read_text(path: &Path) -> Result<String> {
+    let failed = |e: std::io::Error| EngineError::system(format!("cannot read {}", path.display()), e);
+    let mut text = String::new();
+    let mut limited: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(std::io::stdin().take(MOST_LIST_BYTES))
+    } else {
+        Box::new(std::fs::File::open(path).map_err(failed)?.take(MOST_LIST_BYTES))
+    };
+    limited.read_to_string(&mut text).map_err(failed)?;
+    if u64::try_from(text.len()).unwrap_or(u64::MAX) >= MOST_LIST_BYTES {
+        return Err(Usage(format!("{} is too large for a list of bad sectors", path.display())).into());
+    }
+    Ok(text)
+}

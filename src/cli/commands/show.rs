@@ -1,0 +1,344 @@
+//! `status`, `list`, `map`: they read, and never write.
+
+use super::lifecycle::indexes;
+use super::{Context, Exit, Output};
+use crate::cli::args::{Map, MapFormat, Names};
+use crate::cli::context::Usage;
+use crate::cli::output::Colour;
+use crate::cli::report::{self, count, loss_words, sizes};
+use crate::dm::{DeviceMapper, TableSlot};
+use crate::engine::held;
+use crate::engine::session::{LiveDevices, Session};
+use crate::format::choose::Expected;
+use crate::format::metadata::SpareState;
+use crate::map::{Fate, SpareIndex};
+use crate::pool::Pool;
+use crate::store::{SpareReading, read_copies};
+use crate::units::Sectors;
+use anyhow::Result;
+use serde::Serialize;
+
+pub(super) fn list(context: &Context, out: &mut Output) -> Result<Exit> {
+    let active = context.active()?;
+    if out.is_json() {
+        let rows: Vec<_> = active.iter().map(|live| row(context, live)).collect();
+        out.json(&serde_json::json!({ "setups": rows }));
+        return Ok(Exit::Done);
+    }
+    if active.is_empty() {
+        out.line("no active setups");
+        return Ok(Exit::Done);
+    }
+    let mut rows = vec![["NAME", "SECTORS", "MAIN", "SPARES", "UUID"].map(String::from).to_vec()];
+    for live in &active {
+        let row = row(context, live);
+        rows.push(vec![
+            row.name,
+            row.sectors.to_string(),
+            row.main.unwrap_or_default(),
+            row.spares.join(" "),
+            row.uuid,
+        ]);
+    }
+    out.table(0, &rows);
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct ListRow {
+    name: String,
+    uuid: String,
+    device: String,
+    sectors: Sectors,
+    main: Option<String>,
+    spares: Vec<String>,
+    suspended: bool,
+}
+
+fn row(context: &Context, live: &LiveDevices) -> ListRow {
+    let end = live.table.last().and_then(|t| t.start.checked_add(t.len));
+    ListRow {
+        name: live.state.name.clone(),
+        uuid: live.setup.to_string(),
+        device: format!("/dev/mapper/{}", live.state.name),
+        sectors: end.unwrap_or_default(),
+        main: live.main.map(|d| context.path_of(d)),
+        spares: live.spares.iter().map(|(_, d, _)| context.path_of(*d)).collect(),
+        suspended: live.state.suspended,
+    }
+}
+
+pub(super) fn map(context: &Context, args: &Map, out: &mut Output) -> Result<Exit> {
+    if args.block_size < 512 || !args.block_size.is_multiple_of(512) {
+        return Err(Usage(format!("--block-size {}: it must be a multiple of 512", args.block_size)).into());
+    }
+    if args.format == MapFormat::Dmsetup {
+        for target in context.dm()?.table(&args.name, TableSlot::Active)? {
+            out.line(target.to_string());
+        }
+        return Ok(Exit::Done);
+    }
+    let session = context.reading_session(&args.name)?;
+    let map = &session.metadata.map;
+    match args.format {
+        MapFormat::Csv => out.text(&report::csv(map)),
+        MapFormat::Badblocks => out.text(&report::badblocks(map, args.block_size)),
+        MapFormat::Mapfile => out.text(&report::mapfile(map)),
+        MapFormat::Table if !out.is_json() && map.is_empty() => out.line("nothing is remapped"),
+        MapFormat::Table if !out.is_json() => out.table(0, &report::extent_table(map)),
+        _ => out.json(&serde_json::json!({
+            "name": args.name,
+            "unit": map.unit(),
+            "sectors": map.main_len(),
+            "generation": session.metadata.generation,
+            "extents": report::extent_rows(map),
+            "losses": map.losses().iter().collect::<Vec<_>>(),
+        })),
+    }
+    Ok(Exit::Done)
+}
+
+/// How a setup is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// All in order.
+    Healthy,
+    /// Data was lost, or a copy of the metadata is not current.
+    Attention,
+    /// A spare failed or is missing.
+    Degraded,
+    /// I/O waits.
+    Suspended,
+    /// The table is not the one that the metadata gives.
+    Unsettled,
+}
+
+#[derive(Serialize)]
+struct SpareReport {
+    index: SpareIndex,
+    device: Option<String>,
+    uuid: String,
+    state: &'static str,
+    copies_current: usize,
+    generation: Option<u64>,
+    used_sectors: Sectors,
+    free_sectors: Sectors,
+    bad_sectors: u64,
+}
+
+#[derive(Serialize)]
+struct StatusReport {
+    name: String,
+    uuid: String,
+    device: String,
+    state: State,
+    status: Vec<String>,
+    action: Vec<String>,
+    main: String,
+    sectors: Sectors,
+    unit: Sectors,
+    generation: u64,
+    extents: usize,
+    remapped_sectors: Sectors,
+    held_sectors: Sectors,
+    rewritten_since_sectors: u64,
+    losses: Vec<crate::map::Loss>,
+    spares: Vec<SpareReport>,
+}
+
+pub(super) fn status(context: &Context, args: &Names, out: &mut Output) -> Result<Exit> {
+    let names: Vec<String> = if args.names.is_empty() {
+        context.active()?.into_iter().map(|live| live.state.name).collect()
+    } else {
+        args.names.clone()
+    };
+    let mut exit = Exit::Done;
+    let mut reports = Vec::new();
+    for name in names {
+        let report = examine(context, &context.reading_session(&name)?)?;
+        if report.state != State::Healthy {
+            exit = Exit::Attention;
+        }
+        reports.push(report);
+    }
+    if out.is_json() {
+        out.json(&serde_json::json!({ "setups": reports }));
+        return Ok(exit);
+    }
+    if reports.is_empty() {
+        out.line("no active setups");
+    }
+    for (number, report) in reports.iter().enumerate() {
+        if number > 0 {
+            out.line("");
+        }
+        render(out, report);
+    }
+    Ok(exit)
+}
+
+fn examine(context: &Context, session: &Session<'_>) -> Result<StatusReport> {
+    let metadata = &session.metadata;
+    let map = &metadata.map;
+    let spares: Vec<SpareReport> = indexes(session).filter_map(|i| examine_spare(context, session, i)).collect();
+    let rewritten = held::rewritten(session)?.iter().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let mut report = StatusReport {
+        name: session.name.clone(),
+        uuid: metadata.setup.to_string(),
+        device: format!("/dev/mapper/{}", session.name),
+        state: State::Healthy,
+        status: Vec::new(),
+        action: Vec::new(),
+        main: context.path_of(session.main.devno),
+        sectors: map.main_len(),
+        unit: map.unit(),
+        generation: metadata.generation,
+        extents: map.len(),
+        remapped_sectors: map.remapped(),
+        held_sectors: map.losses().sectors(Fate::Held),
+        rewritten_since_sectors: rewritten,
+        losses: map.losses().iter().collect(),
+        spares,
+    };
+    judge(session, &mut report)?;
+    Ok(report)
+}
+
+fn examine_spare(context: &Context, session: &Session<'_>, index: SpareIndex) -> Option<SpareReport> {
+    let metadata = &session.metadata;
+    let record = metadata.spare(index)?;
+    let member = session.spare(index);
+    let expected = Expected { setup: Some(metadata.setup), spare: Some(record.uuid) };
+    let reading: Option<SpareReading> = member.map(|m| read_copies(&*m.disk, expected));
+    let chosen = reading.as_ref().and_then(|r| r.choose().ok());
+    let generation = chosen.as_ref().map(|c| c.copy.metadata.generation);
+    let state = match (member, record.state, generation) {
+        (None, _, _) => "missing",
+        (Some(_), SpareState::Failed, _) => "failed",
+        (Some(_), _, None) => "unreadable",
+        (Some(_), _, Some(g)) if g < metadata.generation => "stale",
+        _ => "online",
+    };
+    let pool = Pool::new(metadata, |_| true);
+    let used = metadata.map.extents_by_slot(index).map(|e| e.range.len().0).fold(0, u64::saturating_add);
+    let bad = metadata.bad_blocks.get(&index).into_iter().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let current = chosen.filter(|_| generation == Some(metadata.generation)).map_or(0, |c| c.current.len());
+    Some(SpareReport {
+        index,
+        device: member.map(|m| context.path_of(m.devno)),
+        uuid: record.uuid.to_string(),
+        state,
+        copies_current: current,
+        generation,
+        used_sectors: Sectors(used),
+        free_sectors: pool.free_on(index),
+        bad_sectors: bad,
+    })
+}
+
+/// Fills in state, status and action.
+fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
+    let name = report.name.clone();
+    let mut found = |state: State, status: String, action: String| {
+        if report.state == State::Healthy {
+            report.state = state;
+        }
+        report.status.push(status);
+        report.action.push(action);
+    };
+    if let Err(error) = session.check_live() {
+        let suspended = session.dm.state(&name)?.is_some_and(|s| s.suspended);
+        let state = if suspended { State::Suspended } else { State::Unsettled };
+        let what = if suspended {
+            "I/O to the device waits: a command is at work, or was interrupted".into()
+        } else {
+            error.to_string()
+        };
+        found(state, what, format!("unless a command is at work, run 'dm-remap recover {name}'"));
+    }
+    let troubled: Vec<String> = report
+        .spares
+        .iter()
+        .filter(|s| s.state != "online")
+        .map(|s| format!("spare {} is {}", s.index, s.state))
+        .collect();
+    if !troubled.is_empty() {
+        found(
+            State::Degraded,
+            troubled.join(", "),
+            "look at its cable and its health; its extents are safe as long as it reads".into(),
+        );
+    }
+    let held = report.held_sectors;
+    if held.0 > 0 {
+        let rewritten = match report.rewritten_since_sectors {
+            0 => String::new(),
+            n => format!(", {n} of which were written since"),
+        };
+        found(
+            State::Attention,
+            format!("{} could not be read and answer EIO until they are written{rewritten}", sizes(held)),
+            "restore the files that were hit from a backup; writing the sectors makes them ordinary".into(),
+        );
+    }
+    let others = report.losses.iter().filter(|l| l.fate != Fate::Held).count();
+    if others > 0 {
+        let what = if others == 1 {
+            "1 run of sectors has lost its data".to_string()
+        } else {
+            format!("{others} runs of sectors have lost their data")
+        };
+        found(State::Attention, what, format!("check the files that were hit, then run 'dm-remap acknowledge {name}'"));
+    }
+    let lagging = report.spares.iter().filter(|s| s.state == "online" && s.copies_current < 5).count();
+    if lagging > 0 {
+        let what = format!("{} with copies of the metadata that are not current", count(lagging, "spare"));
+        found(State::Attention, what, format!("see 'dm-remap metadata check {name}'; the next commit writes all five"));
+    }
+    Ok(())
+}
+
+fn render(out: &mut Output, report: &StatusReport) {
+    let (colour, word) = match report.state {
+        State::Healthy => (Colour::Green, "healthy"),
+        State::Attention => (Colour::Yellow, "needs attention"),
+        State::Degraded => (Colour::Yellow, "degraded"),
+        State::Suspended => (Colour::Red, "suspended"),
+        State::Unsettled => (Colour::Red, "unsettled"),
+    };
+    out.line(format!("  setup: {}", out.paint(Colour::Bold, &report.name)));
+    out.line(format!("  state: {}", out.paint(colour, word)));
+    for (status, action) in report.status.iter().zip(&report.action) {
+        out.line(format!(" status: {status}"));
+        out.line(format!(" action: {action}"));
+    }
+    out.line(format!(" device: {}, {}", report.device, sizes(report.sectors)));
+    out.line(format!("   main: {}", report.main));
+    let moved = if report.extents == 0 {
+        "nothing is remapped".to_string()
+    } else {
+        format!("{} in {}", sizes(report.remapped_sectors), count(report.extents, "extent"))
+    };
+    out.line(format!("  moved: {moved}"));
+    let mut rows = vec![["SPARE", "DEVICE", "STATE", "COPIES", "USED", "FREE", "BAD"].map(String::from).to_vec()];
+    for spare in &report.spares {
+        rows.push(vec![
+            spare.index.to_string(),
+            spare.device.clone().unwrap_or_else(|| "-".into()),
+            spare.state.to_string(),
+            format!("{}/5", spare.copies_current),
+            spare.used_sectors.to_string(),
+            spare.free_sectors.to_string(),
+            spare.bad_sectors.to_string(),
+        ]);
+    }
+    out.table(8, &rows);
+    const MOST: usize = 20;
+    for loss in report.losses.iter().take(MOST) {
+        out.line(format!("   lost: {}", loss_words(loss)));
+    }
+    if report.losses.len() > MOST {
+        out.line(format!("   lost: … and {} more; see --json", report.losses.len() - MOST));
+    }
+}

@@ -1,0 +1,143 @@
+//! What every command needs: this machine, device-mapper, locks, and where things are kept.
+
+use super::args::Cli;
+use super::output::complain_raw;
+use super::progress::Progress;
+use crate::block::device::BlockDevice;
+use crate::block::direct::{DirectDisk, Mode};
+use crate::block::host::Host;
+use crate::dm::kernel::Kernel;
+use crate::dm::{DeviceMapper, DmError};
+use crate::engine::activate::Mark;
+use crate::engine::lock::{self, Lock};
+use crate::engine::session::{LiveDevices, Session, live_devices, setup_of_uuid};
+use crate::engine::{DiskSource, EngineError, Member, backup};
+use crate::format::metadata::Metadata;
+use crate::units::DevNo;
+use anyhow::Result;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A mistake in the arguments that the parser could not see. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Usage(pub(super) String);
+
+/// What every command needs.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) host: Host,
+    pub(super) progress: Progress,
+    quiet: bool,
+    dm: OnceCell<Kernel>,
+    state: PathBuf,
+}
+
+impl Context {
+    pub(super) fn new(cli: &Cli) -> Result<Context> {
+        Ok(Context {
+            host: Host::real(),
+            progress: Progress::new(cli.quiet || cli.json),
+            quiet: cli.quiet,
+            dm: OnceCell::new(),
+            state: PathBuf::from("/var/lib/dm-remap"),
+        })
+    }
+
+    /// Device-mapper, opened when first needed.
+    pub(super) fn dm(&self) -> Result<&Kernel, DmError> {
+        if let Some(dm) = self.dm.get() {
+            return Ok(dm);
+        }
+        let kernel = Kernel::open()?;
+        Ok(self.dm.get_or_init(|| kernel))
+    }
+
+    /// Takes the lock of a setup (by UUID), or of a name that is being created.
+    pub(super) fn lock(&self, key: &str, name: &str) -> Result<Lock, EngineError> {
+        lock::take(&self.host.run().join("dm-remap"), key, name)
+    }
+
+    /// Says something that is not the result.
+    pub(super) fn note(&self, text: &str) {
+        if !self.quiet {
+            complain_raw(&format!("note: {text}\n"));
+        }
+    }
+
+    /// Who this machine is.
+    pub(super) fn mark(&self) -> Mark {
+        let read = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_string()).unwrap_or_default();
+        Mark { machine_id: read("/etc/machine-id"), boot_id: read("/proc/sys/kernel/random/boot_id") }
+    }
+
+    /// The device at a path.
+    pub(super) fn device(&self, path: &Path) -> Result<BlockDevice, EngineError> {
+        self.host.device(path).map_err(|e| EngineError::Device(e.to_string()))
+    }
+
+    /// Opens a device for writing.
+    pub(super) fn member(&self, device: &BlockDevice) -> Result<Member, EngineError> {
+        let disk = DirectDisk::open_device(device, Mode::ReadWrite).map_err(|e| EngineError::Device(e.to_string()))?;
+        Ok(Member { devno: device.devno, disk: Arc::new(disk) })
+    }
+
+    /// Opens an active setup for a changing command: lock first, then devices and metadata.
+    pub(super) fn locked_session(&self, name: &str) -> Result<(Lock, Session<'_>)> {
+        let dm = self.dm()?;
+        let live = live_devices(dm, name)?;
+        let lock = self.lock(&live.setup.to_string(), name)?;
+        Ok((lock, Session::open(dm, self, name, true)?))
+    }
+
+    /// Opens an active setup for reading.
+    pub(super) fn reading_session(&self, name: &str) -> Result<Session<'_>> {
+        Ok(Session::open(self.dm()?, self, name, false)?)
+    }
+
+    /// Active setups by name.
+    pub(super) fn active(&self) -> Result<Vec<LiveDevices>> {
+        let dm = self.dm()?;
+        let mut out = Vec::new();
+        for (name, _) in dm.list()? {
+            if dm.state(&name)?.is_some_and(|s| setup_of_uuid(&s.uuid).is_some()) {
+                out.push(live_devices(dm, &name)?);
+            }
+        }
+        out.sort_by(|a, b| a.state.name.cmp(&b.state.name));
+        Ok(out)
+    }
+
+    /// Who uses a device, in words.
+    pub(super) fn uses(&self, devno: DevNo) -> Vec<String> {
+        match self.host.device_by_number(devno) {
+            Ok(device) => self.host.usage(&device).iter().map(ToString::to_string).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// The path of a device, for people; its number when it has none.
+    pub(super) fn path_of(&self, devno: DevNo) -> String {
+        match self.host.device_by_number(devno) {
+            Ok(device) => device.path.display().to_string(),
+            Err(_) => devno.to_string(),
+        }
+    }
+
+    /// Keeps a copy of committed metadata in a file. A failure is only told.
+    pub(super) fn keep_backup(&self, metadata: &Metadata) {
+        if let Err(error) = backup::save(&self.state.join("backup"), metadata) {
+            self.note(&format!("no metadata backup under {}: {error}", self.state.display()));
+        }
+    }
+}
+
+impl DiskSource for Context {
+    fn open(&self, devno: DevNo, write: bool) -> Result<Member, EngineError> {
+        let device = self.host.device_by_number(devno).map_err(|e| EngineError::Device(e.to_string()))?;
+        let mode = if write { Mode::ReadWrite } else { Mode::ReadOnly };
+        let disk = DirectDisk::open_device(&device, mode).map_err(|e| EngineError::Device(e.to_string()))?;
+        Ok(Member { devno, disk: Arc::new(disk) })
+    }
+}
