@@ -167,6 +167,10 @@ impl Commit {
         let mut report = CommitReport::default();
         for (group, is_a) in [(&COMMIT_GROUP_A[..], true), (&COMMIT_GROUP_B[..], false)] {
             for (target, state) in self.targets.iter().zip(&mut report.spares) {
+                // The other group is now the only whole one on this spare: it must stay.
+                if state.error.is_some() {
+                    continue;
+                }
                 for index in group {
                     let result = write_copy(target, &self.encoded, *index, &mut self.scratch);
                     if let Err(error) = result {
