@@ -1,7 +1,8 @@
 //! Walking a table as the kernel would, without any code of the program that made the table.
 
-use dm_remap::segments::{Target, TargetKind};
-use dm_remap::units::DevNo;
+use dm_remap::map::{Fate, Map};
+use dm_remap::segments::{Devices, Target, TargetKind};
+use dm_remap::units::{DevNo, Range, Sectors};
 
 /// Where a sector goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,4 +100,62 @@ pub fn interesting(table: &[Target], len: u64, edges: impl IntoIterator<Item = u
     out.sort_unstable();
     out.dedup();
     out
+}
+
+/// Where a sector must go by the map.
+pub fn wanted(map: &Map, devices: &Devices, unsettled: &[Range], sector: u64) -> Goes {
+    let at = Sectors(sector);
+    if unsettled.iter().any(|r| r.contains(at)) {
+        return Goes::Nowhere;
+    }
+    let Some(extent) = map.extent_at(at) else {
+        return Goes::To(devices.main, sector);
+    };
+    let spare = devices.spares[extent.slot.spare.as_usize()];
+    let through = if held_anywhere(map, extent.range) {
+        spare.held
+    } else {
+        spare.device
+    };
+    let place = extent.slot.start.0 + (sector - extent.range.start().0);
+    match spare.device.and(through) {
+        Some(devno) => Goes::To(devno, place),
+        None => Goes::Nowhere,
+    }
+}
+
+fn held_anywhere(map: &Map, range: Range) -> bool {
+    let mut sectors = range.start().0..range.end().0;
+    sectors.any(|s| {
+        map.losses()
+            .at(Sectors(s))
+            .is_some_and(|l| l.fate == Fate::Held)
+    })
+}
+
+/// Asserts that `table` is sound and walks it: each sector must go where the map says, `unsettled` ones nowhere.
+/// `size_of` tells the size of a device in sectors.
+pub fn assert_leads_as_the_map_says(
+    table: &[Target],
+    map: &Map,
+    devices: &Devices,
+    unsettled: &[Range],
+    size_of: impl Fn(DevNo) -> u64,
+) {
+    let len = map.main_len().0;
+    assert_sound(table, len, devices.logical_block.0, size_of);
+    let ranges = map
+        .extents()
+        .map(|e| e.range)
+        .chain(unsettled.iter().copied());
+    let edges = ranges.flat_map(|r| [r.start().0, r.end().0]);
+    for sector in interesting(table, len, edges) {
+        let found = lead(table, sector);
+        assert_eq!(
+            found,
+            Some(wanted(map, devices, unsettled, sector)),
+            "sector {sector}"
+        );
+    }
+    assert_eq!(lead(table, len), None);
 }
