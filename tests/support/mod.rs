@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub)] // every test uses a part of it
 
+pub mod golden;
 pub mod walk;
 
 use dm_remap::block::Disk;
