@@ -11,7 +11,7 @@
 
 mod support;
 
-use dm_remap::format::copy::{EncodeError, Verdict, encode, judge};
+use dm_remap::format::copy::{Damage, EncodeError, Verdict, encode, judge};
 use dm_remap::format::metadata::{Ancestor, MAX_LINEAGE, Metadata};
 use dm_remap::format::{COPY_MAX_BYTES, MAX_SPARES};
 use dm_remap::map::Fate;
@@ -19,12 +19,27 @@ use dm_remap::store::read_copies;
 use dm_remap::units::Sectors;
 use support::{Random, blank_spare, commit, metadata, range, scatter, stamped, valid};
 
-/// Flips the bit and back; whether the damage was found.
+/// What damage to a byte of this sound copy must be called.
+fn part_of(copy: &[u8], byte: usize) -> Damage {
+    let word = |at: usize| u32::from_le_bytes(copy[at..at + 4].try_into().unwrap());
+    let count = word(92) as usize;
+    let mut entries = (0..count).map(|n| 128 + n * 16);
+    let inside = |at: &usize| (word(at + 4)..word(at + 4) + word(at + 8)).contains(&(byte as u32));
+    match (byte, entries.find(inside)) {
+        (0..8, _) => Damage::Magic,
+        (8..512, _) => Damage::Header,
+        (_, Some(entry)) => Damage::Section(word(entry)),
+        _ => Damage::Padding,
+    }
+}
+
+/// Flips the bit and back; whether the damage was found, and where it is.
 fn flip_is_found(copy: &mut [u8], index: u32, bit: usize) -> bool {
+    let part = part_of(copy, bit / 8);
     copy[bit / 8] ^= 1 << (bit % 8);
-    let found = matches!(judge(copy, index), Verdict::Damaged(_));
+    let verdict = judge(copy, index);
     copy[bit / 8] ^= 1 << (bit % 8);
-    found
+    verdict == Verdict::Damaged(part)
 }
 
 fn lineage(count: usize) -> Vec<Ancestor> {
