@@ -1,7 +1,7 @@
 //! dm-remap: keep a block device with bad sectors in service, with stock device-mapper targets.
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
-//! Pure: [`units`], [`identity`], [`format`], [`map`], [`segments`], [`pool`], [`plan`].
+//! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`].
 //! Edges: [`dm`], [`block`], [`store`], [`engine`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
