@@ -203,6 +203,9 @@ pub enum Inconsistency {
         /// Its slot.
         slot: crate::map::Slot,
     },
+    /// More extents or losses than a map may have.
+    #[error("the map has {0} rows, which is more than a table can have")]
+    TooManyRows(usize),
     /// An empty or impossible name.
     #[error("'{0}' is not a name that a setup can have")]
     Name(String),
@@ -244,6 +247,10 @@ impl Metadata {
             return Err(Inconsistency::SpareCount(self.spares.len()));
         }
         check_name(&self.config.name)?;
+        let rows = self.map.len().max(self.map.losses().len());
+        if u64::try_from(rows).unwrap_or(u64::MAX) > super::map_section::MAX_ROWS {
+            return Err(Inconsistency::TooManyRows(rows));
+        }
         if self.config.main.size != self.map.main_len() {
             return Err(Inconsistency::MainLength { main: self.config.main.size, map: self.map.main_len() });
         }

@@ -360,5 +360,10 @@ pub fn patterns(start: u64, count: u64, version: u8) -> Vec<u8> {
 /// `(start, count)` of the ranges in a JSON list of them.
 pub fn ranges(list: &Value) -> Vec<(u64, u64)> {
     let range = |v: &Value| if v["range"].is_object() { v["range"].clone() } else { v.clone() };
-    list.as_array().unwrap().iter().map(range).map(|r| (r["start"].as_u64().unwrap(), r["count"].as_u64().unwrap())).collect()
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(range)
+        .map(|r| (r["start"].as_u64().unwrap(), r["count"].as_u64().unwrap()))
+        .collect()
 }

@@ -101,7 +101,13 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
     if find_active(dm, name).is_ok_and(|(_, setup)| setup == metadata.setup) {
         return Err(Refusal::AlreadyActive(name.clone()).into());
     }
-    engine::check(choice, &mark, args.takeover)?;
+    let options = ActivateOptions {
+        mark: &mark,
+        takeover: args.takeover,
+        update_stale: args.update_stale,
+        observer: &context.progress,
+    };
+    engine::check(choice, &options)?;
     check_free(context, main)?;
     for (spare, record) in spares.iter().zip(&metadata.spares) {
         check_free(context, &spare.device)?;
@@ -113,7 +119,6 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         return Ok(Exit::Done);
     }
     let members: Result<Vec<Member>, EngineError> = spares.iter().map(|s| context.member(&s.device)).collect();
-    let options = ActivateOptions { mark: &mark, takeover: args.takeover, observer: &context.progress };
     let up = engine::activate(dm, choice, context.member(main)?, members?, &options)?;
     context.keep_backup(&up.session.metadata);
     for note in up.activation.warning.iter() {
@@ -125,8 +130,7 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
             .note(&format!("'{name}' was not put down cleanly after its activation at {when}; its metadata is whole"));
     }
     for spare in &up.caught_up {
-        context
-            .note(&format!("spare {spare} had missed the last commit of an interrupted command; it is up to date now"));
+        context.note(&format!("spare {spare} was behind the others; it is up to date now"));
     }
     if out.is_json() {
         let unclean = up.unclean.is_some();
@@ -283,7 +287,9 @@ fn inactive_session<'a>(
     let Located { choice, main, spares } = located.read_again(context)?;
     let metadata = choice.newest.metadata.clone();
     if metadata.config.state == SetupState::Ready {
-        engine::check(&choice, &context.mark(), false)?;
+        let mark = context.mark();
+        let observer = &context.progress;
+        engine::check(&choice, &ActivateOptions { mark: &mark, takeover: false, update_stale: false, observer })?;
     }
     let mut members: Vec<Option<Member>> = Vec::new();
     for record in &metadata.spares {
