@@ -9,10 +9,12 @@ use super::session::{device_uuid, find_active, spare_device_name, spare_device_u
 use super::{EngineError, Member, Observer, Session, held, now};
 use crate::dm::{Activation, DeviceMapper, TableSlot};
 use crate::format::choose::SetupChoice;
+use crate::format::copy::encode;
 use crate::format::metadata::{Activation as ActiveMark, SetupState, SpareState};
 use crate::map::{Fate, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{Layout, setup_table};
+use crate::store::{Commit, highest_begun};
 use uuid::Uuid;
 
 /// Who is bringing a setup up: the mark that goes into the metadata.
@@ -126,7 +128,9 @@ pub fn activate<'a>(
         spares: spares.into_iter().map(Some).collect(),
         layout: Layout::Flat,
     };
-    let caught_up = choice.stale().into_iter().map(|(index, _)| index).collect();
+    let caught_up: Vec<SpareIndex> = choice.stale().into_iter().map(|(index, _)| index).collect();
+    catch_up(&session, &caught_up)?;
+    let begun = session.spares.iter().flatten().filter_map(|m| highest_begun(&*m.disk, session.setup())).max();
     let unclean = session.metadata.config.active.clone();
     let rewritten = held::rewritten(&session)?;
     let result = bring_up(&mut session, options.observer, |session| {
@@ -137,6 +141,8 @@ pub fn activate<'a>(
         let report = session.commit(|next| {
             next.map = map;
             next.config.active = Some(options.mark.activation());
+            // Never the number of a commit that was begun and lost: its remains may be on the spares.
+            next.generation = next.generation.max(begun.unwrap_or(0).saturating_add(1));
         })?;
         session.mark_failed_spares(&report).map(|_| ())
     });
@@ -150,6 +156,19 @@ pub fn activate<'a>(
     }
 }
 
+/// Writes the newest generation to spares that had missed it, before there is a newer one: else a crash in that newer
+/// commit would leave them two behind, and the setup would be refused. What fails is left to that commit to find.
+fn catch_up(session: &Session<'_>, behind: &[SpareIndex]) -> Result<(), EngineError> {
+    let uuids: Vec<Uuid> = behind.iter().filter_map(|i| session.metadata.spare(*i)).map(|s| s.uuid).collect();
+    let encoded = encode(&session.metadata)?;
+    // Another version may write the same content in other words: that would be divergent.
+    if !uuids.is_empty() && encoded.digest() == session.digest {
+        let targets = session.commit_targets().into_iter().filter(|t| uuids.contains(&t.uuid)).collect();
+        Commit::new(targets, encoded).run();
+    }
+    Ok(())
+}
+
 /// Makes the devices, has `commit` make the metadata durable, and lets I/O begin.
 pub(super) fn bring_up(
     session: &mut Session<'_>,
@@ -160,10 +179,12 @@ pub(super) fn bring_up(
     let name = session.name.clone();
     observer.step("building the device");
     dm.create(&name, &device_uuid(session.setup()))?;
-    held::sync_all(session, None, &[&session.metadata.map], observer)?;
+    let before = session.metadata.map.clone();
+    held::sync_all(session, None, &[&before], observer)?;
     load_checked(session)?;
     commit(session)?;
-    // The commit may have found held blocks rewritten: then fewer go through the private devices.
+    // The commit may have found held blocks rewritten: they answer again, and fewer go through the private devices.
+    held::sync_all(session, Some(&before), &[&session.metadata.map], observer)?;
     load_checked(session)?;
     let activation = dm.activate(&name, false)?;
     session.check_live()?;
