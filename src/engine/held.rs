@@ -14,7 +14,8 @@ use crate::format::tombstone;
 use crate::map::{Fate, Map, SpareIndex};
 use crate::segments::{HeldKind, Target, TargetKind, held_table};
 use crate::units::{DevNo, Range, SECTOR_SIZE, Sectors, coalesce};
-use std::collections::BTreeSet;
+use nix::errno::Errno;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Makes the private device over a spare, or makes an existing one hold `held` (sorted runs of the spare) instead of
 /// `before`. A block that is in both is not touched: it may have been written in this very moment.
@@ -69,10 +70,14 @@ impl SpareDeviceSpec {
         if current != table {
             match dm.load(&self.name, table, false) {
                 Ok(()) => {}
-                Err(error) if error.errno() == Some(nix::errno::Errno::EINVAL) => return Ok(false),
+                Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
-            dm.activate(&self.name, true)?;
+            if let Err(error) = dm.activate(&self.name, true) {
+                // The kernel has thrown the table away and left the device suspended: the old one must go on.
+                let _ = dm.resume(&self.name);
+                return Err(error.into());
+            }
         }
         Ok(true)
     }
@@ -124,9 +129,14 @@ fn update_dust(
     let known: BTreeSet<u64> = dust_blocks(before, device.block).collect();
     let wanted: BTreeSet<u64> = dust_blocks(held, device.block).collect();
     for new in wanted.difference(&known) {
-        // EINVAL: it is listed already.
-        let _ = dm.message(&device.name, Sectors::ZERO, &format!("addbadblock {new}"));
+        match dm.message(&device.name, Sectors::ZERO, &format!("addbadblock {new}")) {
+            // It is listed already.
+            Err(error) if error.errno() == Some(Errno::EINVAL) => {}
+            other => other.map(|_| ())?,
+        }
     }
+    // Whoever made this table may have died before it was enabled.
+    dm.message(&device.name, Sectors::ZERO, "enable")?;
     let listed = dm.message(&device.name, Sectors::ZERO, "listbadblocks");
     let listed: BTreeSet<u64> = match listed {
         Ok(list) => list.iter().flat_map(|l| l.lines()).filter_map(|n| n.trim().parse().ok()).collect(),
@@ -157,6 +167,21 @@ pub fn sync_all(
     Ok(())
 }
 
+/// Lets private devices go on that a killed command left suspended, with the tables that are in force.
+///
+/// # Errors
+/// What device-mapper says.
+pub fn let_go(session: &Session<'_>) -> Result<(), EngineError> {
+    for (index, _) in (0u8..).map(SpareIndex).zip(&session.metadata.spares) {
+        let private = spare_device_name(&session.name, index);
+        if session.dm.state(&private)?.is_some_and(|state| state.suspended) {
+            session.dm.clear(&private)?;
+            session.dm.resume(&private)?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes down the private devices of all spares.
 ///
 /// # Errors
@@ -171,16 +196,28 @@ pub fn remove_all(dm: &dyn DeviceMapper, name: &str, spares: usize) -> Result<()
     Ok(())
 }
 
-/// Held sectors of the setup that were written since: their tombstones are gone. In whole logical blocks.
+/// Held sectors of the setup that were written since: their tombstones are gone, durably. In whole logical blocks.
+/// A held block that cannot be read, or on a spare that cannot be flushed, stays held: a commit that calls it rewritten
+/// must not survive a crash that the new data does not.
 ///
 /// # Errors
-/// [`crate::block::DiskError`] when a slot cannot be read; a held block that cannot be read stays held.
+/// None so far.
 pub fn rewritten(session: &Session<'_>) -> Result<Vec<Range>, EngineError> {
     let mut found = Vec::new();
+    let mut by_spare: BTreeMap<SpareIndex, Vec<Range>> = BTreeMap::new();
     for loss in session.metadata.map.losses().iter().filter(|l| l.fate == Fate::Held) {
         for extent in session.metadata.map.extents_in(loss.range) {
             let Some(member) = session.spare(extent.slot.spare) else { continue };
-            find_rewritten(session, &*member.disk, extent.range, extent.slot.start, &mut found);
+            let mut here = Vec::new();
+            find_rewritten(session, &*member.disk, extent.range, extent.slot.start, &mut here);
+            if !here.is_empty() {
+                by_spare.entry(extent.slot.spare).or_default().extend(here);
+            }
+        }
+    }
+    for (index, ranges) in by_spare {
+        if session.spare(index).is_some_and(|member| member.disk.flush().is_ok()) {
+            found.extend(ranges);
         }
     }
     Ok(coalesce(found))
