@@ -99,6 +99,8 @@ pub fn splice(
             Some(()) => return Ok(outcome),
             None => options.observer.note("sectors changed while they were copied; trying again"),
         }
+        // It may have been a held sector that was written.
+        outcome.rewritten.extend(settle_held(session, options.observer)?);
     }
     Err(EngineError::Unsteady(session.name.clone()))
 }
@@ -449,11 +451,15 @@ fn run_window(
     let table = setup_table(&new.map, &devices, session.layout)?;
     let ranges: Vec<Range> = work.moves.iter().map(|m| m.range).collect();
     let emergency = unsettled_table(&old_map, &devices, &ranges, session.layout)?;
-    dm.load(&name, &table, false)?;
     let window = dm.window(&name, Some(&emergency))?;
-    if dm.table(&name, TableSlot::Inactive)? != table {
-        dm.clear(&name)?;
-        return Err(EngineError::TableNotTaken(name));
+    dm.load(&name, &table, false)?;
+    // A table that stays loaded would be swapped in by anybody's next resume, without its map.
+    match dm.table(&name, TableSlot::Inactive) {
+        Ok(taken) if taken == table => {}
+        other => {
+            dm.clear(&name).or_else(|_| dm.clear(&name))?;
+            return Err(other.map_or_else(EngineError::from, |_| EngineError::TableNotTaken(name)));
+        }
     }
     let targets = session.commit_targets();
     let areas = watch.as_ref().map_or(0, DirtyWatch::areas);
@@ -484,7 +490,9 @@ fn run_window(
         WindowEnd::Swapped(report) => {
             session.adopt(new, new_digest);
             outcome.moved = moves;
-            after_swap(session, &old_map, &report, options, outcome)?;
+            let name = session.name.clone();
+            after_swap(session, &old_map, &report, options, outcome)
+                .map_err(|error| EngineError::AfterSwap { name, source: Box::new(error) })?;
             Ok(Some(()))
         }
         WindowEnd::Undone(UndoCause::Unsteady(_)) => Ok(None),
@@ -538,10 +546,11 @@ fn after_swap(
     options: &SpliceOptions<'_>,
     outcome: &mut SpliceOutcome,
 ) -> Result<(), EngineError> {
-    session.check_live()?;
-    held::sync_all(session, Some(old_map), &[&session.metadata.map], options.observer)?;
+    // Each of these must be done whatever becomes of the others.
+    let live = session.check_live();
+    let held = held::sync_all(session, Some(old_map), &[&session.metadata.map], options.observer);
     outcome.failed_spares = session.mark_failed_spares(report)?;
-    Ok(())
+    live.and(held)
 }
 
 /// The error for a window that did not swap; takes over the generation that the window may have committed.
