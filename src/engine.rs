@@ -9,6 +9,7 @@
 
 pub mod activate;
 pub mod backup;
+mod copying;
 pub mod create;
 pub mod destroy;
 pub mod dirty;

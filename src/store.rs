@@ -3,7 +3,9 @@
 //! Invariants:
 //! - the five copies are read one by one, so a bad sector under one cannot hide another;
 //! - reading never writes;
-//! - a commit writes copies 0, 2, 4, flushes, writes copies 1, 3, flushes: at any instant one whole group is intact;
+//! - a commit writes copies 0, 2, 4, flushes, writes copies 1, 3, flushes: at any instant one whole group is intact.
+//!   On a spare whose second group alone needs it (an interrupted or failed commit left it damaged or older), that
+//!   group goes first: else a crash now could leave no copy of the newest generation, or none at all;
 //! - [`Commit::run`] allocates nothing: it is called while the setup is suspended.
 
 use crate::block::buffer::AlignedBuffer;
@@ -69,6 +71,27 @@ fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
         Ok(()) => judge(&copy, number),
         Err(error) => unreadable(&error),
     }
+}
+
+/// A generation above all that were ever begun for this setup on the device, as far as its headers tell: a torn copy may
+/// become whole when the same generation is written over it with other content and torn again, so none may be used
+/// twice. Where a header cannot be read, room is left for what it may say (one command begins two at most). At least
+/// `least`.
+pub fn unused_generation(disk: &dyn Disk, setup: Uuid, least: u64) -> u64 {
+    const ROOM: u64 = 16;
+    let mut head = AlignedBuffer::new(COPY_ALIGNMENT);
+    let (mut next, mut hidden) = (least, false);
+    for (index, start) in COPY_STARTS.into_iter().enumerate() {
+        if disk.read(start, &mut head).is_err() {
+            hidden = true;
+            continue;
+        }
+        let header = index_u32(index).and_then(|number| judge_header(&head, number).ok());
+        if let Some(header) = header.filter(|h| h.setup == *setup.as_bytes()) {
+            next = next.max(header.generation.get().saturating_add(1));
+        }
+    }
+    if hidden { next.saturating_add(ROOM) } else { next }
 }
 
 fn unreadable(error: &DiskError) -> Verdict {
@@ -143,16 +166,35 @@ impl CommitReport {
 #[derive(Debug)]
 pub struct Commit {
     targets: Vec<CommitTarget>,
+    /// For each target: whether group B goes first.
+    b_first: [bool; MAX_SPARES],
     encoded: Encoded,
     scratch: AlignedBuffer,
 }
 
 impl Commit {
-    /// Prepares to write `encoded` to `targets` (at most 16; further ones are left out).
+    /// Prepares to write `encoded` to `targets` (at most 16; further ones are left out). Reads what the targets hold,
+    /// to know which group of copies must be left alone longest.
     pub fn new(mut targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
         targets.truncate(MAX_SPARES);
         let scratch = AlignedBuffer::new(encoded.len());
-        Commit { targets, encoded, scratch }
+        let mut b_first = [false; MAX_SPARES];
+        for (target, first) in targets.iter().zip(&mut b_first) {
+            let expected = Expected { setup: None, spare: Some(target.uuid) };
+            if let Ok(chosen) = read_copies(&*target.disk, expected).choose() {
+                *first = is_b_first(|index| chosen.current.contains(&index));
+            }
+        }
+        Commit { targets, b_first, encoded, scratch }
+    }
+
+    /// Takes note that `before` was written since this commit was prepared.
+    pub fn follows(&mut self, before: &CommitReport) {
+        for (state, first) in before.spares.iter().zip(&mut self.b_first) {
+            if state.durable.contains(&true) {
+                *first = is_b_first(|index| state.durable.get(index) == Some(&true));
+            }
+        }
     }
 
     /// What is to be written.
@@ -160,17 +202,19 @@ impl Commit {
         &self.encoded
     }
 
-    /// Writes group A to all targets, flushes them, then group B, then flushes again. A copy that cannot be written does
-    /// not keep the others from being written; but where nothing of group A became durable, group B is left alone: it
-    /// may be all that this spare has. Can be run again: it writes the same bytes.
+    /// Writes one group to all targets, flushes them, then the other, then flushes again. A copy that cannot be written
+    /// does not keep the others from being written; but where nothing of the first group became durable, the second is
+    /// left alone: it may be all that this spare has. Can be run again: it writes the same bytes.
     pub fn run(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
-        for group in [&COMMIT_GROUP_A[..], &COMMIT_GROUP_B[..]] {
+        for second in [false, true] {
             let mut written = [[false; 5]; MAX_SPARES];
-            for ((target, state), written) in self.targets.iter().zip(&mut report.spares).zip(&mut written) {
-                if group == COMMIT_GROUP_B && !state.durable.contains(&true) {
+            let targets = self.targets.iter().zip(&self.b_first);
+            for (((target, b_first), state), written) in targets.zip(&mut report.spares).zip(&mut written) {
+                if second && !state.durable.contains(&true) {
                     continue;
                 }
+                let group = if *b_first == second { &COMMIT_GROUP_A[..] } else { &COMMIT_GROUP_B[..] };
                 for index in group {
                     match write_copy(target, &self.encoded, *index, &mut self.scratch) {
                         Ok(()) => written.iter_mut().skip(*index).take(1).for_each(|w| *w = true),
@@ -189,6 +233,18 @@ impl Commit {
             }
         }
         report
+    }
+}
+
+/// Whether group B is the one to write first: when it holds less of what is current than group A does. So what is
+/// current is never overwritten before something newer is durable.
+fn is_b_first(current: impl Fn(usize) -> bool) -> bool {
+    let whole = |group: &[usize]| group.iter().all(|index| current(*index));
+    let any = |group: &[usize]| group.iter().any(|index| current(*index));
+    match (any(&COMMIT_GROUP_A), any(&COMMIT_GROUP_B)) {
+        (true, false) => true,
+        (true, true) => whole(&COMMIT_GROUP_A) && !whole(&COMMIT_GROUP_B),
+        (false, _) => false,
     }
 }
 

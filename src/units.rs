@@ -208,6 +208,18 @@ impl Range {
         self.intersect(other).is_some()
     }
 
+    /// The range in parts of `len` sectors, the last one perhaps shorter. One part when `len` is zero.
+    pub fn chunks(self, len: Sectors) -> impl Iterator<Item = Range> {
+        let step = if len.0 == 0 { self.len } else { len };
+        let mut at = self.start;
+        std::iter::from_fn(move || {
+            let end = at.checked_add(step).unwrap_or(self.end()).min(self.end());
+            let part = Range::between(at, end)?;
+            at = end;
+            Some(part)
+        })
+    }
+
     /// Grown outwards to multiples of `unit`, but not beyond `limit`; `None` when nothing is left below it.
     pub fn widen_to(self, unit: Sectors, limit: Sectors) -> Option<Range> {
         let end = self.end().align_up(unit).unwrap_or(limit).min(limit);

@@ -107,6 +107,9 @@ struct State {
     /// Requests that fail from the given count of writes and flushes of this disk on, for a number of times.
     fail_operations: Option<(u64, u64, Errno)>,
     operations: u64,
+    /// Reads that fail, counted as above.
+    fail_reads: Option<(u64, u64, Errno)>,
+    read_operations: u64,
     /// Sectors that any read has asked for.
     reads: u64,
 }
@@ -166,6 +169,19 @@ impl RamDisk {
         let mut state = lock(&self.state);
         let from = state.operations.saturating_add(first);
         state.fail_operations = Some((from, from.saturating_add(count), errno));
+    }
+
+    /// Makes `count` reads of this disk fail with `errno`, from the `first` one on (counted from now).
+    pub fn fail_reads(&self, first: u64, count: u64, errno: Errno) {
+        let mut state = lock(&self.state);
+        let from = state.read_operations.saturating_add(first);
+        state.fail_reads = Some((from, from.saturating_add(count), errno));
+    }
+
+    /// Writes and flushes, and reads, that this disk was asked for so far.
+    pub fn operations(&self) -> (u64, u64) {
+        let state = lock(&self.state);
+        (state.operations, state.read_operations)
     }
 
     /// What a reader sees now, as sparse sectors.
@@ -255,7 +271,14 @@ impl Disk for RamDisk {
         }
         let mut state = lock(&self.state);
         state.reads = state.reads.saturating_add(range.len().0);
+        let now = state.read_operations;
+        state.read_operations += 1;
         if let Some(errno) = state.failing {
+            return fail(errno);
+        }
+        if let Some((from, to, errno)) = state.fail_reads
+            && (from..to).contains(&now)
+        {
             return fail(errno);
         }
         if let Some((_, kind)) = state.bad.range(range.start().0..range.end().0).next() {

@@ -188,6 +188,9 @@ pub struct Destroy {
     /// Give up the data of all extents: main answers for these sectors with what it has.
     #[arg(long)]
     pub discard_extents: bool,
+    /// A spare of the setup, when it is not up and its spares cannot be found.
+    #[arg(long = "spare", value_name = "DEV", num_args = 1..)]
+    pub spares: Vec<PathBuf>,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,

@@ -3,21 +3,23 @@
 use super::args::Cli;
 use super::output::complain_raw;
 use super::progress::Progress;
-use crate::block::device::BlockDevice;
-use crate::block::direct::{DirectDisk, Mode};
+use crate::block::device::{BlockDevice, DeviceError};
+use crate::block::direct::{DirectDisk, Mode, OpenError};
 use crate::block::host::Host;
 use crate::dm::kernel::Kernel;
 use crate::dm::{DeviceMapper, DmError};
-use crate::engine::activate::Mark;
+use crate::engine::activate::{Mark, remove_remains};
 use crate::engine::lock::{self, Lock};
-use crate::engine::session::{LiveDevices, Session, live_devices, setup_of_uuid};
+use crate::engine::session::{LiveDevices, Session, UUID_PREFIX, live_devices, setup_of_uuid};
 use crate::engine::{DiskSource, EngineError, Member, backup};
 use crate::format::metadata::Metadata;
 use crate::units::DevNo;
 use anyhow::Result;
+use nix::errno::Errno;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// A mistake in the arguments that the parser could not see. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +71,34 @@ impl Context {
     /// Who this machine is.
     pub(super) fn mark(&self) -> Mark {
         let read = |path: &str| std::fs::read_to_string(path).map(|s| s.trim().to_string()).unwrap_or_default();
-        Mark { machine_id: read("/etc/machine-id"), boot_id: read("/proc/sys/kernel/random/boot_id") }
+        Mark {
+            // systemd writes this word into an image that has not booted yet.
+            machine_id: Some(read("/etc/machine-id")).filter(|id| id != "uninitialized").unwrap_or_default(),
+            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            hardware_id: read("/sys/class/dmi/id/product_uuid"),
+        }
+    }
+
+    /// Removes the devices that killed commands left of setups that are not up, wherever no other command is at work.
+    pub(super) fn remove_remains(&self) -> Result<(), EngineError> {
+        let dm = self.dm()?;
+        let mut seen = Vec::new();
+        for (device, _) in dm.list()? {
+            let Some(state) = dm.state(&device)? else { continue };
+            let Some(rest) = state.uuid.strip_prefix(UUID_PREFIX) else { continue };
+            let (id, suffix) = rest.split_at_checked(36).unwrap_or((rest, ""));
+            let (Ok(setup), Some(name)) = (Uuid::try_parse(id), device.strip_suffix(suffix)) else { continue };
+            if seen.contains(&setup) {
+                continue;
+            }
+            seen.push(setup);
+            if let Ok(_lock) = self.lock(&setup.to_string(), name)
+                && remove_remains(dm, name, setup)?
+            {
+                self.note(&format!("removed what an interrupted command had left of '{name}'"));
+            }
+        }
+        Ok(())
     }
 
     /// The device at a path.
@@ -134,10 +163,22 @@ impl Context {
 }
 
 impl DiskSource for Context {
-    fn open(&self, devno: DevNo, write: bool) -> Result<Member, EngineError> {
-        let device = self.host.device_by_number(devno).map_err(|e| EngineError::Device(e.to_string()))?;
+    fn open(&self, devno: DevNo, write: bool) -> Result<Option<Member>, EngineError> {
+        let device = match self.host.device_by_number(devno) {
+            Ok(device) => device,
+            // The kernel does not know the number any more: the disk was pulled.
+            Err(DeviceError::Unknown { .. } | DeviceError::Empty { .. }) => return Ok(None),
+            Err(error) => return Err(EngineError::Device(error.to_string())),
+        };
         let mode = if write { Mode::ReadWrite } else { Mode::ReadOnly };
-        let disk = DirectDisk::open_device(&device, mode).map_err(|e| EngineError::Device(e.to_string()))?;
-        Ok(Member { devno, disk: Arc::new(disk) })
+        match DirectDisk::open_device(&device, mode) {
+            Ok(disk) => Ok(Some(Member { devno, disk: Arc::new(disk) })),
+            Err(OpenError::Refused { source, .. }) if is_gone(&source) => Ok(None),
+            Err(error) => Err(EngineError::Device(error.to_string())),
+        }
     }
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENXIO | Errno::ENODEV))
 }

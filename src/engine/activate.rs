@@ -8,12 +8,14 @@
 use super::session::{device_uuid, find_active, spare_device_name, spare_device_uuid};
 use super::{EngineError, Member, Observer, Session, held, now};
 use crate::dm::{Activation, DeviceMapper, TableSlot};
+use crate::format::MAX_SPARES;
 use crate::format::choose::{Expected, SetupChoice};
+use crate::format::copy::encode;
 use crate::format::metadata::{Activation as ActiveMark, SetupState, SpareState};
-use crate::map::{Fate, SpareIndex};
+use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::segments::{Layout, setup_table};
-use crate::store::read_copies;
+use crate::store::{Commit, read_copies};
 use uuid::Uuid;
 
 /// Who is bringing a setup up: the mark that goes into the metadata.
@@ -23,12 +25,27 @@ pub struct Mark {
     pub machine_id: String,
     /// /proc/sys/kernel/random/boot_id.
     pub boot_id: String,
+    /// The board's UUID (DMI product_uuid), where it has one: it is the same in an initramfs without a machine-id.
+    pub hardware_id: String,
 }
 
 impl Mark {
+    /// Whether a mark was left by this machine. What is unknown on either side proves nothing.
+    pub fn is_same_machine(&self, mark: &ActiveMark) -> bool {
+        let equal = |mine: &str, theirs: &str| !mine.is_empty() && mine == theirs;
+        equal(&self.machine_id, &mark.machine_id)
+            || equal(&self.boot_id, &mark.boot_id)
+            || equal(&self.hardware_id, &mark.hardware_id)
+    }
+
     /// The mark, with the present time.
     pub fn activation(&self) -> ActiveMark {
-        ActiveMark { machine_id: self.machine_id.clone(), boot_id: self.boot_id.clone(), time: now() }
+        ActiveMark {
+            machine_id: self.machine_id.clone(),
+            boot_id: self.boot_id.clone(),
+            hardware_id: self.hardware_id.clone(),
+            time: now(),
+        }
     }
 }
 
@@ -46,7 +63,6 @@ pub struct Activated<'a> {
 }
 
 /// How to bring a setup up.
-#[derive(Debug)]
 pub struct ActivateOptions<'a> {
     /// Who we are.
     pub mark: &'a Mark,
@@ -54,8 +70,20 @@ pub struct ActivateOptions<'a> {
     pub takeover: bool,
     /// Bring spares up to date that failed or were absent for several commits.
     pub update_stale: bool,
+    /// Looks at the devices again once device-mapper has claimed them, before anything is written.
+    pub recheck: &'a dyn Fn(&Session<'_>) -> Result<(), EngineError>,
     /// Is told how it goes.
     pub observer: &'a dyn Observer,
+}
+
+impl std::fmt::Debug for ActivateOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ActivateOptions")
+            .field("mark", self.mark)
+            .field("takeover", &self.takeover)
+            .field("update_stale", &self.update_stale)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Judges whether the setup may be brought up here.
@@ -90,10 +118,11 @@ pub fn check(choice: &SetupChoice, options: &ActivateOptions<'_>) -> Result<(), 
         }
     }
     if let Some(active) = &metadata.config.active
-        && active.machine_id != options.mark.machine_id
+        && !options.mark.is_same_machine(active)
         && !options.takeover
     {
-        let machine = active.machine_id.clone();
+        let known = [&active.machine_id, &active.hardware_id, &active.boot_id].into_iter().find(|id| !id.is_empty());
+        let machine = known.cloned().unwrap_or_else(|| "unknown".into());
         return Err(Refusal::ActiveElsewhere { name: name.clone(), machine });
     }
     Ok(())
@@ -129,22 +158,22 @@ pub fn activate<'a>(
         main,
         spares: spares.into_iter().map(Some).collect(),
         layout: Layout::Flat,
+        failed: Vec::new(),
     };
-    let caught_up = choice.stale().into_iter().map(|(index, _)| index).collect();
+    let caught_up: Vec<SpareIndex> = choice.stale().into_iter().map(|(index, _)| index).collect();
     let unclean = session.metadata.config.active.clone();
-    let rewritten = held::rewritten(&session)?;
+    let rewritten = held::rewritten(&session);
     let result = bring_up(&mut session, options.observer, |session| {
         still_the_same(session, choice)?;
-        let mut map = session.metadata.map.clone();
-        for range in &rewritten {
-            map.record_loss(*range, Fate::Rewritten)?;
-        }
+        catch_up(session, &caught_up)?;
+        let map = held::map_with(&session.metadata, &rewritten)?;
         session.metadata.spares.iter_mut().for_each(|record| record.state = SpareState::Present);
-        let report = session.commit(|next| {
+        (options.recheck)(session)?;
+        session.commit(|next| {
             next.map = map;
             next.config.active = Some(options.mark.activation());
         })?;
-        session.mark_failed_spares(&report).map(|_| ())
+        Ok(())
     });
     match result {
         Ok(activation) => Ok(Activated { session, activation, unclean, caught_up }),
@@ -172,6 +201,19 @@ fn still_the_same(session: &Session<'_>, choice: &SetupChoice) -> Result<(), Ref
     Ok(())
 }
 
+/// Writes the newest generation to spares that had missed it, before there is a newer one: else a crash in that newer
+/// commit would leave them two behind, and the setup would be refused. What fails is left to that commit to find.
+fn catch_up(session: &Session<'_>, behind: &[SpareIndex]) -> Result<(), EngineError> {
+    let uuids: Vec<Uuid> = behind.iter().filter_map(|i| session.metadata.spare(*i)).map(|s| s.uuid).collect();
+    let encoded = encode(&session.metadata)?;
+    // Another version may write the same content in other words: that would be divergent.
+    if !uuids.is_empty() && encoded.digest() == session.digest {
+        let targets = session.commit_targets().into_iter().filter(|t| uuids.contains(&t.uuid)).collect();
+        Commit::new(targets, encoded).run();
+    }
+    Ok(())
+}
+
 /// Makes the devices, has `commit` make the metadata durable, and lets I/O begin.
 pub(super) fn bring_up(
     session: &mut Session<'_>,
@@ -182,10 +224,12 @@ pub(super) fn bring_up(
     let name = session.name.clone();
     observer.step("building the device");
     dm.create(&name, &device_uuid(session.setup()))?;
-    held::sync_all(session, None, &[&session.metadata.map], observer)?;
+    let before = session.metadata.map.clone();
+    held::sync_all(session, None, &[&before], observer)?;
     load_checked(session)?;
     commit(session)?;
-    // The commit may have found held blocks rewritten: then fewer go through the private devices.
+    // The commit may have found held blocks rewritten: they answer again, and fewer go through the private devices.
+    held::sync_all(session, Some(&before), &[&session.metadata.map], observer)?;
     load_checked(session)?;
     let activation = dm.activate(&name, false)?;
     session.check_live()?;
@@ -224,6 +268,31 @@ pub(super) fn take_down_devices(
     Ok(())
 }
 
+/// Removes what a killed command left of a setup that is not up: a device that never got its table, private devices
+/// without their setup. Nothing of it can be in use. The caller holds the lock of the setup.
+///
+/// # Errors
+/// What device-mapper says.
+pub fn remove_remains(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<bool, EngineError> {
+    let main = dm.state(name)?.filter(|s| s.uuid == device_uuid(setup));
+    if main.as_ref().is_some_and(|s| s.active || s.open_count > 0) {
+        return Ok(false);
+    }
+    let mut found = main.is_some();
+    for index in (0u8..).map(SpareIndex).take(MAX_SPARES) {
+        let private = dm.state(&spare_device_name(name, index))?;
+        match private.filter(|s| s.uuid == spare_device_uuid(setup, index)) {
+            Some(state) if main.is_none() && state.open_count > 0 => return Ok(false),
+            Some(_) => found = true,
+            None => {}
+        }
+    }
+    if found {
+        take_down_devices(dm, name, setup, MAX_SPARES)?;
+    }
+    Ok(found)
+}
+
 /// Takes a setup down: devices first, then the mark. `uses` says who has it open, for the refusal.
 ///
 /// # Errors
@@ -237,11 +306,7 @@ pub fn deactivate(session: &mut Session<'_>, uses: impl FnOnce() -> String) -> R
         return Err(Refusal::Suspended(session.name.clone()).into());
     }
     take_down_devices(session.dm, &session.name, session.setup(), session.spares.len())?;
-    let rewritten = held::rewritten(session)?;
-    let mut map = session.metadata.map.clone();
-    for range in &rewritten {
-        map.record_loss(*range, Fate::Rewritten)?;
-    }
+    let map = held::map_with(&session.metadata, &held::rewritten(session))?;
     session.commit(|next| {
         next.map = map;
         next.config.active = None;

@@ -36,6 +36,7 @@ pub fn create<'a>(
         main,
         spares: spares.into_iter().map(Some).collect(),
         layout: Layout::Flat,
+        failed: Vec::new(),
     };
     let mut written = false;
     let result = bring_up(&mut session, observer, |session| {

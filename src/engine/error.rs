@@ -96,6 +96,14 @@ pub enum EngineError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// The move stands, and something after it failed.
+    #[error("the move on '{name}' is made and its map is durable, but what follows it failed: {source}")]
+    AfterSwap {
+        /// The setup.
+        name: String,
+        /// What failed.
+        source: Box<EngineError>,
+    },
     /// A file or process of our own.
     #[error("{what}: {source}")]
     System {

@@ -9,7 +9,7 @@ use super::session::UUID_PREFIX;
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::block::host::Host;
-use crate::format::choose::{Expected, SetupChoice};
+use crate::format::choose::{Expected, SetupChoice, choose_setup};
 use crate::format::copy::Verdict;
 use crate::identity::{Identity, Match};
 use crate::plan::Refusal;
@@ -83,7 +83,15 @@ pub fn find_spares(host: &Host, wanted: &Wanted, named: &[PathBuf]) -> Result<Ve
         Wanted::Name(name) => Some(name.as_str()),
         _ => None,
     };
+    if complete(&found) {
+        return Ok(found);
+    }
     for device in host.all_devices() {
+        // What something else stands on is not a spare itself (a leg of a mirror, a path), and would be refused anyway;
+        // a suspended device would not answer.
+        if !is_idle(host, &device) {
+            continue;
+        }
         if is_ours(host, &device) || found.iter().any(|f| f.device.devno == device.devno) {
             continue;
         }
@@ -102,6 +110,19 @@ pub fn find_spares(host: &Host, wanted: &Wanted, named: &[PathBuf]) -> Result<Ve
         return Err(EngineError::Device(what));
     }
     Ok(found)
+}
+
+/// Whether the devices found are all spares of their setup.
+fn complete(found: &[FoundSpare]) -> bool {
+    let chosen: Vec<_> = found.iter().filter_map(|f| f.reading.choose().ok()).collect();
+    choose_setup(&chosen).is_ok_and(|choice| choice.missing.is_empty())
+}
+
+fn is_idle(host: &Host, device: &BlockDevice) -> bool {
+    let folder = host.sys().join("class/block").join(&device.name);
+    let held = std::fs::read_dir(folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some());
+    let suspended = std::fs::read_to_string(folder.join("dm/suspended")).is_ok_and(|text| text.trim() == "1");
+    !held && !suspended
 }
 
 fn belongs(reading: &SpareReading, setup: Option<Uuid>, name: Option<&str>) -> bool {

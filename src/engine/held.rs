@@ -10,12 +10,16 @@ use super::{EngineError, Observer};
 use crate::block::Disk;
 use crate::block::buffer::AlignedBuffer;
 use crate::dm::{DeviceMapper, TableSlot};
+use crate::format::copy::{EncodeError, encode};
+use crate::format::metadata::Metadata;
 use crate::format::tombstone;
-use crate::map::{Fate, Map, SpareIndex};
+use crate::format::{COPY_ALIGNMENT, COPY_MAX_BYTES};
+use crate::map::{Extent, Fate, Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{HeldKind, Target, TargetKind, held_table};
 use crate::units::{DevNo, Range, SECTOR_SIZE, Sectors, coalesce};
-use std::collections::BTreeSet;
+use nix::errno::Errno;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Makes the private device over a spare, or makes an existing one hold `held` (sorted runs of the spare) instead of
 /// `before`. A block that is in both is not touched: it may have been written in this very moment.
@@ -33,7 +37,7 @@ fn sync_spare_device(
         name: spare_device_name(&session.name, index),
         spare: member.devno,
         size: record.identity.size,
-        block: session.main.disk.logical_block(),
+        block: session.block(),
     };
     let uuid = spare_device_uuid(session.setup(), index);
     match session.dm.state(&device.name)? {
@@ -46,13 +50,13 @@ fn sync_spare_device(
     }
     let current = session.dm.table(&device.name, TableSlot::Active)?;
     if held.is_empty() {
-        return device.swap(session.dm, &current, &device.plain()).map(|_| ());
+        return device.swap_or_fail(session.dm, &current, &device.plain());
     }
     match HeldKind::of(&current) {
         Some(HeldKind::Dust) => update_dust(session.dm, &device, before, held),
         Some(kind) => {
             let table = held_table(kind, device.spare, device.size, device.block, held);
-            device.swap(session.dm, &current, &table).map(|_| ())
+            device.swap_or_fail(session.dm, &current, &table)
         }
         None => device.begin_holding(session.dm, &current, held, observer),
     }
@@ -76,12 +80,21 @@ impl SpareDeviceSpec {
         if current != table {
             match dm.load(&self.name, table, false) {
                 Ok(()) => {}
-                Err(error) if error.errno() == Some(nix::errno::Errno::EINVAL) => return Ok(false),
+                Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
-            dm.activate(&self.name, true)?;
+            if let Err(error) = dm.activate(&self.name, true) {
+                // The kernel has thrown the table away and left the device suspended: the old one must go on.
+                let _ = dm.resume(&self.name);
+                return Err(error.into());
+            }
         }
         Ok(true)
+    }
+
+    /// The same, for targets that every kernel has or this one has shown to have.
+    fn swap_or_fail(&self, dm: &dyn DeviceMapper, current: &[Target], table: &[Target]) -> Result<(), EngineError> {
+        if self.swap(dm, current, table)? { Ok(()) } else { Err(EngineError::TableNotTaken(self.name.clone())) }
     }
 
     /// Takes the first kind of target that the kernel has.
@@ -131,9 +144,14 @@ fn update_dust(
     let known: BTreeSet<u64> = dust_blocks(before, device.block).collect();
     let wanted: BTreeSet<u64> = dust_blocks(held, device.block).collect();
     for new in wanted.difference(&known) {
-        // EINVAL: it is listed already.
-        let _ = dm.message(&device.name, Sectors::ZERO, &format!("addbadblock {new}"));
+        match dm.message(&device.name, Sectors::ZERO, &format!("addbadblock {new}")) {
+            // It is listed already.
+            Err(error) if error.errno() == Some(Errno::EINVAL) => {}
+            other => other.map(|_| ())?,
+        }
     }
+    // Whoever made this table may have died before it was enabled.
+    dm.message(&device.name, Sectors::ZERO, "enable")?;
     let listed = dm.message(&device.name, Sectors::ZERO, "listbadblocks");
     let listed: BTreeSet<u64> = match listed {
         Ok(list) => list.iter().flat_map(|l| l.lines()).filter_map(|n| n.trim().parse().ok()).collect(),
@@ -164,49 +182,144 @@ pub fn sync_all(
     Ok(())
 }
 
-/// Takes down the private devices of all spares.
+/// Lets private devices go on that a killed command left suspended, with the tables that are in force.
 ///
 /// # Errors
-/// What device-mapper says; `EBUSY` while the setup's device is up.
-pub fn remove_all(dm: &dyn DeviceMapper, name: &str, spares: usize) -> Result<(), EngineError> {
-    for (index, _) in (0u8..).map(SpareIndex).zip(0..spares) {
-        let private = spare_device_name(name, index);
-        if dm.state(&private)?.is_some() {
-            dm.remove(&private)?;
+/// What device-mapper says.
+pub fn let_go(session: &Session<'_>) -> Result<(), EngineError> {
+    for (index, _) in (0u8..).map(SpareIndex).zip(&session.metadata.spares) {
+        let private = spare_device_name(&session.name, index);
+        if session.dm.state(&private)?.is_some_and(|state| state.suspended) {
+            session.dm.clear(&private)?;
+            session.dm.resume(&private)?;
         }
     }
     Ok(())
 }
 
-/// Held sectors of the setup that were written since: their tombstones are gone. In whole logical blocks.
-///
-/// # Errors
-/// [`crate::block::DiskError`] when a slot cannot be read; a held block that cannot be read stays held.
-pub fn rewritten(session: &Session<'_>) -> Result<Vec<Range>, EngineError> {
+/// Held sectors of the setup that were written since: their tombstones are gone, durably. In whole logical blocks.
+/// A held block that cannot be read, or on a spare that cannot be flushed, stays held: a commit that calls it rewritten
+/// must not survive a crash that the new data does not.
+pub fn rewritten(session: &Session<'_>) -> Vec<Range> {
     let mut found = Vec::new();
+    for (index, ranges) in without_tombstone(session) {
+        if session.spare(index).is_some_and(|member| member.disk.flush().is_ok()) {
+            found.extend(ranges);
+        }
+    }
+    coalesce(found)
+}
+
+/// Held sectors of the setup whose tombstones are gone, by spare; perhaps not durably. Only reads.
+pub fn without_tombstone(session: &Session<'_>) -> BTreeMap<SpareIndex, Vec<Range>> {
+    let mut by_spare: BTreeMap<SpareIndex, Vec<Range>> = BTreeMap::new();
+    let mut buf = AlignedBuffer::new(READ_CHUNK);
     for loss in session.metadata.map.losses().iter().filter(|l| l.fate == Fate::Held) {
         for extent in session.metadata.map.extents_in(loss.range) {
             let Some(member) = session.spare(extent.slot.spare) else { continue };
-            find_rewritten(session, &*member.disk, extent.range, extent.slot.start, &mut found);
-        }
-    }
-    Ok(coalesce(found))
-}
-
-fn find_rewritten(session: &Session<'_>, disk: &dyn Disk, range: Range, slot: Sectors, found: &mut Vec<Range>) {
-    let block = session.main.disk.logical_block();
-    let mut buf = AlignedBuffer::new(block.to_usize_bytes().unwrap_or(SECTOR_SIZE));
-    let mut at = range.start();
-    while let Some(part) = Range::between(at, range.end()) {
-        let from = Sectors(slot.0.saturating_add(at.saturating_sub(range.start()).0));
-        // A slot that cannot be read answers EIO as well: it may stay held.
-        if disk.read(from, &mut buf).is_ok() {
-            let mut sectors = (at.0..).zip(buf.chunks_exact(SECTOR_SIZE));
-            let held = sectors.any(|(sector, data)| tombstone::is_tombstone(data, session.setup(), Sectors(sector)));
-            if !held {
-                found.extend(Range::new(at, part.len().min(block)));
+            let here = scan_tombstones(session, &*member.disk, extent, &mut buf);
+            if !here.is_empty() {
+                by_spare.entry(extent.slot.spare).or_default().extend(here);
             }
         }
-        at = Sectors(at.0.saturating_add(block.0));
     }
+    by_spare
+}
+
+/// Bytes read at once when tombstones are looked for.
+const READ_CHUNK: usize = 65_536;
+
+/// The sectors of a held run that have no tombstone: in large reads, and block by block where one fails. A slot that
+/// cannot be read answers EIO as well: it may stay held.
+fn scan_tombstones(session: &Session<'_>, disk: &dyn Disk, extent: Extent, buf: &mut AlignedBuffer) -> Vec<Range> {
+    let setup = session.setup();
+    let block = session.block();
+    let chunk = Sectors(u64::try_from(READ_CHUNK / SECTOR_SIZE).unwrap_or(1)).align_down(block).max(block);
+    let mut found = Vec::new();
+    let mut look = |part: Range, whole: bool| -> bool {
+        let from = Sectors(extent.slot.start.0.saturating_add(part.start().saturating_sub(extent.range.start()).0));
+        let data = buf.get_mut(..part.len().to_usize_bytes().unwrap_or(0)).unwrap_or_default();
+        if disk.read(from, data).is_err() {
+            return !whole;
+        }
+        let written = (part.start().0..).zip(data.chunks_exact(SECTOR_SIZE)).filter_map(|(sector, data)| {
+            let gone = !tombstone::is_tombstone(data, setup, Sectors(sector));
+            Range::new(Sectors(sector), Sectors(1)).filter(|_| gone)
+        });
+        found.extend(written);
+        true
+    };
+    for part in extent.range.chunks(chunk) {
+        if !look(part, true) {
+            part.chunks(block).for_each(|block| {
+                look(block, false);
+            });
+        }
+    }
+    // Blocks are written whole; one that has lost some of its tombstones only is a torn write and stays held.
+    let gone = coalesce(found);
+    let whole = |r: &Range| Range::between(r.start().align_up(block).unwrap_or(r.end()), r.end().align_down(block));
+    gone.iter().filter_map(whole).collect()
+}
+
+/// The map with these sectors as rewritten. Where that does not fit into the metadata any more they stay held: their
+/// missing tombstones tell the truth all the same.
+///
+/// # Errors
+/// When a range is no part of the map.
+pub fn map_with(metadata: &Metadata, rewritten: &[Range]) -> Result<Map, EngineError> {
+    let mut map = metadata.map.clone();
+    for range in rewritten {
+        map.record_loss(*range, Fate::Rewritten)?;
+    }
+    let after = Metadata { map, ..metadata.clone() };
+    // The lineage grows with the commit.
+    match encode(&after) {
+        Err(EncodeError::Full { .. }) => Ok(metadata.map.clone()),
+        Ok(encoded) if encoded.len() + COPY_ALIGNMENT > COPY_MAX_BYTES => Ok(metadata.map.clone()),
+        _ => Ok(after.map),
+    }
+}
+
+/// Lists again blocks that a dust target has forgotten although they still hold their tombstones: it forgets a block
+/// when a write is begun, also if the spare then fails it, and on a discard.
+///
+/// # Errors
+/// What device-mapper says.
+pub fn list_again(session: &Session<'_>) -> Result<(), EngineError> {
+    let block = session.block();
+    for (index, _) in (0u8..).map(SpareIndex).zip(&session.metadata.spares) {
+        let (name, held) = (spare_device_name(&session.name, index), session.metadata.map.held_slots(index));
+        let Some(member) = session.spare(index).filter(|_| !held.is_empty()) else { continue };
+        let table = session.dm.table(&name, TableSlot::Active)?;
+        if HeldKind::of(&table) != Some(HeldKind::Dust) {
+            continue;
+        }
+        let Ok(Some(list)) = session.dm.message(&name, Sectors::ZERO, "listbadblocks") else { continue };
+        let listed: BTreeSet<u64> = list.lines().filter_map(|n| n.trim().parse().ok()).collect();
+        for number in dust_blocks(&held, block).filter(|number| !listed.contains(number)) {
+            if holds_tombstone(session, &*member.disk, index, Sectors(number.saturating_mul(block.0))) {
+                session.dm.message(&name, Sectors::ZERO, &format!("addbadblock {number}"))?;
+                // It may have been written in between.
+                if !holds_tombstone(session, &*member.disk, index, Sectors(number.saturating_mul(block.0))) {
+                    session.dm.message(&name, Sectors::ZERO, &format!("removebadblock {number}"))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the block at `slot` of the spare still holds the tombstone of the sector that lives there.
+fn holds_tombstone(session: &Session<'_>, disk: &dyn Disk, index: SpareIndex, slot: Sectors) -> bool {
+    let mut buf = AlignedBuffer::new(session.block().to_usize_bytes().unwrap_or(SECTOR_SIZE));
+    let map = &session.metadata.map;
+    let sector = map.extents_by_slot(index).find_map(|e| {
+        let inside = e.slot_range()?.contains(slot);
+        let skipped = slot.checked_sub(e.slot.start)?;
+        e.range.start().checked_add(skipped).filter(|_| inside)
+    });
+    let Some(sector) = sector else { return false };
+    disk.read(slot, &mut buf).is_ok()
+        && buf.get(..SECTOR_SIZE).is_some_and(|data| tombstone::is_tombstone(data, session.setup(), sector))
 }

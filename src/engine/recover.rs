@@ -36,11 +36,16 @@ pub fn recover(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Rec
     let devices = session.devices()?;
     let live = dm.table(&name, TableSlot::Active)?;
     let fits = fits(&live, &devices, session);
+    held::let_go(session)?;
     if fits.is_ok() && !state.suspended {
         session.clear_leftovers()?;
         return Ok(Recovered::Nothing);
     }
     if fits.is_ok() {
+        // What was read may be in a disk's cache only (a commit of the old map that was interrupted): if it were lost
+        // after I/O has gone on, the next start would find another map.
+        observer.step("committing the map again");
+        session.commit(|_| {})?;
         dm.clear(&name)?;
         dm.resume(&name)?;
         session.clear_leftovers()?;
@@ -61,8 +66,8 @@ fn pieces(table: &[Target], devices: &Devices, session: &Session<'_>) -> Result<
     read_back(table, devices, session.layout)
 }
 
-/// Suspended with another table than the newest map's: the command died after its commit. The table it had loaded must
-/// be that map's.
+/// Suspended with another table than the newest map's: the command died after its commit. Either the table that it had
+/// loaded is that map's, or the live one is at least ours.
 fn complete(
     session: &mut Session<'_>,
     devices: &Devices,
@@ -72,12 +77,19 @@ fn complete(
     let dm = session.dm;
     let name = session.name.clone();
     let loaded = dm.table(&name, TableSlot::Inactive)?;
-    if fits(&loaded, devices, session).is_err() {
+    let live = dm.table(&name, TableSlot::Active)?;
+    if fits(&loaded, devices, session).is_err() && pieces(&live, devices, session).is_err() {
         return Err(Refusal::TableDiffers { name, detail }.into());
     }
     observer.step("committing the new map again");
     // Some copies may hold it durably and others not: now all do.
     session.commit(|_| {})?;
+    if fits(&loaded, devices, session).is_err() {
+        // The kernel had refused the new table and thrown it away, or the last resort lies there. The newest map is
+        // right all the same: nothing was written since it was committed.
+        let table = setup_table(&session.metadata.map, devices, session.layout)?;
+        dm.load(&name, &table, false)?;
+    }
     dm.resume(&name)?;
     session.check_live()?;
     sync_held(session, observer)?;

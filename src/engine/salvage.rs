@@ -31,6 +31,16 @@ pub struct Copy {
     pub to: Sectors,
 }
 
+impl Copy {
+    /// The part of this copy that lies inside `window` (sectors of the setup).
+    pub fn clip(&self, window: Range) -> Option<Copy> {
+        let range = self.range.intersect(window)?;
+        let skipped = range.start().checked_sub(self.range.start())?;
+        let (from, to) = (self.from.checked_add(skipped)?, self.to.checked_add(skipped)?);
+        Some(Copy { range, from, to, ..self.clone() })
+    }
+}
+
 /// What fills a block that was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filling {
@@ -47,6 +57,20 @@ pub struct Copied {
     pub lost: Vec<Range>,
     /// Sectors that read only after a retry.
     pub recovered: Sectors,
+}
+
+impl Copied {
+    /// Takes over how the copy of a part went that was made again.
+    pub fn replace(&mut self, part: Range, again: Copied) {
+        let kept = self.lost.iter().flat_map(|lost| {
+            [
+                Range::between(lost.start(), part.start().min(lost.end())),
+                Range::between(lost.start().max(part.end()), lost.end()),
+            ]
+        });
+        self.lost = coalesce(kept.flatten().chain(again.lost).collect());
+        self.recovered = Sectors(self.recovered.0.saturating_add(again.recovered.0));
+    }
 }
 
 /// Why a copy could not be made.
@@ -99,7 +123,8 @@ impl Salvager {
         let mut offset = Sectors::ZERO;
         while offset < copy.range.len() {
             let len = copy.range.len().saturating_sub(offset).min(CHUNK);
-            let part = part_of(copy, offset, len)?;
+            let part = Range::new(Sectors(copy.range.start().0.saturating_add(offset.0)), len);
+            let Some(part) = part.and_then(|range| copy.clip(range)) else { break };
             self.copy_chunk(&part, &mut result)?;
             offset = Sectors(offset.0.saturating_add(len.0));
             done(len);
@@ -131,20 +156,6 @@ impl Salvager {
         let check = self.check.get_mut(..bytes).unwrap_or_default();
         write_checked(&*part.destination, part.to, data, check)
     }
-}
-
-fn part_of(copy: &Copy, offset: Sectors, len: Sectors) -> Result<Copy, CopyFault> {
-    let shift = |at: Sectors| at.checked_add(offset);
-    let made = || {
-        Some(Copy {
-            range: Range::new(shift(copy.range.start())?, len)?,
-            source: copy.source.clone(),
-            from: shift(copy.from)?,
-            destination: copy.destination.clone(),
-            to: shift(copy.to)?,
-        })
-    };
-    made().ok_or_else(|| CopyFault::Stop(EngineError::Device(format!("sectors {} do not fit", copy.range))))
 }
 
 /// What a salvaging read has found.

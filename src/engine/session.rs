@@ -14,7 +14,7 @@ use crate::format::metadata::{Metadata, SpareState};
 use crate::map::{Fate, Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
-use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies};
+use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies, unused_generation};
 use crate::units::{DevNo, Range, Sectors};
 use nix::errno::Errno;
 use std::sync::Arc;
@@ -34,8 +34,8 @@ pub struct Member {
 
 impl Member {
     /// A member whose device is not there any more: every request to it fails with `ENXIO`.
-    pub fn gone(index: SpareIndex, devno: DevNo) -> Member {
-        Member { devno, disk: Arc::new(Gone { name: format!("spare {index} ({devno})").into() }) }
+    pub fn gone(what: &str, devno: DevNo) -> Member {
+        Member { devno, disk: Arc::new(Gone { name: format!("{what} ({devno}, which is gone)").into() }) }
     }
 }
 
@@ -75,11 +75,11 @@ impl Disk for Gone {
 
 /// Opens devices by number.
 pub trait DiskSource: std::fmt::Debug {
-    /// Opens a device, for writing too when `write`.
+    /// Opens a device, for writing too when `write`; `None` when it is not there any more.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when it is not there or cannot be opened.
-    fn open(&self, devno: DevNo, write: bool) -> Result<Member, EngineError>;
+    /// [`EngineError::Device`] when it is there and cannot be opened.
+    fn open(&self, devno: DevNo, write: bool) -> Result<Option<Member>, EngineError>;
 }
 
 /// A setup that is up.
@@ -99,6 +99,8 @@ pub struct Session<'a> {
     pub spares: Vec<Option<Member>>,
     /// How the map becomes tables.
     pub layout: Layout,
+    /// Spares that were marked as failed by this command, because commits to them failed.
+    pub failed: Vec<SpareIndex>,
 }
 
 /// The dm UUID of a setup's device.
@@ -215,11 +217,12 @@ impl<'a> Session<'a> {
         let main = live
             .main
             .ok_or_else(|| EngineError::Device(format!("the table of '{name}' does not lead to any main device")))?;
+        // A device that is gone stays a member, one that fails: the setup goes on without it, degraded.
+        let main = source.open(main, write)?.unwrap_or_else(|| Member::gone("main", main));
         let mut members = Vec::new();
         for (index, device, _) in &live.spares {
-            // A spare that is gone stays a member, one that fails: the setup goes on without it, degraded.
-            let member = source.open(*device, write).unwrap_or_else(|_| Member::gone(*index, *device));
-            members.push((*index, member));
+            let member = source.open(*device, write)?;
+            members.push((*index, member.unwrap_or_else(|| Member::gone(&format!("spare {index}"), *device))));
         }
         let expected = Expected { setup: Some(live.setup), spare: None };
         let readings: Vec<SpareReading> = members.iter().map(|(_, m)| read_copies(&*m.disk, expected)).collect();
@@ -236,10 +239,16 @@ impl<'a> Session<'a> {
             name: name.into(),
             digest: newest.digest,
             metadata: newest.metadata,
-            main: source.open(main, write)?,
+            main,
             spares,
             layout: Layout::Flat,
+            failed: Vec::new(),
         })
+    }
+
+    /// Logical block size of main in sectors, as recorded: what is held is held in whole blocks of this size.
+    pub fn block(&self) -> Sectors {
+        self.metadata.config.main.logical_block
     }
 
     /// UUID of the setup.
@@ -266,7 +275,7 @@ impl<'a> Session<'a> {
                 data_start: record.data_start,
             });
         }
-        Ok(Devices { main: self.main.devno, logical_block: self.main.disk.logical_block(), spares })
+        Ok(Devices { main: self.main.devno, logical_block: self.block(), spares })
     }
 
     /// The spare with this index, unless it is missing.
@@ -276,7 +285,11 @@ impl<'a> Session<'a> {
 
     /// Spares that commits go to: present, and not marked as failed.
     pub fn commit_targets(&self) -> Vec<CommitTarget> {
-        let members = self.metadata.spares.iter().zip(&self.spares);
+        self.targets_of(&self.metadata)
+    }
+
+    fn targets_of(&self, metadata: &Metadata) -> Vec<CommitTarget> {
+        let members = metadata.spares.iter().zip(&self.spares);
         members
             .filter(|(record, _)| record.state == SpareState::Present)
             .filter_map(|(record, member)| {
@@ -289,20 +302,32 @@ impl<'a> Session<'a> {
             .collect()
     }
 
-    /// Commits a change of the metadata that moves nothing, outside the window.
+    /// The present content as the next generation, with a number that was never begun before.
+    pub fn next_metadata(&self) -> Metadata {
+        let mut next = self.metadata.next(now(), self.digest);
+        for target in self.commit_targets() {
+            next.generation = unused_generation(&*target.disk, self.setup(), next.generation);
+        }
+        next
+    }
+
+    /// Commits a change of the metadata that moves nothing, outside the window. Spares that do not take it, while others
+    /// do, are marked as failed: see [`Session::failed`].
     ///
     /// # Errors
     /// [`EngineError::CommitFailed`] when no spare took it.
     pub fn commit(&mut self, change: impl FnOnce(&mut Metadata)) -> Result<CommitReport, EngineError> {
-        let mut next = self.metadata.next(now(), self.digest);
+        let mut next = self.next_metadata();
         change(&mut next);
         let encoded = encode(&next)?;
         let digest = encoded.digest();
-        let report = Commit::new(self.commit_targets(), encoded).run();
+        let targets = self.targets_of(&next);
+        let report = Commit::new(targets.clone(), encoded).run();
         if !report.stands() {
             return Err(self.commit_failed(&report));
         }
         self.adopt(next, digest);
+        self.mark_failed_spares(&targets, &report)?;
         Ok(report)
     }
 
@@ -320,26 +345,23 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Marks spares as failed that did not take the last commit, when others did. Says which.
-    pub fn mark_failed_spares(&mut self, report: &CommitReport) -> Result<Vec<SpareIndex>, EngineError> {
-        let targets = self.commit_targets();
-        let failed: Vec<Uuid> = targets
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| report.target(*i).is_some_and(|t| !t.holds_a_group()))
-            .map(|(_, target)| target.uuid)
-            .collect();
-        let indexes: Vec<SpareIndex> = failed.iter().filter_map(|uuid| self.metadata.spare_index(*uuid)).collect();
-        if !indexes.is_empty() {
-            self.commit(|next| {
-                for record in &mut next.spares {
-                    if failed.contains(&record.uuid) {
-                        record.state = SpareState::Failed;
-                    }
-                }
-            })?;
+    /// Marks those of `targets` as failed that did not take the commit, when others did.
+    ///
+    /// # Errors
+    /// When the mark cannot be committed.
+    pub fn mark_failed_spares(&mut self, targets: &[CommitTarget], report: &CommitReport) -> Result<(), EngineError> {
+        let missed = |i: usize| report.target(i).is_some_and(|t| !t.holds_a_group());
+        let failed: Vec<Uuid> =
+            targets.iter().enumerate().filter(|(i, _)| missed(*i)).map(|(_, target)| target.uuid).collect();
+        if failed.is_empty() {
+            return Ok(());
         }
-        Ok(indexes)
+        self.failed.extend(failed.iter().filter_map(|uuid| self.metadata.spare_index(*uuid)));
+        self.commit(|next| {
+            let missed = next.spares.iter_mut().filter(|record| failed.contains(&record.uuid));
+            missed.for_each(|record| record.state = SpareState::Failed);
+        })
+        .map(|_| ())
     }
 
     /// Checks that the device is not suspended and its live table is the one that the metadata gives.

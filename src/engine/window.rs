@@ -21,6 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use uuid::Uuid;
 
+/// How often a call is tried without which the device would stay suspended.
+const TRIES: u32 = 3;
+
 /// How far the window has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -116,7 +119,7 @@ pub enum WindowEnd {
 #[derive(Debug)]
 pub struct WindowJob<'a> {
     /// The device.
-    pub window: &'a dyn Window,
+    pub window: Box<dyn Window + 'a>,
     /// The new map.
     pub commit: Commit,
     /// The old map as the generation after that.
@@ -142,14 +145,14 @@ impl WindowJob<'_> {
     pub fn run(&mut self, phase: &AtomicU8) -> WindowEnd {
         enter(phase, Phase::Suspending);
         if let Err(errno) = self.window.suspend() {
-            return match self.let_go(phase, true) {
+            return match self.let_go(phase) {
                 Ok(()) => WindowEnd::NotSuspended(errno),
                 Err(stuck) => WindowEnd::StillSuspended(stuck),
             };
         }
         enter(phase, Phase::Copying);
         if let Err(cause) = self.make_current() {
-            return match self.let_go(phase, true) {
+            return match self.let_go(phase) {
                 Ok(()) => WindowEnd::Undone(cause),
                 Err(stuck) => WindowEnd::StillSuspended(stuck),
             };
@@ -160,7 +163,7 @@ impl WindowJob<'_> {
     /// Takes over from a process that died in `phase`.
     pub fn take_over(&mut self, died_in: Phase, phase: &AtomicU8) -> WindowEnd {
         match died_in {
-            Phase::Armed | Phase::Suspending | Phase::Copying => match self.let_go(phase, true) {
+            Phase::Armed | Phase::Suspending | Phase::Copying => match self.let_go(phase) {
                 Ok(()) => WindowEnd::NotSuspended(Errno::EINTR),
                 Err(stuck) => WindowEnd::StillSuspended(stuck),
             },
@@ -185,7 +188,7 @@ impl WindowJob<'_> {
     }
 
     fn swap(&mut self, phase: &AtomicU8, report: CommitReport) -> WindowEnd {
-        if !matches!(self.window.suspended(), Ok(true)) {
+        if matches!(self.window.suspended(), Ok(false)) {
             // Whoever died had resumed it already.
             enter(phase, Phase::Done);
             return WindowEnd::Swapped(report);
@@ -206,6 +209,7 @@ impl WindowJob<'_> {
     /// Commits the old map as a newer generation, then lets the old table go on.
     fn revert(&mut self, phase: &AtomicU8, refused: Option<Errno>, report: CommitReport) -> WindowEnd {
         enter(phase, Phase::Reverting);
+        self.revert.follows(&report);
         let reverted = self.revert.run();
         if !reverted.stands() {
             return self.unsettled(phase);
@@ -215,7 +219,7 @@ impl WindowJob<'_> {
     }
 
     fn reverted(&mut self, phase: &AtomicU8, refused: Option<Errno>, report: CommitReport) -> WindowEnd {
-        match (self.let_go(phase, true), refused) {
+        match (self.let_go(phase), refused) {
             (Err(stuck), _) => WindowEnd::StillSuspended(stuck),
             (Ok(()), Some(errno)) => WindowEnd::Refused(errno),
             (Ok(()), None) => WindowEnd::CommitFailed(report),
@@ -223,24 +227,29 @@ impl WindowJob<'_> {
     }
 
     /// Puts EIO in the place of the moved sectors. The kernel allocates for this table; that it must be loaded
-    /// now is why it is the last resort.
+    /// now is why it is the last resort. While it cannot be had, the device stays suspended: I/O that waits is better
+    /// than an update that is forgotten.
     fn unsettled(&mut self, phase: &AtomicU8) -> WindowEnd {
         enter(phase, Phase::Unsettled);
-        let loaded = self.window.load_prepared();
-        match self.let_go(phase, loaded.is_err()) {
-            Ok(()) => WindowEnd::Unsettled,
-            Err(stuck) => WindowEnd::StillSuspended(stuck),
+        let mut stuck = Errno::EIO;
+        for _ in 0..TRIES {
+            match self.window.load_prepared().and_then(|()| self.window.resume()) {
+                Ok(()) => {
+                    enter(phase, Phase::Done);
+                    return WindowEnd::Unsettled;
+                }
+                Err(errno) => stuck = errno,
+            }
         }
+        WindowEnd::StillSuspended(stuck)
     }
 
-    /// Resumes if suspended; with the table that is in force when `keep_table`. Done afterwards.
-    fn let_go(&mut self, phase: &AtomicU8, keep_table: bool) -> Result<(), Errno> {
-        if keep_table {
-            self.window.clear()?;
-        }
-        if self.window.suspended()? {
-            // A refused table is thrown away by the kernel: the second resume is a plain one.
-            self.window.resume().or_else(|_| self.window.resume())?;
+    /// Resumes if suspended, with the table that is in force. Done afterwards.
+    fn let_go(&mut self, phase: &AtomicU8) -> Result<(), Errno> {
+        insist(|| self.window.clear())?;
+        // If it does not say whether it is suspended, a resume does no harm.
+        if !matches!(self.window.suspended(), Ok(false)) {
+            insist(|| self.window.resume())?;
         }
         enter(phase, Phase::Done);
         Ok(())
@@ -249,14 +258,21 @@ impl WindowJob<'_> {
     /// Copies again what was written since it was copied, and flushes.
     fn make_current(&mut self) -> Result<(), UndoCause> {
         self.changed.fill(false);
-        let known = match &mut self.watch {
-            Some(watch) => watch.refresh(&mut self.changed).is_ok(),
-            None => false,
-        };
+        let known = self.watch.as_mut().is_some_and(|watch| watch.refresh(&mut self.changed).is_ok());
+        let watch = self.watch.as_ref().filter(|_| known);
         for recopy in &self.copies {
-            let areas = self.changed.get(recopy.areas.clone()).unwrap_or_default();
-            if !known || areas.contains(&true) {
-                repeat(recopy, self.setup, &mut self.data, &mut self.check)?;
+            // What is held is asked of the spare itself: it costs little, and a write to it must not be lost.
+            for (gap, _) in recopy.gaps.iter().filter(|(_, why)| *why == Gap::Tombstone) {
+                still_a_gap(&recopy.copy, *gap, Gap::Tombstone, self.setup, &mut self.data)?;
+            }
+            let Some(watch) = watch else {
+                repeat(recopy, recopy.copy.range, Trust::Nothing, &mut self.data, &mut self.check)?;
+                continue;
+            };
+            for area in recopy.areas.clone().filter(|area| self.changed.get(*area) == Some(&true)) {
+                let part = watch.area_range(area).and_then(|range| range.intersect(recopy.copy.range));
+                let Some(part) = part else { continue };
+                repeat(recopy, part, Trust::Watch, &mut self.data, &mut self.check)?;
             }
         }
         for disk in &self.destinations {
@@ -266,22 +282,48 @@ impl WindowJob<'_> {
     }
 }
 
+/// Tries again what must not fail.
+fn insist(mut call: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    let mut result = call();
+    for _ in 1..TRIES {
+        if result.is_ok() {
+            break;
+        }
+        result = call();
+    }
+    result
+}
+
 fn enter(phase: &AtomicU8, next: Phase) {
     phase.store(next as u8, Ordering::SeqCst);
 }
 
-/// Repeats a copy; every gap must still be one, and no new one may appear.
-fn repeat(recopy: &Recopy, setup: Uuid, data: &mut [u8], check: &mut [u8]) -> Result<(), UndoCause> {
-    let whole = recopy.copy.range;
-    let mut at = whole.start();
+/// Whether a part is known to have been written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// The watch says that it was written.
+    Watch,
+    /// Nobody knows.
+    Nothing,
+}
+
+/// Repeats a part of a copy; every gap must still be one, and no new one may appear. A gap that was written has to be
+/// looked at again outside the window: reading bad sectors takes too long in here.
+fn repeat(recopy: &Recopy, part: Range, trust: Trust, data: &mut [u8], check: &mut [u8]) -> Result<(), UndoCause> {
+    let mut at = part.start();
     for (gap, why) in &recopy.gaps {
+        let Some(gap) = gap.intersect(part) else { continue };
         if let Some(solid) = Range::between(at, gap.start()) {
             repeat_solid(&recopy.copy, solid, data, check)?;
         }
-        still_a_gap(&recopy.copy, *gap, *why, setup, data)?;
+        match (why, trust) {
+            (Gap::Tombstone, _) => {}
+            (Gap::Unreadable, Trust::Watch) => return Err(UndoCause::Unsteady(gap)),
+            (Gap::Unreadable, Trust::Nothing) => still_a_gap(&recopy.copy, gap, *why, Uuid::nil(), data)?,
+        }
         at = gap.end();
     }
-    match Range::between(at, whole.end()) {
+    match Range::between(at, part.end()) {
         Some(solid) => repeat_solid(&recopy.copy, solid, data, check),
         None => Ok(()),
     }

@@ -58,6 +58,9 @@ pub struct Activation {
     pub machine_id: String,
     /// /proc/sys/kernel/random/boot_id at that time.
     pub boot_id: String,
+    /// UUID of the board (DMI product_uuid); empty when it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hardware_id: String,
     /// Seconds since 1970.
     pub time: u64,
 }

@@ -135,6 +135,9 @@ pub fn plan_remap(
             to: Home::Slot(part.slot),
         }));
     }
+    if map.remapped().checked_add(Sectors(total)).is_none_or(|all| all >= map.main_len()) {
+        return Err(Refusal::WholeMain);
+    }
     let plan = MovePlan { kind: MoveKind::Remap, moves, already, unreadable };
     check_room(metadata, &plan)?;
     Ok(plan)

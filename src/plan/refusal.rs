@@ -124,6 +124,11 @@ pub enum Refusal {
     /// Sectors that live on main.
     #[error("sectors {0} are not remapped; 'dm-remap map NAME' lists those that are")]
     NotRemapped(Range),
+    /// Nothing of main would be in use any more.
+    #[error(
+        "with these sectors all of main would live on spares: then nothing holds main, and dm-remap is not the tool. Copy the device to another one"
+    )]
+    WholeMain,
     /// Nothing was asked for.
     #[error("no sectors were given")]
     NothingGiven,

@@ -106,6 +106,7 @@ fn extents_held() -> Metadata {
     all.config.active = Some(Activation {
         machine_id: "0123456789abcdef0123456789abcdef".into(),
         boot_id: "5e0f6c0e-6a0c-4f6e-9a53-0d7f3c1f2b1a".into(),
+        hardware_id: String::new(),
         time: 1_700_000_500,
     });
     let second = uuid!("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeee01");

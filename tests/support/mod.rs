@@ -10,15 +10,21 @@
     clippy::indexing_slicing
 )]
 
+pub mod crash;
+pub mod model;
+pub mod trap;
+
 use dm_remap::block::Disk;
 use dm_remap::block::ram::{Image, Power, RamDisk};
+use dm_remap::dm::DeviceMapper;
 use dm_remap::dm::fake::FakeDm;
 use dm_remap::engine::activate::{self, ActivateOptions, Activated, Mark};
+use dm_remap::engine::recover::{Recovered, recover};
 use dm_remap::engine::session::choose_among;
 use dm_remap::engine::splice::{SpliceOptions, SpliceOutcome, splice};
-use dm_remap::engine::window::Unguarded;
+use dm_remap::engine::window::{Unguarded, WindowRunner};
 use dm_remap::engine::{DiskSource, EngineError, Member, Session, Silent, create};
-use dm_remap::format::choose::Expected;
+use dm_remap::format::choose::{Expected, SetupChoice};
 use dm_remap::format::metadata::{Policy, UnreadablePolicy};
 use dm_remap::identity::Identity;
 use dm_remap::map::SpareIndex;
@@ -41,7 +47,7 @@ pub fn spare_number(index: usize) -> DevNo {
 }
 
 pub fn mark() -> Mark {
-    Mark { machine_id: "machine".into(), boot_id: "boot".into() }
+    Mark { machine_id: "machine".into(), boot_id: "boot".into(), hardware_id: String::new() }
 }
 
 /// A machine: main, spares, device-mapper.
@@ -51,17 +57,21 @@ pub struct Machine {
     pub power: Arc<Power>,
     pub main: Arc<RamDisk>,
     pub spares: Vec<Arc<RamDisk>>,
+    /// Where a process may die.
+    pub trap: Arc<trap::Trap>,
+    /// UUID that the next setup gets.
+    pub setup: Uuid,
 }
 
 impl DiskSource for Machine {
-    fn open(&self, devno: DevNo, _write: bool) -> Result<Member, EngineError> {
+    fn open(&self, devno: DevNo, _write: bool) -> Result<Option<Member>, EngineError> {
         let disk: Arc<RamDisk> = if devno == MAIN {
             self.main.clone()
         } else {
             let index = (0..self.spares.len()).find(|i| spare_number(*i) == devno);
             self.spares[index.unwrap_or_else(|| panic!("no device {devno}"))].clone()
         };
-        Ok(Member { devno, disk })
+        Ok(Member { devno, disk: Arc::new(trap::TrapDisk { inner: disk, trap: self.trap.clone() }) })
     }
 }
 
@@ -74,10 +84,21 @@ impl Machine {
 
     /// Disks that hold what they held before a reboot: main's image first.
     pub fn with_images(power: Arc<Power>, main_sectors: u64, spare_sectors: &[u64], images: Vec<Image>) -> Machine {
+        Machine::with_blocks(power, 1, main_sectors, spare_sectors, images)
+    }
+
+    /// The same, with logical blocks of `block` sectors on all disks.
+    pub fn with_blocks(
+        power: Arc<Power>,
+        block: u64,
+        main_sectors: u64,
+        spare_sectors: &[u64],
+        images: Vec<Image>,
+    ) -> Machine {
         let mut images = images.into_iter();
         let mut disk = |name: &str, sectors| {
             let image = images.next().unwrap();
-            Arc::new(RamDisk::from_image(name, Sectors(sectors), Sectors(1), power.clone(), image))
+            Arc::new(RamDisk::from_image(name, Sectors(sectors), Sectors(block), power.clone(), image))
         };
         let main = disk("main", main_sectors);
         let spares: Vec<_> = spare_sectors.iter().enumerate().map(|(i, s)| disk(&format!("spare{i}"), *s)).collect();
@@ -86,14 +107,13 @@ impl Machine {
         for (index, spare) in spares.iter().enumerate() {
             dm.register(spare_number(index), spare.clone());
         }
-        Machine { dm, power, main, spares }
+        Machine { dm, power, main, spares, trap: Arc::default(), setup: Uuid::from_u128(0xfeed) }
     }
 
     /// Fills main with data that tells its sector, all durable.
     pub fn fill_main(&self) {
-        for sector in 0..self.main.size().0 {
-            self.main.write(Sectors(sector), &pattern(sector, 0)).unwrap();
-        }
+        let data: Vec<u8> = (0..self.main.size().0).flat_map(|sector| pattern(sector, 0)).collect();
+        self.main.write(Sectors(0), &data).unwrap();
         self.main.flush().unwrap();
     }
 
@@ -129,15 +149,16 @@ impl Machine {
             force_signature: false,
             policy: Policy::default(),
             now: 1_700_000_000,
-            setup: Uuid::from_u128(0xfeed),
-            spare_uuids: (0..16).map(|i| Uuid::from_u128(0x5_0000 + i)).collect(),
+            setup: self.setup,
+            spare_uuids: (0..16).map(|i| Uuid::from_u128((self.setup.as_u128() << 16) + i)).collect(),
         }
     }
 
     pub fn create(&self) -> Result<Session<'_>, EngineError> {
         let plan = plan(self.facts())?;
-        let main = self.open(MAIN, true)?;
-        let spares: Result<Vec<_>, _> = (0..self.spares.len()).map(|i| self.open(spare_number(i), true)).collect();
+        let main = self.open(MAIN, true)?.unwrap();
+        let spares: Result<Vec<_>, _> =
+            (0..self.spares.len()).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
         create::create(&self.dm, &plan, main, spares?, &mark(), &Silent).map(|(session, _)| session)
     }
 
@@ -146,36 +167,84 @@ impl Machine {
     }
 
     pub fn remap(&self, ranges: &[Range], policy: UnreadablePolicy) -> Result<SpliceOutcome, EngineError> {
+        self.remap_with(ranges, policy, &Unguarded)
+    }
+
+    pub fn remap_with(
+        &self,
+        ranges: &[Range],
+        policy: UnreadablePolicy,
+        runner: &dyn WindowRunner,
+    ) -> Result<SpliceOutcome, EngineError> {
         let mut session = self.session()?;
         let plan = plan_remap(&session.metadata, ranges, AlreadyMapped::Refuse, policy, |_| true)?;
-        splice(&mut session, &plan, &options())
+        splice(&mut session, &plan, &SpliceOptions { runner, ..options() })
     }
 
     pub fn restore(&self, ranges: Option<&[Range]>, policy: UnreadablePolicy) -> Result<SpliceOutcome, EngineError> {
+        self.restore_with(ranges, policy, &Unguarded)
+    }
+
+    pub fn restore_with(
+        &self,
+        ranges: Option<&[Range]>,
+        policy: UnreadablePolicy,
+        runner: &dyn WindowRunner,
+    ) -> Result<SpliceOutcome, EngineError> {
         let mut session = self.session()?;
         let plan = plan_restore(&session.metadata, ranges, policy)?;
-        splice(&mut session, &plan, &options())
+        splice(&mut session, &plan, &SpliceOptions { runner, ..options() })
+    }
+
+    pub fn recover(&self) -> Result<Recovered, EngineError> {
+        recover(&mut self.session()?, &Silent)
+    }
+
+    pub fn deactivate(&self) -> Result<(), EngineError> {
+        activate::deactivate(&mut self.session()?, String::new)
+    }
+
+    /// What the spares say together; `None` when they hold nothing that can be chosen.
+    pub fn load(&self) -> Option<SetupChoice> {
+        let readings: Vec<_> = self.spares.iter().map(|s| read_copies(&**s, Expected::default())).collect();
+        choose_among(NAME, &readings).ok()
+    }
+
+    /// Which of the setup's dm devices are suspended.
+    pub fn suspended(&self) -> Vec<String> {
+        let all = self.dm.list().unwrap();
+        let state = |name: &String| self.dm.state(name).unwrap().unwrap().suspended;
+        all.into_iter().map(|(name, _)| name).filter(state).collect()
     }
 
     pub fn activate(&self) -> Result<Activated<'_>, EngineError> {
         let readings: Vec<_> = self.spares.iter().map(|s| read_copies(&**s, Expected::default())).collect();
         let choice = choose_among(NAME, &readings)?;
         let mark = mark();
-        let options = ActivateOptions { mark: &mark, takeover: false, update_stale: false, observer: &Silent };
+        let options = ActivateOptions {
+            mark: &mark,
+            takeover: false,
+            update_stale: false,
+            recheck: &|_| Ok(()),
+            observer: &Silent,
+        };
         activate::check(&choice, &options)?;
         let mut spares = Vec::new();
         for record in &choice.newest.metadata.spares {
             let index = readings.iter().position(|r| r.choose().is_ok_and(|c| c.copy.spare == record.uuid)).unwrap();
-            spares.push(self.open(spare_number(index), true)?);
+            spares.push(self.open(spare_number(index), true)?.unwrap());
         }
-        activate::activate(&self.dm, &choice, self.open(MAIN, true)?, spares, &options)
+        activate::activate(&self.dm, &choice, self.open(MAIN, true)?.unwrap(), spares, &options)
     }
 
     /// Reads one sector through the setup.
     pub fn read(&self, sector: u64) -> Result<Vec<u8>, nix::errno::Errno> {
-        let mut buf = vec![0; 512];
-        self.dm.disk(NAME).read(Sectors(sector), &mut buf).map_err(|e| e.errno)?;
-        Ok(buf)
+        let block = self.main.logical_block().0;
+        let first = sector / block * block;
+        let mut buf = vec![0; 512 * block as usize];
+        self.dm.disk(NAME).read(Sectors(first), &mut buf).map_err(|e| e.errno)?;
+        let at = 512 * (sector - first) as usize;
+        Ok(buf[at..at + 512].to_vec())
     }
 
     /// Writes one sector through the setup.

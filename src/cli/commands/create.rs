@@ -20,6 +20,9 @@ use uuid::Uuid;
 pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
     let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
+    if !args.dry_run {
+        context.remove_remains()?;
+    }
     let main = context.device(&args.main)?;
     let spares: Result<Vec<BlockDevice>, EngineError> = args.spares.iter().map(|p| context.device(p)).collect();
     let spares = spares?;
@@ -40,6 +43,7 @@ pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Resu
         report(out, &plan, None);
         return Ok(Exit::Done);
     }
+    let _setup_lock = context.lock(&plan.metadata.setup.to_string(), &args.name)?;
     let members: Result<Vec<_>, EngineError> = spares.iter().map(|s| context.member(s)).collect();
     let (session, activation) = run(dm, &plan, context.member(&main)?, members?, &context.mark(), &context.progress)?;
     if let Some(warning) = &activation.warning {
@@ -105,11 +109,16 @@ fn device_facts(context: &Context, device: &BlockDevice) -> Result<DeviceFacts> 
 fn contents(context: &Context, device: &BlockDevice) -> Result<Contents> {
     let disk = DirectDisk::open_device(device, Mode::ReadOnly).map_err(|e| EngineError::Device(e.to_string()))?;
     let reading = read_copies(&disk, Expected::default());
-    if let Some(contents) = traces(&reading) {
+    let traces = traces(&reading);
+    if let Some(contents @ (Contents::SpareOf { .. } | Contents::Unusable(_))) = traces {
         return Ok(contents);
     }
+    // Copies of a setup that is no more may survive under a newer filesystem.
     let signature = context.host.signature(device, &disk).map_err(EngineError::Disk)?;
-    Ok(signature.map_or(Contents::Nothing, |s| Contents::Signature(s.to_string())))
+    Ok(match signature {
+        Some(signature) => Contents::Signature(signature.to_string()),
+        None => traces.unwrap_or(Contents::Nothing),
+    })
 }
 
 fn traces(reading: &SpareReading) -> Option<Contents> {

@@ -11,12 +11,13 @@ use crate::engine::session::{Session, choose_among, find_active, live_devices};
 use crate::engine::{EngineError, Member, destroy as dissolve};
 use crate::format::choose::{Expected, SetupChoice};
 use crate::format::metadata::{SetupState, UnreadablePolicy};
-use crate::identity::Identity;
+use crate::identity::{Identity, Match};
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::plan::Refusal;
 use crate::plan::moves::plan_restore;
 use crate::segments::Layout;
 use crate::store::SpareReading;
+use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -24,7 +25,6 @@ use uuid::Uuid;
 /// A setup that was found on its devices.
 struct Located {
     choice: SetupChoice,
-    main: BlockDevice,
     /// Spares by index; complete unless the choice says that some are missing.
     spares: Vec<FoundSpare>,
 }
@@ -47,11 +47,11 @@ impl Located {
         }
         let readings: Vec<SpareReading> = found.iter().map(|f| f.reading.clone()).collect();
         let choice = choose_among(self.name(), &readings)?;
-        Ok(Located { choice, spares: found, ..self })
+        Ok(Located { choice, spares: found })
     }
 }
 
-fn locate(context: &Context, wanted: &Wanted, named: &[PathBuf], main: Option<&std::path::Path>) -> Result<Located> {
+fn locate(context: &Context, wanted: &Wanted, named: &[PathBuf]) -> Result<Located> {
     let found = find_spares(&context.host, wanted, named)?;
     let readings: Vec<SpareReading> = found.iter().map(|f| f.reading.clone()).collect();
     let label = match wanted {
@@ -65,8 +65,7 @@ fn locate(context: &Context, wanted: &Wanted, named: &[PathBuf], main: Option<&s
         let here = found.iter().find(|f| f.reading.choose().is_ok_and(|c| c.copy.spare == record.uuid));
         spares.extend(here.cloned());
     }
-    let main = find_main(&context.host, &choice, main, &found)?;
-    Ok(Located { choice, main, spares })
+    Ok(Located { choice, spares })
 }
 
 pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> Result<Exit> {
@@ -84,11 +83,13 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
     {
         return Err(Refusal::AlreadyActive(name.clone()).into());
     }
-    let located = locate(context, &wanted, &args.spares, args.main.as_deref())?;
+    context.remove_remains()?;
+    let located = locate(context, &wanted, &args.spares)?;
     let _lock = context.lock(&located.setup().to_string(), located.name())?;
     // Another command may have been at work until the lock was ours.
     let located = located.read_again(context)?;
-    let Located { choice, main, spares } = &located;
+    let main = &find_main(&context.host, &located.choice, args.main.as_deref(), &located.spares)?;
+    let Located { choice, spares } = &located;
     let metadata = &choice.newest.metadata;
     let name = &metadata.config.name;
     if let Wanted::Name(wanted) = &wanted
@@ -105,22 +106,26 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         mark: &mark,
         takeover: args.takeover,
         update_stale: args.update_stale,
+        recheck: &|session| main_is_still(context, session),
         observer: &context.progress,
     };
     engine::check(choice, &options)?;
     check_free(context, main)?;
     for (spare, record) in spares.iter().zip(&metadata.spares) {
         check_free(context, &spare.device)?;
-        check_fits(&spare.device, &record.identity, main)?;
+        let named = args.spares.iter().any(|p| context.device(p).is_ok_and(|d| d.devno == spare.device.devno));
+        check_fits(&spare.device, &record.identity, metadata.config.main.logical_block)?;
+        check_is_the_spare(&spare.device, &record.identity, named)?;
     }
-    check_fits(main, &metadata.config.main, main)?;
+    check_fits(main, &metadata.config.main, metadata.config.main.logical_block)?;
     if args.dry_run {
-        report_located(out, &located);
+        report_located(out, &located, main);
         return Ok(Exit::Done);
     }
     let members: Result<Vec<Member>, EngineError> = spares.iter().map(|s| context.member(&s.device)).collect();
     let up = engine::activate(dm, choice, context.member(main)?, members?, &options)?;
     context.keep_backup(&up.session.metadata);
+    moves::tell_failed(context, &up.session);
     for note in up.activation.warning.iter() {
         context.note(note);
     }
@@ -145,7 +150,7 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
             out.line(format!("  spare   {}, {}", spare.device.path.display(), sizes(spare.device.size)));
         }
     }
-    Ok(Exit::Done)
+    Ok(if up.session.failed.is_empty() { Exit::Done } else { Exit::Attention })
 }
 
 fn time_of(seconds: u64) -> std::time::SystemTime {
@@ -166,31 +171,60 @@ fn check_free(context: &Context, device: &BlockDevice) -> Result<(), Refusal> {
 }
 
 /// Refuses a device that shrank, or whose logical blocks grew since the setup was made.
-fn check_fits(device: &BlockDevice, recorded: &Identity, main: &BlockDevice) -> Result<(), Refusal> {
+fn check_fits(device: &BlockDevice, recorded: &Identity, block: Sectors) -> Result<(), Refusal> {
     let path = device.path.display().to_string();
     if device.size < recorded.size {
         let what = format!("it has {} sectors, and had {} when the setup was made", device.size, recorded.size);
         return Err(Refusal::Metadata { device: path, what });
     }
-    if device.logical_block > recorded.logical_block.max(main.logical_block) {
-        let (spare, main) = (device.logical_block, recorded.logical_block);
-        return Err(Refusal::LargerBlocks { device: path, spare, main });
+    if device.logical_block > block {
+        return Err(Refusal::LargerBlocks { device: path, spare: device.logical_block, main: block });
     }
     Ok(())
 }
 
-fn report_located(out: &mut Output, located: &Located) {
+/// Refuses a device that holds a spare's copies and is another device than the spare was, unless a person named it: it
+/// may be one leg of a mirror, or a clone.
+fn check_is_the_spare(device: &BlockDevice, recorded: &Identity, named: bool) -> Result<(), Refusal> {
+    let why = match recorded.matches(&device.identity) {
+        Match::Different(why) => why,
+        Match::Unproven if recorded.has_stable_name() => "it has no name that could prove it".into(),
+        Match::Proven | Match::Unproven => return Ok(()),
+    };
+    if named {
+        return Ok(());
+    }
+    let what = format!(
+        "it holds a spare's metadata, but is another device than that spare was ({why}). If it is right, name it with --spare"
+    );
+    Err(Refusal::Metadata { device: device.path.display().to_string(), what })
+}
+
+/// Looks at main again once device-mapper holds it: its number must still stand for the same device.
+fn main_is_still(context: &Context, session: &Session<'_>) -> Result<(), EngineError> {
+    let device = context.host.device_by_number(session.main.devno);
+    let device = device.map_err(|e| EngineError::Device(e.to_string()))?;
+    match session.metadata.config.main.matches(&device.identity) {
+        Match::Different(why) => {
+            let what = format!("{} was replaced while the setup was being brought up: {why}", device.path.display());
+            Err(Refusal::MainUnclear(what).into())
+        }
+        Match::Proven | Match::Unproven => Ok(()),
+    }
+}
+
+fn report_located(out: &mut Output, located: &Located, main: &BlockDevice) {
     let metadata = &located.choice.newest.metadata;
     let spares: Vec<_> = located.spares.iter().map(|s| s.device.path.display().to_string()).collect();
     if out.is_json() {
         out.json(&serde_json::json!({
             "dry_run": true, "name": metadata.config.name, "uuid": metadata.setup,
-            "main": located.main.path, "spares": spares, "extents": metadata.map.len(),
+            "main": main.path, "spares": spares, "extents": metadata.map.len(),
         }));
         return;
     }
     out.line(format!("would bring up '{}' (dry run: nothing was changed)", metadata.config.name));
-    out.line(format!("  main    {}", located.main.path.display()));
+    out.line(format!("  main    {}", main.path.display()));
     for spare in spares {
         out.line(format!("  spare   {spare}"));
     }
@@ -214,6 +248,7 @@ pub(super) fn deactivate(context: &Context, args: &Deactivate, out: &mut Output)
     let uses = open_by(context, &session);
     engine::deactivate(&mut session, || uses)?;
     context.keep_backup(&session.metadata);
+    moves::tell_failed(context, &session);
     Ok(said(out, &args.name, false, "is down; 'dm-remap activate' brings it up again"))
 }
 
@@ -237,6 +272,9 @@ fn said(out: &mut Output, name: &str, dry_run: bool, what: &str) -> Exit {
 
 pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
+    if !args.dry_run {
+        context.remove_remains()?;
+    }
     let active = find_active(dm, &args.name).is_ok();
     let (_lock, mut session) = match (active, args.dry_run) {
         (true, false) => {
@@ -268,7 +306,12 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         moves::run(context, &mut session, &plan, 3, &mut moved)?;
         if !session.metadata.map.is_empty() {
             out.text(&moved.into_text());
-            return Err(Refusal::HasExtents { name: args.name.clone(), extents: session.metadata.map.len() }.into());
+            let left = session.metadata.map.len();
+            return Err(EngineError::Device(format!(
+                "{left} extents of '{}' could not be moved back (see above); the setup stays as it is",
+                args.name
+            ))
+            .into());
         }
     }
     let uses = open_by(context, &session);
@@ -282,14 +325,22 @@ fn inactive_session<'a>(
     context: &'a Context,
     args: &Destroy,
 ) -> Result<(Option<crate::engine::lock::Lock>, Session<'a>)> {
-    let located = locate(context, &Wanted::Name(args.name.clone()), &[], None)?;
+    let located = locate(context, &Wanted::Name(args.name.clone()), &args.spares)?;
+    if located.name() != args.name {
+        let what = format!("it belongs to the setup '{}', not to '{}'", located.name(), args.name);
+        return Err(Refusal::Metadata { device: "the spare".into(), what }.into());
+    }
     let lock = context.lock(&located.setup().to_string(), &args.name)?;
-    let Located { choice, main, spares } = located.read_again(context)?;
+    let Located { choice, spares } = located.read_again(context)?;
     let metadata = choice.newest.metadata.clone();
     if metadata.config.state == SetupState::Ready {
         let mark = context.mark();
         let observer = &context.progress;
-        engine::check(&choice, &ActivateOptions { mark: &mark, takeover: false, update_stale: false, observer })?;
+        let recheck = &|_: &Session<'_>| Ok(());
+        engine::check(
+            &choice,
+            &ActivateOptions { mark: &mark, takeover: false, update_stale: true, recheck, observer },
+        )?;
     }
     let mut members: Vec<Option<Member>> = Vec::new();
     for record in &metadata.spares {
@@ -304,9 +355,11 @@ fn inactive_session<'a>(
         name: args.name.clone(),
         digest: choice.newest.digest,
         metadata,
-        main: context.member(&main)?,
+        // What is on main does not matter for erasing spares; it may well be dead.
+        main: Member::gone("main", DevNo { major: 0, minor: 0 }),
         spares: members,
         layout: Layout::Flat,
+        failed: Vec::new(),
     };
     Ok((Some(lock), session))
 }

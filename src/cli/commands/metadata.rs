@@ -1,20 +1,18 @@
 //! `metadata dump` and `metadata check`.
 
 use super::{Context, Exit, Output};
-use crate::block::Disk;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::{Metadata, MetadataSource};
 use crate::cli::output::Colour;
 use crate::cli::report::extent_rows;
 use crate::engine::session::live_devices;
-use crate::engine::{DiskSource, EngineError, find};
+use crate::engine::{DiskSource, EngineError, Member, find};
 use crate::format::COPY_STARTS;
 use crate::format::choose::Expected;
 use crate::format::copy::{ValidCopy, Verdict};
 use crate::store::{SpareReading, read_copies};
 use anyhow::Result;
 use std::path::Path;
-use std::sync::Arc;
 
 pub(super) fn run(context: &Context, command: &Metadata, out: &mut Output) -> Result<Exit> {
     match command {
@@ -34,8 +32,8 @@ fn readings(context: &Context, source: &MetadataSource) -> Result<Vec<SpareReadi
     let live = live_devices(context.dm()?, &source.source)?;
     let mut out = Vec::new();
     for (_, device, _) in live.spares {
-        let disk: Arc<dyn Disk> = context.open(device, false)?.disk;
-        out.push(read_copies(&*disk, Expected { setup: Some(live.setup), spare: None }));
+        let member = context.open(device, false)?.unwrap_or_else(|| Member::gone("spare", device));
+        out.push(read_copies(&*member.disk, Expected { setup: Some(live.setup), spare: None }));
     }
     Ok(out)
 }

@@ -67,10 +67,18 @@ pub(super) fn run(
     if session.metadata.generation != generation {
         context.keep_backup(&session.metadata);
     }
+    tell_failed(context, session);
     let outcome = result?;
     report(out, &session.name, &outcome, &plan.already);
-    let fine = outcome.lost.is_empty() && outcome.dropped.is_empty() && outcome.failed_spares.is_empty();
+    let fine = outcome.lost.is_empty() && outcome.dropped.is_empty() && session.failed.is_empty();
     Ok(if fine { Exit::Done } else { Exit::Attention })
+}
+
+/// Says which spares did not take a commit.
+pub(super) fn tell_failed(context: &Context, session: &Session<'_>) {
+    for spare in &session.failed {
+        context.note(&format!("spare {spare} did not take the commit and is marked as failed; the others did"));
+    }
 }
 
 fn dry_run(
@@ -115,7 +123,6 @@ fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Rang
             "recovered_by_retry": outcome.recovered,
             "bad_slots": bad,
             "rewritten": outcome.rewritten,
-            "failed_spares": outcome.failed_spares,
         }));
         return;
     }
@@ -148,9 +155,6 @@ fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Rang
     }
     for (range, why) in &outcome.dropped {
         out.line(format!("  NOT MOVED {range}: {why}"));
-    }
-    for spare in &outcome.failed_spares {
-        out.line(format!("  spare {spare} did not take the commit and is marked as failed"));
     }
 }
 

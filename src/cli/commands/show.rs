@@ -189,7 +189,7 @@ fn examine(context: &Context, session: &Session<'_>) -> Result<StatusReport> {
     let metadata = &session.metadata;
     let map = &metadata.map;
     let spares: Vec<SpareReport> = indexes(session).filter_map(|i| examine_spare(context, session, i)).collect();
-    let rewritten = held::rewritten(session)?.iter().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
     let mut report = StatusReport {
         name: session.name.clone(),
         uuid: metadata.setup.to_string(),

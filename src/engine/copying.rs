@@ -1,0 +1,381 @@
+//! The copying of a splice: what is salvaged, what is copied again because it was written meanwhile, and what the map
+//! will say.
+//!
+//! Invariants:
+//! - what was salvaged once is not read again from a failing disk, unless it was written since;
+//! - a block that was salvaged is never replaced by a tombstone, unless it was written since and cannot be read now.
+
+use super::dirty::DirtyWatch;
+use super::salvage::{Copied, Copy, CopyFault, Salvager};
+use super::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome};
+use super::window::{Gap, Recopy};
+use super::{EngineError, Session};
+use crate::block::buffer::AlignedBuffer;
+use crate::block::{Disk, FaultClass};
+use crate::format::metadata::{Metadata, UnreadablePolicy};
+use crate::map::{Fate, Loss, Map, SpareIndex};
+use crate::plan::moves::apply;
+use crate::plan::{Home, Move, MoveKind, MovePlan, Refusal};
+use crate::pool::Pool;
+use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
+use std::sync::Arc;
+
+/// How often what was written meanwhile is copied again before the device is suspended.
+const LIVE_PASSES: u32 = 16;
+
+/// The most sectors that may be left to copy in the window (16 MiB): more would stall the applications too long.
+const WINDOW_BUDGET: Sectors = Sectors(32_768);
+
+/// What was copied so far. It lasts over several attempts at the window.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    moves: Vec<Move>,
+    copies: Vec<(Copy, Copied)>,
+    /// What becomes of held ranges in a restore: no fate when main has their data again.
+    losses: Vec<(Range, Option<Fate>)>,
+    /// Parts of a restore whose slots hold tombstones: they are not copied, only watched.
+    tombstones: Vec<Copy>,
+    /// Counts writes; without it everything is copied again in the window.
+    pub(super) watch: Option<DirtyWatch<'a>>,
+    /// Areas of the watch that were written and not copied again yet.
+    pub(super) changed: Vec<bool>,
+}
+
+/// What is ready to be swapped in.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) moves: Vec<Move>,
+    pub(super) copies: Vec<Recopy>,
+    pub(super) destinations: Vec<Arc<dyn Disk>>,
+    pub(super) map: Map,
+}
+
+impl<'a> Work<'a> {
+    /// Nothing copied yet; counts the writes to the moves from now on.
+    fn watching(session: &Session<'a>, moves: &[Move]) -> Work<'a> {
+        let ranges = moves.iter().map(|m| m.range).collect();
+        // Without the kernel's statistics everything is copied again in the window: slower, and as safe.
+        let watch = DirtyWatch::start(session.dm, &session.name, ranges, session.metadata.map.unit()).ok();
+        let changed = vec![false; watch.as_ref().map_or(0, DirtyWatch::areas)];
+        Work { moves: Vec::new(), copies: Vec::new(), losses: Vec::new(), tombstones: Vec::new(), watch, changed }
+    }
+
+    fn sectors(&self) -> Sectors {
+        Sectors(self.copies.iter().map(|(copy, _)| copy.range.len().0).fold(0, u64::saturating_add))
+    }
+}
+
+/// The device and first sector that a home stands for.
+fn locate(session: &Session<'_>, home: Home, range: Range) -> Result<(Arc<dyn Disk>, Sectors), EngineError> {
+    match home {
+        Home::Main => Ok((session.main.disk.clone(), range.start())),
+        Home::Slot(slot) => match session.spare(slot.spare) {
+            Some(member) => Ok((member.disk.clone(), slot.start)),
+            None => Err(EngineError::Device(format!("spare {} is missing", slot.spare))),
+        },
+    }
+}
+
+fn copy_of(session: &Session<'_>, step: &Move) -> Result<Copy, EngineError> {
+    let (source, from) = locate(session, step.from, step.range)?;
+    let (destination, to) = locate(session, step.to, step.range)?;
+    Ok(Copy { range: step.range, source, from, destination, to })
+}
+
+/// Copies all moves, replacing bad slots and leaving out what cannot be moved.
+pub(super) fn copy_all<'a>(
+    session: &mut Session<'a>,
+    plan: &MovePlan,
+    moves: &[Move],
+    salvager: &mut Salvager,
+    options: &SpliceOptions<'_>,
+    outcome: &mut SpliceOutcome,
+) -> Result<Work<'a>, EngineError> {
+    let mut work = Work::watching(session, moves);
+    let total = moves.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
+    let mut done = 0u64;
+    let mut queue: Vec<(Move, u32)> = moves.iter().rev().map(|m| (*m, 0)).collect();
+    while let Some((step, tries)) = queue.pop() {
+        let mut progress = |sectors: Sectors| {
+            done = done.saturating_add(sectors.0).min(total);
+            options.observer.progress(done, total);
+        };
+        let copied = match plan.kind {
+            MoveKind::Remap => copy_to_spare(session, &step, salvager, options, &mut progress),
+            MoveKind::Restore => copy_to_main(session, plan, &step, salvager, options, &mut progress, &mut work),
+        };
+        match copied {
+            Ok(copies) => {
+                work.moves.push(step);
+                work.copies.extend(copies);
+            }
+            Err(CopyFault::Stop(error)) => return Err(error),
+            Err(CopyFault::Destination { bad, why }) => match step.to {
+                Home::Main => outcome.dropped.push((step.range, format!("main is still bad there: {why}"))),
+                Home::Slot(slot) if tries < ATTEMPTS => {
+                    options.observer.note(&format!("spare {} is bad itself: {why}", slot.spare));
+                    outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
+                    let again = replace_slot(session, &work, &queue, &step, slot.spare, bad)?;
+                    queue.extend(again.into_iter().map(|m| (m, tries + 1)));
+                }
+                Home::Slot(slot) => {
+                    return Err(EngineError::Device(format!(
+                        "spare {} fails wherever it is written: {why}. Nothing was changed",
+                        slot.spare
+                    )));
+                }
+            },
+        }
+    }
+    Ok(work)
+}
+
+fn copy_to_spare(
+    session: &Session<'_>,
+    step: &Move,
+    salvager: &mut Salvager,
+    options: &SpliceOptions<'_>,
+    progress: &mut dyn FnMut(Sectors),
+) -> Result<Vec<(Copy, Copied)>, CopyFault> {
+    let copy = copy_of(session, step)?;
+    let copied = salvager.copy(&copy, options.observer, progress)?;
+    Ok(vec![(copy, copied)])
+}
+
+/// Copies all but what is held: of that main must be able to say something itself, or the move is left out.
+fn copy_to_main(
+    session: &Session<'_>,
+    plan: &MovePlan,
+    step: &Move,
+    salvager: &mut Salvager,
+    options: &SpliceOptions<'_>,
+    progress: &mut dyn FnMut(Sectors),
+    work: &mut Work<'_>,
+) -> Result<Vec<(Copy, Copied)>, CopyFault> {
+    let map = &session.metadata.map;
+    let held: Vec<Range> =
+        map.losses().within(step.range).filter(|loss| loss.fate == Fate::Held).map(|loss| loss.range).collect();
+    let mut losses = Vec::new();
+    for range in &held {
+        let unreadable = unreadable_on_main(session, *range)?;
+        if let Some(first) = unreadable.first()
+            && plan.unreadable != UnreadablePolicy::Leave
+        {
+            return Err(EngineError::from(Refusal::HeldUnreadable(*first)).into());
+        }
+        losses.push((*range, None));
+        losses.extend(unreadable.into_iter().map(|range| (range, Some(Fate::Left))));
+    }
+    let mut copies = Vec::new();
+    let mut at = step.range.start();
+    let ends = held.iter().map(|r| (r.start(), r.end())).chain([(step.range.end(), step.range.end())]);
+    for (until, next) in ends {
+        if let Some(part) = Range::between(at, until).and_then(|solid| step.clip(solid)) {
+            let copy = copy_of(session, &part)?;
+            let copied = salvager.copy(&copy, options.observer, &mut *progress)?;
+            if let Some(lost) = copied.lost.first() {
+                return Err(EngineError::Device(format!(
+                    "sectors {lost} cannot be read from {}: they stay on the spare, and nothing was changed",
+                    copy.source.name()
+                ))
+                .into());
+            }
+            copies.push((copy, copied));
+        }
+        at = next;
+    }
+    work.losses.extend(losses);
+    for part in held.iter().filter_map(|range| step.clip(*range)) {
+        work.tombstones.push(copy_of(session, &part)?);
+    }
+    Ok(copies)
+}
+
+/// The held sectors that main cannot read.
+fn unreadable_on_main(session: &Session<'_>, range: Range) -> Result<Vec<Range>, EngineError> {
+    let disk = &session.main.disk;
+    let reads = |part: Range, buf: &mut [u8]| match disk.read(part.start(), buf) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.class() {
+            FaultClass::Medium | FaultClass::Ambiguous => Ok(false),
+            _ => Err(EngineError::Transport(error)),
+        },
+    };
+    let block = session.block();
+    let mut buf = AlignedBuffer::new(128 * SECTOR_SIZE);
+    let mut found = Vec::new();
+    for part in range.chunks(Sectors(128).align_down(block).max(block)) {
+        let bytes = part.len().to_usize_bytes().unwrap_or(0);
+        if reads(part, buf.get_mut(..bytes).unwrap_or_default())? {
+            continue;
+        }
+        for part in part.chunks(block) {
+            let bytes = part.len().to_usize_bytes().unwrap_or(0);
+            if !reads(part, buf.get_mut(..bytes).unwrap_or_default())? {
+                found.push(part);
+            }
+        }
+    }
+    Ok(coalesce(found))
+}
+
+/// Finds another slot for a move whose slot is bad; the bad sectors are recorded and never used again.
+fn replace_slot(
+    session: &mut Session<'_>,
+    work: &Work<'_>,
+    queue: &[(Move, u32)],
+    step: &Move,
+    spare: SpareIndex,
+    bad: Vec<Range>,
+) -> Result<Vec<Move>, EngineError> {
+    let runs = session.metadata.bad_blocks.entry(spare).or_default();
+    runs.extend(bad);
+    *runs = coalesce(std::mem::take(runs));
+    let pending: Vec<Move> = work.moves.iter().chain(queue.iter().map(|(m, _)| m)).copied().collect();
+    let reserved = apply(&session.metadata.map, &pending, &[])?;
+    let view = Metadata { map: reserved, ..session.metadata.clone() };
+    let mut pool = Pool::new(&view, |index| session.spare(index).is_some());
+    let parts =
+        pool.allocate(step.range).map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
+    Ok(parts.into_iter().map(|part| Move { range: part.range, from: step.from, to: Home::Slot(part.slot) }).collect())
+}
+
+/// Copies again what was written while it was copied, until little is left for the window.
+///
+/// # Errors
+/// [`EngineError::Unsteady`] when it is written faster than it can be copied.
+pub(super) fn follow_writes(
+    session: &Session<'_>,
+    work: &mut Work<'_>,
+    salvager: &mut Salvager,
+    options: &SpliceOptions<'_>,
+) -> Result<(), EngineError> {
+    let mut left = Sectors::ZERO;
+    for _ in 0..LIVE_PASSES {
+        let Some(watch) = &mut work.watch else { break };
+        if watch.refresh(&mut work.changed).is_err() {
+            work.watch = None;
+            break;
+        }
+        left = Sectors::ZERO;
+        for (copy, copied) in &mut work.copies {
+            for area in watch.areas_of(copy.range).filter(|area| work.changed.get(*area) == Some(&true)) {
+                let part = watch.area_range(area).and_then(|range| copy.clip(range));
+                let Some(part) = part else { continue };
+                left = Sectors(left.0.saturating_add(part.range.len().0));
+                copied.replace(part.range, copy_again(salvager, &part, options)?);
+            }
+        }
+        work.changed.fill(false);
+        if left == Sectors::ZERO {
+            break;
+        }
+    }
+    if work.watch.is_none() {
+        left = work.sectors();
+    }
+    if left > WINDOW_BUDGET {
+        return Err(if work.watch.is_none() {
+            EngineError::Device(format!(
+                "this kernel does not count writes (dm-stats), so at most {WINDOW_BUDGET} sectors can be moved at a time; {left} were asked for. Nothing was changed"
+            ))
+        } else {
+            EngineError::Unsteady(session.name.clone())
+        });
+    }
+    Ok(())
+}
+
+fn copy_again(salvager: &mut Salvager, part: &Copy, options: &SpliceOptions<'_>) -> Result<Copied, EngineError> {
+    salvager.copy(part, options.observer, |_| {}).map_err(|fault| match fault {
+        CopyFault::Stop(error) => error,
+        CopyFault::Destination { why, .. } => EngineError::Device(format!("{why}. Nothing was changed")),
+    })
+}
+
+/// What the window needs, and the map after it; flushes what was copied.
+pub(super) fn make_ready(
+    session: &Session<'_>,
+    plan: &MovePlan,
+    work: &Work<'_>,
+    outcome: &mut SpliceOutcome,
+) -> Result<Ready, EngineError> {
+    let lost = coalesce(work.copies.iter().flat_map(|(_, copied)| copied.lost.clone()).collect());
+    let recovered = work.copies.iter().map(|(_, c)| c.recovered.0).fold(0, u64::saturating_add);
+    outcome.recovered = Sectors(recovered);
+    let fate = match plan.unreadable {
+        UnreadablePolicy::Hold => Fate::Held,
+        UnreadablePolicy::Zero => Fate::Zeroed,
+        UnreadablePolicy::Leave => Fate::Left,
+    };
+    let stays = if plan.kind == MoveKind::Remap && fate == Fate::Left {
+        units_of(&session.metadata.map, &lost)
+    } else {
+        Vec::new()
+    };
+    let mut losses = work.losses.clone();
+    if plan.kind == MoveKind::Remap {
+        losses.extend(lost.into_iter().map(|range| (range, Some(fate))));
+    }
+    outcome.lost = losses.iter().filter_map(|(range, fate)| Some(Loss { range: *range, fate: (*fate)? })).collect();
+    let moves: Vec<Move> =
+        work.moves.iter().flat_map(|m| without(m.range, &stays).into_iter().filter_map(|part| m.clip(part))).collect();
+    let destinations = destinations(work);
+    for disk in &destinations {
+        disk.flush()?;
+    }
+    let mut map = apply(&session.metadata.map, &moves, &[])?;
+    for (range, fate) in losses {
+        match fate {
+            Some(fate) => map.record_loss(range, fate)?,
+            None => map.clear_loss(range),
+        }
+    }
+    Ok(Ready { moves, copies: recopies(work, &stays), destinations, map })
+}
+
+/// Whole units that cover the ranges.
+fn units_of(map: &Map, ranges: &[Range]) -> Vec<Range> {
+    coalesce(ranges.iter().filter_map(|r| r.widen_to(map.unit(), map.main_len())).collect())
+}
+
+/// The parts of `range` outside all of `holes` (sorted, disjoint).
+fn without(range: Range, holes: &[Range]) -> Vec<Range> {
+    let mut parts = Vec::new();
+    let mut at = range.start();
+    for hole in holes.iter().filter(|hole| hole.overlaps(range)) {
+        parts.extend(Range::between(at, hole.start()));
+        at = hole.end();
+    }
+    parts.extend(Range::between(at, range.end()));
+    parts
+}
+
+fn destinations(work: &Work<'_>) -> Vec<Arc<dyn Disk>> {
+    let mut out: Vec<Arc<dyn Disk>> = Vec::new();
+    for (copy, _) in &work.copies {
+        if !out.iter().any(|d| Arc::ptr_eq(d, &copy.destination)) {
+            out.push(copy.destination.clone());
+        }
+    }
+    out
+}
+
+/// What the window may have to copy again; what is held on the source is checked to be so still.
+fn recopies(work: &Work<'_>, stays: &[Range]) -> Vec<Recopy> {
+    let areas_of = |range| work.watch.as_ref().map_or(0..0, |w| w.areas_of(range));
+    let copied = work.copies.iter().flat_map(|(copy, copied)| {
+        let parts = without(copy.range, stays).into_iter().filter_map(|part| copy.clip(part));
+        parts.map(|part| Recopy {
+            areas: areas_of(part.range),
+            gaps: copied.lost.iter().filter_map(|r| Some((r.intersect(part.range)?, Gap::Unreadable))).collect(),
+            copy: part,
+        })
+    });
+    let held = work.tombstones.iter().map(|copy| Recopy {
+        areas: areas_of(copy.range),
+        gaps: vec![(copy.range, Gap::Tombstone)],
+        copy: copy.clone(),
+    });
+    copied.chain(held).collect()
+}

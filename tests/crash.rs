@@ -1,0 +1,239 @@
+//! Crash: disks that know live from durable, cut at every write and every flush of every operation, with reordering
+//! between flushes and torn writes. What a reboot finds is the old or the new setup, with the right data in every sector.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)]
+
+mod support;
+
+use dm_remap::block::ram::{Bad, Power};
+use dm_remap::engine::EngineError;
+use dm_remap::engine::destroy::destroy;
+use dm_remap::format::metadata::UnreadablePolicy::{Hold, Zero};
+use dm_remap::units::Range;
+use nix::errno::Errno;
+use support::crash::{Scenario, Shape, Tally, World, crash_everywhere};
+use support::model::Value;
+use support::range;
+
+/// What is cut.
+type Operate = fn(&World) -> Result<(), EngineError>;
+
+const FLAKEY: &[&str] = &["linear", "error", "flakey"];
+
+/// Runs the scenario with each number of spares, and with 4096-byte blocks.
+fn on_all_shapes(scenario: impl Fn(Shape) -> Scenario, shapes: Vec<Shape>, least: u64) {
+    let mut all = Tally::default();
+    for shape in shapes {
+        let mut tally = Tally::default();
+        let scenario = scenario(shape);
+        let (spares, block) = (scenario.shape.spares.len(), scenario.shape.block);
+        crash_everywhere(&scenario, 4, &mut tally);
+        println!("{}, {spares} spare(s), blocks of {block} sectors: {tally:?}", scenario.name);
+        all.images += tally.images + tally.second;
+    }
+    assert!(all.images >= least, "the battery has shrunk to {} states", all.images);
+}
+
+fn shapes() -> Vec<Shape> {
+    let large = Shape { block: 8, ..Shape::new(1) };
+    vec![Shape::new(1), Shape::new(2), Shape::new(3), large]
+}
+
+fn held_shapes() -> Vec<Shape> {
+    let bad = vec![range(41, 2), range(45, 1)];
+    let wide = vec![range(40, 8)];
+    vec![
+        Shape { bad: bad.clone(), ..Shape::new(1) },
+        Shape { bad: bad.clone(), ..Shape::new(2) },
+        Shape { bad, kinds: FLAKEY, ..Shape::new(1) },
+        Shape { bad: wide, block: 8, ..Shape::new(1) },
+    ]
+}
+
+fn create(world: &World) {
+    world.machine.create().unwrap();
+}
+
+/// A setup with extents on every spare, and some history.
+fn with_extents(world: &World) {
+    create(world);
+    // Slots are given from the first spare on: fill it, so that others are used as well.
+    world.machine.remap(&[range(8, 8), range(24, 16)], Hold).unwrap();
+    world.write(10);
+    world.write(25);
+    world.flush();
+    world.write(32);
+}
+
+fn with_held(world: &World) {
+    create(world);
+    world.machine.remap(&[range(40, 8)], Hold).unwrap();
+    for bad in held_ranges(world) {
+        world.model.get().set(bad, Value::Held);
+    }
+}
+
+fn held_ranges(world: &World) -> Vec<Range> {
+    let map = world.machine.session().unwrap().metadata.map;
+    map.losses().iter().map(|l| l.range).collect()
+}
+
+#[test]
+fn an_interrupted_create_leaves_no_setup_or_a_whole_one() {
+    let scenario = |shape| Scenario {
+        name: "create",
+        shape,
+        prepare: |_| {},
+        operate: |world| world.machine.create().map(|_| ()),
+        traffic: &[3, 50],
+    };
+    on_all_shapes(scenario, shapes(), 100);
+}
+
+#[test]
+fn an_interrupted_remap_leaves_the_old_map_or_the_new_one() {
+    let scenario = |shape| Scenario {
+        name: "remap",
+        shape,
+        prepare: with_extents,
+        operate: |world| world.machine.remap(&[range(40, 8), range(60, 1)], Hold).map(|_| ()),
+        traffic: &[40, 25, 64, 61, 80, 47],
+    };
+    on_all_shapes(scenario, shapes(), 500);
+}
+
+#[test]
+fn an_interrupted_remap_of_unreadable_sectors_never_shows_anything_but_eio() {
+    let scenario = |shape| Scenario {
+        name: "remap held",
+        shape,
+        prepare: |world| {
+            create(world);
+            world.machine.remap(&[range(8, 8)], Hold).unwrap();
+        },
+        operate: |world| {
+            let bad: Vec<Range> = bad_of(world);
+            for range in &bad {
+                world.model.get().may_be(*range, Value::Held);
+            }
+            world.machine.remap(&[range(40, 8)], Hold).map(|_| ())
+        },
+        traffic: &[80, 9, 20],
+    };
+    on_all_shapes(scenario, held_shapes(), 300);
+}
+
+fn bad_of(world: &World) -> Vec<Range> {
+    let model = world.model.get();
+    let bad = (0u64..).zip(&model.cells).filter(|(_, c)| c.now.contains(&Value::Bad));
+    bad.map(|(s, _)| range(s, 1)).collect()
+}
+
+#[test]
+fn an_interrupted_restore_leaves_the_old_map_or_the_new_one() {
+    let scenario = |shape| Scenario {
+        name: "restore",
+        shape,
+        prepare: with_extents,
+        operate: |world| world.machine.restore(Some(&[range(8, 8), range(24, 8)]), Hold).map(|_| ()),
+        traffic: &[10, 25, 33, 80],
+    };
+    on_all_shapes(scenario, shapes(), 500);
+}
+
+#[test]
+fn slots_freed_by_a_restore_are_used_again_safely() {
+    let scenario = |shape| Scenario {
+        name: "restore, remap",
+        shape,
+        prepare: with_extents,
+        operate: |world| {
+            world.machine.restore(Some(&[range(8, 8)]), Hold)?;
+            world.checkpoint();
+            world.machine.remap(&[range(64, 8)], Hold).map(|_| ())
+        },
+        traffic: &[10, 66, 25],
+    };
+    on_all_shapes(scenario, shapes(), 500);
+}
+
+#[test]
+fn an_interrupted_destroy_leaves_the_setup_or_none() {
+    let scenario = |shape| Scenario {
+        name: "destroy",
+        shape,
+        prepare: create,
+        operate: |world| destroy(&mut world.machine.session()?, false, String::new),
+        traffic: &[3],
+    };
+    on_all_shapes(scenario, shapes(), 100);
+}
+
+#[test]
+fn an_interrupted_merge_back_and_destroy_keeps_the_data() {
+    let scenario = |shape| Scenario {
+        name: "merge back, destroy",
+        shape,
+        prepare: with_extents,
+        operate: |world| {
+            world.machine.restore(None, Hold)?;
+            world.checkpoint();
+            destroy(&mut world.machine.session()?, false, String::new)
+        },
+        traffic: &[10, 25, 33, 80],
+    };
+    on_all_shapes(scenario, shapes(), 500);
+}
+
+#[test]
+fn an_interrupted_deactivation_and_activation_change_nothing() {
+    let scenario = |shape| Scenario {
+        name: "deactivate, activate",
+        shape,
+        prepare: with_extents,
+        operate: |world| {
+            world.machine.deactivate()?;
+            world.machine.activate().map(|_| ())
+        },
+        traffic: &[10, 25, 33],
+    };
+    on_all_shapes(scenario, shapes(), 300);
+}
+
+#[test]
+fn held_sectors_that_were_written_survive_every_way_of_settling_them() {
+    let ways: [(&'static str, Operate); 2] = [
+        ("settle by remap", |world| world.machine.remap(&[range(64, 8)], Hold).map(|_| ())),
+        ("settle by deactivate", |world| {
+            world.machine.deactivate()?;
+            world.machine.activate().map(|_| ())
+        }),
+    ];
+    for (name, operate) in ways {
+        let scenario = |shape| Scenario {
+            name,
+            shape,
+            prepare: |world| {
+                with_held(world);
+                // One flushed, one not.
+                world.write(41);
+                world.flush();
+                world.write(42);
+            },
+            operate,
+            traffic: &[45, 80],
+        };
+        on_all_shapes(scenario, held_shapes(), 300);
+    }
+}
+
+#[test]
+fn zeroed_sectors_stay_zero_and_nothing_else_changes() {
+    let power = Power::new();
+    let shape = Shape { bad: vec![range(41, 1)], ..Shape::new(1) };
+    let world = World::new(&shape, power);
+    create(&world);
+    world.machine.remap(&[range(40, 8)], Zero).unwrap();
+    world.machine.main.set_bad(range(40, 8), Bad::ReadsAndWrites(Errno::ENODATA));
+    assert_eq!(world.machine.read(41).unwrap(), [0; 512]);
+}
