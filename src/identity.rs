@@ -7,6 +7,7 @@
 use crate::units::Sectors;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 
 /// What a device says of itself. Empty fields are unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,9 @@ pub struct Identity {
     pub path: Option<String>,
     /// SHA-256 over the stable fields, in hexadecimal: see [`Identity::compute_fingerprint`].
     pub fingerprint: String,
+    /// Keys of later versions of the on-disk format.
+    #[serde(flatten)]
+    pub unknown: BTreeMap<String, serde_json::Value>,
 }
 
 /// How well a device on this machine fits a recorded identity.

@@ -197,6 +197,12 @@ impl Map {
         extent.range.contains(sector).then_some(*extent)
     }
 
+    /// Whether all of `range` lives on spares.
+    pub fn serves(&self, range: Range) -> bool {
+        let parts = self.extents_in(range).map(|e| e.range.len().0);
+        parts.fold(0, u64::saturating_add) == range.len().0
+    }
+
     /// What was lost and not acknowledged.
     pub fn losses(&self) -> &Losses {
         &self.losses
@@ -274,11 +280,10 @@ impl Map {
     /// When any part of the range is not remapped, or it does not lie on units; nothing is changed then.
     pub fn remove(&mut self, range: Range) -> Result<(), MapError> {
         self.check_range(range)?;
-        let parts: Vec<Extent> = self.extents_in(range).collect();
-        let covered = parts.iter().map(|e| e.range.len().0).fold(0, u64::saturating_add);
-        if covered != range.len().0 {
+        if !self.serves(range) {
             return Err(MapError::NotMapped(range));
         }
+        let parts: Vec<Extent> = self.extents_in(range).collect();
         for part in parts {
             let Some(whole) = self.extent_at(part.range.start()) else {
                 continue;
@@ -313,11 +318,8 @@ impl Map {
         if range.end() > self.main_len {
             return Err(MapError::BeyondEnd { range, main_len: self.main_len });
         }
-        if fate == Fate::Held {
-            let served = self.extents_in(range).map(|e| e.range.len().0).fold(0, u64::saturating_add);
-            if served != range.len().0 {
-                return Err(MapError::HeldOutside(range));
-            }
+        if fate == Fate::Held && !self.serves(range) {
+            return Err(MapError::HeldOutside(range));
         }
         self.losses.set(range, Some(fate));
         Ok(())

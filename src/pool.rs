@@ -3,17 +3,22 @@
 //! Invariants:
 //! - a slot never touches metadata, a used slot, a bad run of the spare, or the end of the spare;
 //! - slots start and end on units;
-//! - what was allocated is free again only when the pool is built anew.
+//! - what was allocated is free again only when the pool is built anew;
+//! - an allocation takes time in the logarithm of the number of free runs, times the number of their different lengths.
 
 use crate::format::metadata::{Metadata, SpareState};
 use crate::map::{Slot, SpareIndex};
 use crate::units::{Range, Sectors, coalesce};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Free runs of one spare, in order.
 #[derive(Clone, Debug, Default)]
 struct FreeRuns {
     runs: BTreeMap<Sectors, Range>,
+    /// Starts of the same runs, by length.
+    by_len: BTreeMap<Sectors, BTreeSet<Sectors>>,
+    /// Sectors in all of them.
+    total: Sectors,
 }
 
 /// Free space of all spares that can take extents.
@@ -68,14 +73,13 @@ impl Pool {
 
     /// Sectors that are free in total.
     pub fn free(&self) -> Sectors {
-        let runs = self.spares.values().flat_map(|s| s.runs.values());
-        Sectors(runs.map(|r| r.len().0).fold(0, u64::saturating_add))
+        let totals = self.spares.values().map(|s| s.total.0);
+        Sectors(totals.fold(0, u64::saturating_add))
     }
 
     /// Sectors that are free on one spare.
     pub fn free_on(&self, spare: SpareIndex) -> Sectors {
-        let runs = self.spares.get(&spare).into_iter().flat_map(|s| s.runs.values());
-        Sectors(runs.map(|r| r.len().0).fold(0, u64::saturating_add))
+        self.spares.get(&spare).map_or(Sectors::ZERO, |s| s.total)
     }
 
     /// Finds slots for `range`: in one piece if any spare has room for it, the first spare and the lowest place
@@ -117,25 +121,41 @@ impl Pool {
 impl FreeRuns {
     /// What `taken` (sorted, disjoint) leaves between `start` and `end`.
     fn between(start: Sectors, end: Sectors, taken: &[Range]) -> FreeRuns {
-        let mut runs = BTreeMap::new();
+        let mut free = FreeRuns::default();
         let mut at = start;
         for range in taken {
-            if let Some(free) = Range::between(at, range.start().min(end)) {
-                runs.insert(free.start(), free);
-            }
+            free.add(Range::between(at, range.start().min(end)));
             at = at.max(range.end());
         }
-        if let Some(free) = Range::between(at, end) {
-            runs.insert(free.start(), free);
+        free.add(Range::between(at, end));
+        free
+    }
+
+    fn add(&mut self, run: Option<Range>) {
+        let Some(run) = run else { return };
+        self.runs.insert(run.start(), run);
+        self.by_len.entry(run.len()).or_default().insert(run.start());
+        self.total = Sectors(self.total.0.saturating_add(run.len().0));
+    }
+
+    fn forget(&mut self, run: Range) {
+        self.runs.remove(&run.start());
+        if let Some(starts) = self.by_len.get_mut(&run.len()) {
+            starts.remove(&run.start());
+            if starts.is_empty() {
+                self.by_len.remove(&run.len());
+            }
         }
-        FreeRuns { runs }
+        self.total = self.total.saturating_sub(run.len());
     }
 
     /// Takes `len` sectors out of the first run that has them.
     fn take(&mut self, len: Sectors) -> Option<Sectors> {
-        let run = *self.runs.values().find(|run| run.len() >= len)?;
+        let long_enough = self.by_len.range(len..);
+        let start = *long_enough.filter_map(|(_, starts)| starts.first()).min()?;
+        let run = *self.runs.get(&start)?;
         self.cut(run, len);
-        Some(run.start())
+        Some(start)
     }
 
     /// Takes the first run, or its first `len` sectors.
@@ -147,10 +167,8 @@ impl FreeRuns {
     }
 
     fn cut(&mut self, run: Range, len: Sectors) {
-        self.runs.remove(&run.start());
-        let rest = run.start().checked_add(len).and_then(|at| Range::between(at, run.end()));
-        if let Some(rest) = rest {
-            self.runs.insert(rest.start(), rest);
-        }
+        self.forget(run);
+        let rest = run.start().checked_add(len);
+        self.add(rest.and_then(|at| Range::between(at, run.end())));
     }
 }

@@ -155,13 +155,18 @@ pub fn read_back(table: &[Target], devices: &Devices, layout: Layout) -> Result<
 /// The map that pieces describe. Losses cannot be told from a table; they are empty.
 ///
 /// # Errors
-/// [`SegmentError::Contradiction`] when the pieces overlap on a spare.
+/// [`SegmentError::Contradiction`] when the pieces overlap on a spare, [`SegmentError::NotContiguous`] when they end
+/// before or after main.
 pub fn map_of(pieces: &[Piece], main_len: Sectors, unit: Sectors) -> Result<Map, SegmentError> {
     let mut map = Map::new(main_len, unit)?;
     for piece in pieces {
         if let Place::Spare { spare, start, .. } = piece.place {
             map.insert(piece.range, crate::map::Slot { spare, start })?;
         }
+    }
+    let end = pieces.last().map_or(Sectors::ZERO, |p| p.range.end());
+    if end != main_len {
+        return Err(SegmentError::NotContiguous(end.min(main_len)));
     }
     Ok(map)
 }

@@ -123,6 +123,11 @@ impl CommitReport {
         self.spares.iter().any(SpareCommit::holds_a_group)
     }
 
+    /// Whether every target took all five copies.
+    pub fn complete(&self) -> bool {
+        self.first_error().is_none()
+    }
+
     /// The first error, if any.
     pub fn first_error(&self) -> Option<&DiskError> {
         self.spares.iter().find_map(|s| s.error.as_ref())

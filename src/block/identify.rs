@@ -36,6 +36,7 @@ pub(super) fn identity(host: &Host, device: &BlockDevice, folders: &Folders, lin
         physical_block: device.physical_block,
         path: Some(path_hint(host, device, disk, links)),
         fingerprint: String::new(),
+        unknown: Default::default(),
     }
     .with_fingerprint()
 }

@@ -159,6 +159,9 @@ pub struct Activate {
     /// Bring it up although another machine is marked as having it active.
     #[arg(long)]
     pub takeover: bool,
+    /// Bring spares up to date that failed or were absent for several commits.
+    #[arg(long)]
+    pub update_stale: bool,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,

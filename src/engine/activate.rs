@@ -8,11 +8,12 @@
 use super::session::{device_uuid, find_active, spare_device_name, spare_device_uuid};
 use super::{EngineError, Member, Observer, Session, held, now};
 use crate::dm::{Activation, DeviceMapper, TableSlot};
-use crate::format::choose::SetupChoice;
+use crate::format::choose::{Expected, SetupChoice};
 use crate::format::metadata::{Activation as ActiveMark, SetupState, SpareState};
 use crate::map::{Fate, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{Layout, setup_table};
+use crate::store::read_copies;
 use uuid::Uuid;
 
 /// Who is bringing a setup up: the mark that goes into the metadata.
@@ -51,6 +52,8 @@ pub struct ActivateOptions<'a> {
     pub mark: &'a Mark,
     /// Take over a setup that is marked as active on another machine.
     pub takeover: bool,
+    /// Bring spares up to date that failed or were absent for several commits.
+    pub update_stale: bool,
     /// Is told how it goes.
     pub observer: &'a dyn Observer,
 }
@@ -59,7 +62,7 @@ pub struct ActivateOptions<'a> {
 ///
 /// # Errors
 /// The [`Refusal`].
-pub fn check(choice: &SetupChoice, mark: &Mark, takeover: bool) -> Result<(), Refusal> {
+pub fn check(choice: &SetupChoice, options: &ActivateOptions<'_>) -> Result<(), Refusal> {
     let metadata = &choice.newest.metadata;
     let name = &metadata.config.name;
     let refuse = |what: &str| Refusal::Metadata { device: name.clone(), what: what.into() };
@@ -78,16 +81,17 @@ pub fn check(choice: &SetupChoice, mark: &Mark, takeover: bool) -> Result<(), Re
         let what = hint.unwrap_or_else(|| "no name known".into());
         return Err(Refusal::SpareMissing { name: name.clone(), index: *index, what });
     }
+    // One generation behind is what an interrupted command leaves; more means that the spare was not there. Its slots
+    // are current all the same: nothing is ever moved to a spare that failed, and without it its extents answer EIO.
     for (index, behind) in choice.stale() {
-        if metadata.spare(index).is_some_and(|s| s.state == SpareState::Failed) || behind > 1 {
-            return Err(refuse(&format!(
-                "spare {index} is stale: it is {behind} generation(s) behind, because commits to it failed or it was absent"
-            )));
+        let failed = metadata.spare(index).is_some_and(|s| s.state == SpareState::Failed);
+        if (failed || behind > 1) && !options.update_stale {
+            return Err(Refusal::Stale { name: name.clone(), index, behind });
         }
     }
     if let Some(active) = &metadata.config.active
-        && active.machine_id != mark.machine_id
-        && !takeover
+        && active.machine_id != options.mark.machine_id
+        && !options.takeover
     {
         let machine = active.machine_id.clone();
         return Err(Refusal::ActiveElsewhere { name: name.clone(), machine });
@@ -106,7 +110,7 @@ pub fn activate<'a>(
     spares: Vec<Member>,
     options: &ActivateOptions<'_>,
 ) -> Result<Activated<'a>, EngineError> {
-    check(choice, options.mark, options.takeover)?;
+    check(choice, options)?;
     let newest = &choice.newest;
     let name = newest.metadata.config.name.clone();
     if let Some(state) = dm.state(&name)? {
@@ -130,10 +134,12 @@ pub fn activate<'a>(
     let unclean = session.metadata.config.active.clone();
     let rewritten = held::rewritten(&session)?;
     let result = bring_up(&mut session, options.observer, |session| {
+        still_the_same(session, choice)?;
         let mut map = session.metadata.map.clone();
         for range in &rewritten {
             map.record_loss(*range, Fate::Rewritten)?;
         }
+        session.metadata.spares.iter_mut().for_each(|record| record.state = SpareState::Present);
         let report = session.commit(|next| {
             next.map = map;
             next.config.active = Some(options.mark.activation());
@@ -148,6 +154,22 @@ pub fn activate<'a>(
             Err(error)
         }
     }
+}
+
+/// Checks, now that device-mapper has claimed the spares, that they still are what was read before.
+fn still_the_same(session: &Session<'_>, choice: &SetupChoice) -> Result<(), Refusal> {
+    let expected = Expected { setup: Some(session.setup()), spare: None };
+    for (index, member) in (0u8..).map(SpareIndex).zip(&session.spares) {
+        let Some(member) = member else { continue };
+        let found = read_copies(&*member.disk, expected).choose().ok();
+        let generation = found.as_ref().map(|chosen| chosen.copy.metadata.generation);
+        let ours = found.is_some_and(|chosen| Some(chosen.copy.spare) == session.metadata.spare(index).map(|s| s.uuid));
+        if !ours || generation != choice.generations.get(&index).copied() {
+            let what = "its metadata changed while the setup was being brought up. Try again".into();
+            return Err(Refusal::Metadata { device: member.disk.name().to_string(), what });
+        }
+    }
+    Ok(())
 }
 
 /// Makes the devices, has `commit` make the metadata durable, and lets I/O begin.

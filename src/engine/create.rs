@@ -1,14 +1,15 @@
 //! Bringing a new setup into the world.
 //!
 //! Invariants:
+//! - nothing is written before device-mapper has claimed all devices: two commands never write to one spare;
 //! - first all spares carry the setup as *forming*, then as *ready*: a crash leaves no setup or a whole one;
 //! - the table is loaded before the setup becomes ready, so a kernel that refuses it leaves no setup behind;
 //! - what fails is undone: no device, no metadata.
 
-use super::activate::{Mark, bring_up};
+use super::activate::{Mark, bring_up, take_down_devices};
 use super::{EngineError, Member, Observer, Session};
 use crate::dm::{Activation, DeviceMapper};
-use crate::format::copy::encode;
+use crate::format::copy::{Encoded, encode};
 use crate::format::metadata::SetupState;
 use crate::plan::CreatePlan;
 use crate::segments::Layout;
@@ -36,23 +37,23 @@ pub fn create<'a>(
         spares: spares.into_iter().map(Some).collect(),
         layout: Layout::Flat,
     };
-    let result = run(&mut session, encoded, mark, observer);
+    let mut written = false;
+    let result = bring_up(&mut session, observer, |session| {
+        written = true;
+        write_first(session, encoded, mark)
+    });
     match result {
         Ok(activation) => Ok((session, activation)),
         Err(error) => {
-            undo(&session, observer);
+            undo(&session, written, observer);
             Err(error)
         }
     }
 }
 
-fn run(
-    session: &mut Session<'_>,
-    encoded: crate::format::copy::Encoded,
-    mark: &Mark,
-    observer: &dyn Observer,
-) -> Result<Activation, EngineError> {
-    observer.step("writing metadata");
+/// Writes the setup as forming, and once all spares have that, as ready. By now device-mapper has claimed all devices,
+/// so nobody else writes to them.
+fn write_first(session: &mut Session<'_>, encoded: Encoded, mark: &Mark) -> Result<(), EngineError> {
     let targets = session.commit_targets();
     let count = targets.len();
     let report = Commit::new(targets, encoded).run();
@@ -61,26 +62,24 @@ fn run(
     if !whole {
         return Err(session.commit_failed(&report));
     }
-    bring_up(session, observer, |session| {
-        let report = session.commit(|next| {
-            next.config.state = SetupState::Ready;
-            next.config.active = Some(mark.activation());
-        })?;
-        match report.first_error() {
-            Some(error) => Err(error.clone().into()),
-            None => Ok(()),
-        }
-    })
+    let report = session.commit(|next| {
+        next.config.state = SetupState::Ready;
+        next.config.active = Some(mark.activation());
+    })?;
+    match report.first_error() {
+        Some(error) => Err(error.clone().into()),
+        None => Ok(()),
+    }
 }
 
-/// Takes down what was brought up, and erases what was written. Problems are told, the first error is what counts.
-fn undo(session: &Session<'_>, observer: &dyn Observer) {
-    if let Err(error) =
-        super::activate::take_down_devices(session.dm, &session.name, session.setup(), session.spares.len())
-    {
+/// Takes down what was brought up, and erases what was written: nothing, when the devices could not even be claimed.
+/// Problems are told, the first error is what counts.
+fn undo(session: &Session<'_>, written: bool, observer: &dyn Observer) {
+    let taken = take_down_devices(session.dm, &session.name, session.setup(), session.spares.len());
+    if let Err(error) = taken {
         observer.note(&format!("while undoing: {error}"));
     }
-    for member in session.spares.iter().flatten() {
+    for member in session.spares.iter().flatten().filter(|_| written) {
         if let Err(error) = erase_copies(&*member.disk) {
             observer.note(&format!("while undoing: {error}"));
         }

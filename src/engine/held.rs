@@ -12,6 +12,7 @@ use crate::block::buffer::AlignedBuffer;
 use crate::dm::{DeviceMapper, TableSlot};
 use crate::format::tombstone;
 use crate::map::{Fate, Map, SpareIndex};
+use crate::plan::Refusal;
 use crate::segments::{HeldKind, Target, TargetKind, held_table};
 use crate::units::{DevNo, Range, SECTOR_SIZE, Sectors, coalesce};
 use std::collections::BTreeSet;
@@ -34,8 +35,14 @@ fn sync_spare_device(
         size: record.identity.size,
         block: session.main.disk.logical_block(),
     };
-    if session.dm.state(&device.name)?.is_none() {
-        session.dm.create(&device.name, &spare_device_uuid(session.setup(), index))?;
+    let uuid = spare_device_uuid(session.setup(), index);
+    match session.dm.state(&device.name)? {
+        None => drop(session.dm.create(&device.name, &uuid)?),
+        Some(state) if state.uuid == uuid => {}
+        Some(_) => {
+            let by = "a device-mapper device has it, and the setup needs it for its spare".into();
+            return Err(Refusal::NameTaken { name: device.name, by }.into());
+        }
     }
     let current = session.dm.table(&device.name, TableSlot::Active)?;
     if held.is_empty() {

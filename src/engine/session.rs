@@ -6,7 +6,7 @@
 //! - every spare is claimed by a private device of the setup (see [`super::held`]), also while it serves nothing.
 
 use super::{EngineError, dirty, now};
-use crate::block::Disk;
+use crate::block::{Disk, DiskError, Operation};
 use crate::dm::{DeviceMapper, DeviceState, TableSlot};
 use crate::format::choose::{ChooseError, Chosen, Expected, SetupChoice, choose_setup};
 use crate::format::copy::encode;
@@ -16,6 +16,7 @@ use crate::plan::Refusal;
 use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies};
 use crate::units::{DevNo, Range, Sectors};
+use nix::errno::Errno;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -29,6 +30,47 @@ pub struct Member {
     pub devno: DevNo,
     /// How to read and write it.
     pub disk: Arc<dyn Disk>,
+}
+
+impl Member {
+    /// A member whose device is not there any more: every request to it fails with `ENXIO`.
+    pub fn gone(index: SpareIndex, devno: DevNo) -> Member {
+        Member { devno, disk: Arc::new(Gone { name: format!("spare {index} ({devno})").into() }) }
+    }
+}
+
+/// A device that is not there any more.
+#[derive(Debug)]
+struct Gone {
+    name: Arc<str>,
+}
+
+impl Gone {
+    fn error(&self, operation: Operation, start: Sectors) -> DiskError {
+        DiskError { device: self.name.clone(), operation, start, len: Sectors::ZERO, errno: Errno::ENXIO }
+    }
+}
+
+impl Disk for Gone {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+    fn size(&self) -> Sectors {
+        // Any request is to fail for the right reason, not for being out of bounds.
+        Sectors(u64::MAX / 512)
+    }
+    fn logical_block(&self) -> Sectors {
+        Sectors(1)
+    }
+    fn read(&self, start: Sectors, _buf: &mut [u8]) -> Result<(), DiskError> {
+        Err(self.error(Operation::Read, start))
+    }
+    fn write(&self, start: Sectors, _buf: &[u8]) -> Result<(), DiskError> {
+        Err(self.error(Operation::Write, start))
+    }
+    fn flush(&self) -> Result<(), DiskError> {
+        Err(self.error(Operation::Flush, Sectors::ZERO))
+    }
 }
 
 /// Opens devices by number.
@@ -175,7 +217,9 @@ impl<'a> Session<'a> {
             .ok_or_else(|| EngineError::Device(format!("the table of '{name}' does not lead to any main device")))?;
         let mut members = Vec::new();
         for (index, device, _) in &live.spares {
-            members.push((*index, source.open(*device, write)?));
+            // A spare that is gone stays a member, one that fails: the setup goes on without it, degraded.
+            let member = source.open(*device, write).unwrap_or_else(|_| Member::gone(*index, *device));
+            members.push((*index, member));
         }
         let expected = Expected { setup: Some(live.setup), spare: None };
         let readings: Vec<SpareReading> = members.iter().map(|(_, m)| read_copies(&*m.disk, expected)).collect();

@@ -382,7 +382,7 @@ fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>) -> Result<Me
     let mut known: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     let mut unknown_sections = Vec::new();
     for (kind, bytes) in sections {
-        if !(kind::CONFIGURATION..=kind::LINEAGE).contains(&kind) {
+        if !kind::is_known(kind) {
             unknown_sections.push((kind, bytes));
         } else if known.insert(kind, bytes).is_some() {
             return Err(content(format!("two {} sections", kind::name(kind))));

@@ -44,6 +44,11 @@ pub mod kind {
     /// Binary: generation and digest of the commits before this one.
     pub const LINEAGE: u32 = 6;
 
+    /// Whether this version knows sections of that kind.
+    pub const fn is_known(kind: u32) -> bool {
+        CONFIGURATION <= kind && kind <= LINEAGE
+    }
+
     /// The section's name in messages.
     pub fn name(kind: u32) -> String {
         match kind {

@@ -15,6 +15,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 /// Entries in a full block.
 const BLOCK: usize = 256;
 
+/// The most extents, and the most runs of losses, that a map section may have. A table cannot have more pieces (1,048,576),
+/// and rows that follow a pattern take so few bytes that a hostile section could ask for any amount of memory.
+pub const MAX_ROWS: u64 = 1 << 20;
+
 /// First bytes of the map section.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -118,6 +122,9 @@ pub fn decode(bytes: &[u8]) -> Result<Map, MapSectionError> {
     let (head, mut rest) = RawMapHead::read_from_prefix(bytes).map_err(|_| MapSectionError::Truncated)?;
     let unit = Sectors(u64::from(head.unit.get()));
     let mut map = Map::new(Sectors(head.main_len.get()), unit)?;
+    if head.extents.get() > MAX_ROWS || head.losses.get() > MAX_ROWS {
+        return Err(MapSectionError::Impossible("number of rows"));
+    }
     let mut extents = 0u64;
     for _ in 0..head.groups.get() {
         let (group, after) = RawGroupHead::read_from_prefix(rest).map_err(|_| MapSectionError::Truncated)?;
@@ -127,6 +134,9 @@ pub fn decode(bytes: &[u8]) -> Result<Map, MapSectionError> {
             .filter(|s| usize::from(*s) < super::MAX_SPARES)
             .ok_or(MapSectionError::Impossible("spare"))?;
         let mut end = 0u64;
+        if extents.saturating_add(u64::from(group.extents.get())) > head.extents.get() {
+            return Err(MapSectionError::Impossible("number of extents"));
+        }
         take_rows(&mut rest, u64::from(group.extents.get()), |[gap, len, slot]| {
             let (range, next) = units_range(end, gap, len, unit, map.main_len())?;
             end = next;

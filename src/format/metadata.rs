@@ -2,12 +2,13 @@
 //!
 //! Invariant: every copy on every spare holds all of it; copies differ only in spare UUID, copy index and checksums.
 
+use super::header::kind;
 use super::{DATA_START, MAX_SPARES};
 use crate::identity::Identity;
-use crate::map::{Map, SpareIndex};
+use crate::map::{Fate, Map, SpareIndex};
 use crate::units::{Range, Sectors};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Keys of a JSON object that this version does not know; they are written back unchanged.
@@ -202,9 +203,27 @@ pub enum Inconsistency {
         /// Its slot.
         slot: crate::map::Slot,
     },
+    /// More extents or losses than a map may have.
+    #[error("the map has {0} rows, which is more than a table can have")]
+    TooManyRows(usize),
     /// An empty or impossible name.
     #[error("'{0}' is not a name that a setup can have")]
     Name(String),
+    /// Two spares with one UUID.
+    #[error("two spares have the UUID {0}")]
+    DuplicateSpare(Uuid),
+    /// Bad blocks of a spare that is not in the list.
+    #[error("bad blocks are recorded for spare {0}, which this setup does not have")]
+    BadBlocksOfNoSpare(SpareIndex),
+    /// Held sectors outside every extent.
+    #[error("sectors {0} are marked as held, but no extent serves them")]
+    HeldOutside(Range),
+    /// More ancestors than a copy may have.
+    #[error("{0} ancestors are recorded; at most 32 are possible")]
+    Lineage(usize),
+    /// A section of a kind that is not unknown at all.
+    #[error("section kind {0} is not one of a later version")]
+    SectionKind(u32),
 }
 
 impl Metadata {
@@ -228,6 +247,10 @@ impl Metadata {
             return Err(Inconsistency::SpareCount(self.spares.len()));
         }
         check_name(&self.config.name)?;
+        let rows = self.map.len().max(self.map.losses().len());
+        if u64::try_from(rows).unwrap_or(u64::MAX) > super::map_section::MAX_ROWS {
+            return Err(Inconsistency::TooManyRows(rows));
+        }
         if self.config.main.size != self.map.main_len() {
             return Err(Inconsistency::MainLength { main: self.config.main.size, map: self.map.main_len() });
         }
@@ -247,7 +270,30 @@ impl Metadata {
                 return Err(Inconsistency::SlotOutside { range: extent.range, slot: extent.slot });
             }
         }
-        Ok(())
+        self.check_lists()
+    }
+
+    fn check_lists(&self) -> Result<(), Inconsistency> {
+        let mut uuids = BTreeSet::new();
+        if let Some(twice) = self.spares.iter().find(|s| !uuids.insert(s.uuid)) {
+            return Err(Inconsistency::DuplicateSpare(twice.uuid));
+        }
+        let mut indexes = self.bad_blocks.keys();
+        if let Some(index) = indexes.find(|index| self.spare(**index).is_none()) {
+            return Err(Inconsistency::BadBlocksOfNoSpare(*index));
+        }
+        let mut held = self.map.losses().iter().filter(|l| l.fate == Fate::Held);
+        if let Some(loss) = held.find(|loss| !self.map.serves(loss.range)) {
+            return Err(Inconsistency::HeldOutside(loss.range));
+        }
+        if self.lineage.len() > MAX_LINEAGE {
+            return Err(Inconsistency::Lineage(self.lineage.len()));
+        }
+        let mut kinds = self.unknown_sections.iter().map(|(kind, _)| *kind);
+        match kinds.find(|kind| *kind == 0 || kind::is_known(*kind)) {
+            Some(kind) => Err(Inconsistency::SectionKind(kind)),
+            None => Ok(()),
+        }
     }
 
     /// The same content as the next generation, committed at `now` (seconds since 1970). `digest` is the digest of

@@ -192,6 +192,18 @@ pub enum Refusal {
         /// What is known of it.
         what: String,
     },
+    /// A spare is older than the others.
+    #[error(
+        "spare {index} of '{name}' is stale: it is {behind} generation(s) behind the others, because commits to it failed or it was absent. If it works now, say --update-stale to bring it up to date"
+    )]
+    Stale {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+        /// How many generations it is behind.
+        behind: u64,
+    },
     /// Main is not there, or cannot be told.
     #[error("{0}")]
     MainUnclear(String),

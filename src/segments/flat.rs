@@ -46,7 +46,14 @@ pub(super) fn setup_table(map: &Map, devices: &Devices) -> Result<Vec<Target>, S
 
 pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range]) -> Result<Vec<Target>, SegmentError> {
     let mut pieces: Vec<(Range, TargetKind)> = Vec::with_capacity(map.len() + unsettled.len());
-    let unsettled = crate::units::coalesce(unsettled.to_vec());
+    let whole = Range::new(Sectors::ZERO, map.main_len());
+    let inside = |range: &Range| range.intersect(whole?);
+    let unsettled = crate::units::coalesce(unsettled.iter().filter_map(inside).collect());
+    let block = devices.logical_block;
+    let aligned = |r: &&Range| r.start().is_multiple_of(block) && r.len().is_multiple_of(block);
+    if let Some(odd) = unsettled.iter().find(|range| !aligned(range)) {
+        return Err(SegmentError::Unaligned(*odd));
+    }
     for extent in map.extents() {
         let through_held = map.has_held(extent.range);
         let device = serving_device(extent, through_held, devices)?;

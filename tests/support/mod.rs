@@ -161,8 +161,8 @@ impl Machine {
         let readings: Vec<_> = self.spares.iter().map(|s| read_copies(&**s, Expected::default())).collect();
         let choice = choose_among(NAME, &readings)?;
         let mark = mark();
-        let options = ActivateOptions { mark: &mark, takeover: false, observer: &Silent };
-        activate::check(&choice, &mark, false)?;
+        let options = ActivateOptions { mark: &mark, takeover: false, update_stale: false, observer: &Silent };
+        activate::check(&choice, &options)?;
         let mut spares = Vec::new();
         for record in &choice.newest.metadata.spares {
             let index = readings.iter().position(|r| r.choose().is_ok_and(|c| c.copy.spare == record.uuid)).unwrap();

@@ -5,12 +5,13 @@ use crate::block::device::BlockDevice;
 use crate::cli::args::{Acknowledge, Activate, Deactivate, Destroy, Recover};
 use crate::cli::report::{count, loss_words, sizes};
 use crate::engine::activate::{self as engine, ActivateOptions};
-use crate::engine::find::{FoundSpare, Wanted, find_main, find_spares};
+use crate::engine::find::{FoundSpare, Wanted, find_main, find_spares, read_spare};
 use crate::engine::recover::{self as recovery, Recovered};
 use crate::engine::session::{Session, choose_among, find_active, live_devices};
 use crate::engine::{EngineError, Member, destroy as dissolve};
-use crate::format::choose::SetupChoice;
+use crate::format::choose::{Expected, SetupChoice};
 use crate::format::metadata::{SetupState, UnreadablePolicy};
+use crate::identity::Identity;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::plan::Refusal;
 use crate::plan::moves::plan_restore;
@@ -26,6 +27,28 @@ struct Located {
     main: BlockDevice,
     /// Spares by index; complete unless the choice says that some are missing.
     spares: Vec<FoundSpare>,
+}
+
+impl Located {
+    fn setup(&self) -> Uuid {
+        self.choice.newest.metadata.setup
+    }
+
+    fn name(&self) -> &str {
+        &self.choice.newest.metadata.config.name
+    }
+
+    /// The same devices, their metadata read anew.
+    fn read_again(self, context: &Context) -> Result<Located> {
+        let expected = Expected { setup: Some(self.setup()), spare: None };
+        let mut found = Vec::new();
+        for spare in &self.spares {
+            found.push(read_spare(&context.host, &spare.device.path, expected)?);
+        }
+        let readings: Vec<SpareReading> = found.iter().map(|f| f.reading.clone()).collect();
+        let choice = choose_among(self.name(), &readings)?;
+        Ok(Located { choice, spares: found, ..self })
+    }
 }
 
 fn locate(context: &Context, wanted: &Wanted, named: &[PathBuf], main: Option<&std::path::Path>) -> Result<Located> {
@@ -62,6 +85,9 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         return Err(Refusal::AlreadyActive(name.clone()).into());
     }
     let located = locate(context, &wanted, &args.spares, args.main.as_deref())?;
+    let _lock = context.lock(&located.setup().to_string(), located.name())?;
+    // Another command may have been at work until the lock was ours.
+    let located = located.read_again(context)?;
     let Located { choice, main, spares } = &located;
     let metadata = &choice.newest.metadata;
     let name = &metadata.config.name;
@@ -71,22 +97,28 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         let what = format!("it belongs to the setup '{name}', not to '{wanted}'");
         return Err(Refusal::Metadata { device: "the spare".into(), what }.into());
     }
-    let _lock = context.lock(&metadata.setup.to_string(), name)?;
     let mark = context.mark();
     if find_active(dm, name).is_ok_and(|(_, setup)| setup == metadata.setup) {
         return Err(Refusal::AlreadyActive(name.clone()).into());
     }
-    engine::check(choice, &mark, args.takeover)?;
+    let options = ActivateOptions {
+        mark: &mark,
+        takeover: args.takeover,
+        update_stale: args.update_stale,
+        observer: &context.progress,
+    };
+    engine::check(choice, &options)?;
     check_free(context, main)?;
-    for spare in spares {
+    for (spare, record) in spares.iter().zip(&metadata.spares) {
         check_free(context, &spare.device)?;
+        check_fits(&spare.device, &record.identity, main)?;
     }
+    check_fits(main, &metadata.config.main, main)?;
     if args.dry_run {
         report_located(out, &located);
         return Ok(Exit::Done);
     }
     let members: Result<Vec<Member>, EngineError> = spares.iter().map(|s| context.member(&s.device)).collect();
-    let options = ActivateOptions { mark: &mark, takeover: args.takeover, observer: &context.progress };
     let up = engine::activate(dm, choice, context.member(main)?, members?, &options)?;
     context.keep_backup(&up.session.metadata);
     for note in up.activation.warning.iter() {
@@ -98,8 +130,7 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
             .note(&format!("'{name}' was not put down cleanly after its activation at {when}; its metadata is whole"));
     }
     for spare in &up.caught_up {
-        context
-            .note(&format!("spare {spare} had missed the last commit of an interrupted command; it is up to date now"));
+        context.note(&format!("spare {spare} was behind the others; it is up to date now"));
     }
     if out.is_json() {
         let unclean = up.unclean.is_some();
@@ -130,6 +161,20 @@ fn check_free(context: &Context, device: &BlockDevice) -> Result<(), Refusal> {
     }
     if device.read_only {
         return Err(Refusal::ReadOnly(path));
+    }
+    Ok(())
+}
+
+/// Refuses a device that shrank, or whose logical blocks grew since the setup was made.
+fn check_fits(device: &BlockDevice, recorded: &Identity, main: &BlockDevice) -> Result<(), Refusal> {
+    let path = device.path.display().to_string();
+    if device.size < recorded.size {
+        let what = format!("it has {} sectors, and had {} when the setup was made", device.size, recorded.size);
+        return Err(Refusal::Metadata { device: path, what });
+    }
+    if device.logical_block > recorded.logical_block.max(main.logical_block) {
+        let (spare, main) = (device.logical_block, recorded.logical_block);
+        return Err(Refusal::LargerBlocks { device: path, spare, main });
     }
     Ok(())
 }
@@ -237,11 +282,14 @@ fn inactive_session<'a>(
     context: &'a Context,
     args: &Destroy,
 ) -> Result<(Option<crate::engine::lock::Lock>, Session<'a>)> {
-    let Located { choice, main, spares } = locate(context, &Wanted::Name(args.name.clone()), &[], None)?;
+    let located = locate(context, &Wanted::Name(args.name.clone()), &[], None)?;
+    let lock = context.lock(&located.setup().to_string(), &args.name)?;
+    let Located { choice, main, spares } = located.read_again(context)?;
     let metadata = choice.newest.metadata.clone();
-    let lock = context.lock(&metadata.setup.to_string(), &args.name)?;
     if metadata.config.state == SetupState::Ready {
-        engine::check(&choice, &context.mark(), false)?;
+        let mark = context.mark();
+        let observer = &context.progress;
+        engine::check(&choice, &ActivateOptions { mark: &mark, takeover: false, update_stale: false, observer })?;
     }
     let mut members: Vec<Option<Member>> = Vec::new();
     for record in &metadata.spares {

@@ -8,13 +8,13 @@ use crate::cli::output::Colour;
 use crate::cli::report::{self, count, loss_words, sizes};
 use crate::dm::{DeviceMapper, TableSlot};
 use crate::engine::held;
-use crate::engine::session::{LiveDevices, Session};
+use crate::engine::session::{LiveDevices, Session, find_active, live_devices};
 use crate::format::choose::Expected;
 use crate::format::metadata::SpareState;
 use crate::map::{Fate, SpareIndex};
 use crate::pool::Pool;
 use crate::store::{SpareReading, read_copies};
-use crate::units::Sectors;
+use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -112,6 +112,8 @@ enum State {
     Suspended,
     /// The table is not the one that the metadata gives.
     Unsettled,
+    /// No spare has metadata that can be used.
+    Unreadable,
 }
 
 #[derive(Serialize)]
@@ -156,7 +158,12 @@ pub(super) fn status(context: &Context, args: &Names, out: &mut Output) -> Resul
     let mut exit = Exit::Done;
     let mut reports = Vec::new();
     for name in names {
-        let report = examine(context, &context.reading_session(&name)?)?;
+        // Not being active is the caller's mistake; anything else is what status is for.
+        find_active(context.dm()?, &name)?;
+        let report = match context.reading_session(&name) {
+            Ok(session) => examine(context, &session)?,
+            Err(error) => unreadable(context, &name, &error)?,
+        };
         if report.state != State::Healthy {
             exit = Exit::Attention;
         }
@@ -203,6 +210,44 @@ fn examine(context: &Context, session: &Session<'_>) -> Result<StatusReport> {
     };
     judge(session, &mut report)?;
     Ok(report)
+}
+
+/// What can be said of an active setup whose metadata cannot be read.
+fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<StatusReport> {
+    let live = live_devices(context.dm()?, name)?;
+    let row = row(context, &live);
+    let spare = |(index, device, _): &(SpareIndex, DevNo, DevNo)| SpareReport {
+        index: *index,
+        device: Some(context.path_of(*device)),
+        uuid: String::new(),
+        state: "unreadable",
+        copies_current: 0,
+        generation: None,
+        used_sectors: Sectors::ZERO,
+        free_sectors: Sectors::ZERO,
+        bad_sectors: 0,
+    };
+    Ok(StatusReport {
+        name: row.name,
+        uuid: row.uuid,
+        device: row.device,
+        state: if live.state.suspended { State::Suspended } else { State::Unreadable },
+        status: vec![format!("{error:#}")],
+        action: vec![
+            "the device works as its table says; put the spares right before it is taken down, and copy the data off"
+                .into(),
+        ],
+        main: row.main.unwrap_or_default(),
+        sectors: row.sectors,
+        unit: Sectors::ZERO,
+        generation: 0,
+        extents: 0,
+        remapped_sectors: Sectors::ZERO,
+        held_sectors: Sectors::ZERO,
+        rewritten_since_sectors: 0,
+        losses: Vec::new(),
+        spares: live.spares.iter().map(spare).collect(),
+    })
 }
 
 fn examine_spare(context: &Context, session: &Session<'_>, index: SpareIndex) -> Option<SpareReport> {
@@ -306,6 +351,7 @@ fn render(out: &mut Output, report: &StatusReport) {
         State::Degraded => (Colour::Yellow, "degraded"),
         State::Suspended => (Colour::Red, "suspended"),
         State::Unsettled => (Colour::Red, "unsettled"),
+        State::Unreadable => (Colour::Red, "metadata unreadable"),
     };
     out.line(format!("  setup: {}", out.paint(Colour::Bold, &report.name)));
     out.line(format!("  state: {}", out.paint(colour, word)));
@@ -315,7 +361,9 @@ fn render(out: &mut Output, report: &StatusReport) {
     }
     out.line(format!(" device: {}, {}", report.device, sizes(report.sectors)));
     out.line(format!("   main: {}", report.main));
-    let moved = if report.extents == 0 {
+    let moved = if report.state == State::Unreadable {
+        "unknown".to_string()
+    } else if report.extents == 0 {
         "nothing is remapped".to_string()
     } else {
         format!("{} in {}", sizes(report.remapped_sectors), count(report.extents, "extent"))

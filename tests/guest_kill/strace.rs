@@ -1,0 +1,121 @@
+//! Exact points to kill a command at: its system calls, by strace's injection. Without -f, so the guardian is left alone.
+
+use crate::live::{Ended, PROGRAM, process_field, processes, run, wait_for};
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A system call of a traced run.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub name: String,
+    /// Which of the calls of this name it is, from 1: strace counts each name by itself.
+    pub nth: usize,
+    /// The line.
+    pub text: String,
+}
+
+impl Call {
+    /// Whether it suspends a device.
+    pub fn suspends(&self) -> bool {
+        self.text.contains("DM_DEV_SUSPEND") && self.text.contains("DM_SUSPEND_FLAG")
+    }
+
+    /// Whether it resumes a device.
+    pub fn resumes(&self) -> bool {
+        self.text.contains("DM_DEV_SUSPEND") && !self.text.contains("DM_SUSPEND_FLAG")
+    }
+}
+
+/// Whether strace is there and its injection works here.
+pub fn usable() -> bool {
+    let probe = run("strace", &["-o", "/dev/null", "-e", "inject=exit_group:signal=SIGKILL:when=1", "true"]);
+    assert!(probe.code != Some(127), "strace is missing: see scripts/install-deps");
+    probe.code.is_none() || probe.code == Some(137)
+}
+
+/// Runs the program under strace; how it ended, and its system calls from its first use of device-mapper on.
+pub fn trace(args: &[&str]) -> (Ended, Vec<Call>) {
+    let file = "/tmp/trace";
+    let all: Vec<&str> = ["-o", file, PROGRAM].into_iter().chain(args.iter().copied()).collect();
+    let ended = run("strace", &all);
+    let calls = parse(&fs::read_to_string(file).unwrap());
+    let first = calls.iter().position(|c| c.text.contains("/dev/mapper/control") || c.text.contains(".lock"));
+    (ended, calls[first.unwrap_or(0)..].to_vec())
+}
+
+/// The calls in strace's output of one process.
+pub fn parse(text: &str) -> Vec<Call> {
+    let mut counts = std::collections::BTreeMap::new();
+    let mut calls = Vec::new();
+    for line in text.lines() {
+        let name = line.split('(').next().unwrap_or_default();
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || !line.contains('(') {
+            continue;
+        }
+        let nth = counts.entry(name.to_string()).and_modify(|n| *n += 1).or_insert(1usize);
+        calls.push(Call { name: name.into(), nth: *nth, text: line.into() });
+    }
+    calls
+}
+
+/// Where a command is suspended: from the call after SUSPEND to RESUME, as positions in `calls`.
+pub fn window(calls: &[Call]) -> std::ops::Range<usize> {
+    let start = calls.iter().position(Call::suspends).expect("no SUSPEND");
+    let end = calls.iter().skip(start + 1).position(Call::resumes).expect("no RESUME");
+    start + 1..start + 1 + end + 1
+}
+
+/// Runs the program, killed on entering `call`, which is then not made. Whether it was killed: a run may have fewer
+/// calls than the one before.
+pub fn kill_at(call: &Call, args: &[&str]) -> bool {
+    let inject = format!("inject={}:signal=SIGKILL:when={}", call.name, call.nth);
+    let trace = format!("trace={}", call.name);
+    let mut all = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject, PROGRAM];
+    all.extend(args);
+    let ended = run("strace", &all);
+    assert!(matches!(ended.code, None | Some(137 | 0 | 3)), "{call:?}: {ended:?}");
+    !matches!(ended.code, Some(0 | 3))
+}
+
+/// A command that is held for a while before one of its system calls.
+#[derive(Debug)]
+pub struct Held {
+    strace: Child,
+    /// The command.
+    pub pid: i32,
+}
+
+impl Held {
+    /// Starts the program, to stay at `call` for `time`.
+    pub fn start(call: &Call, time: Duration, args: &[&str]) -> Held {
+        let inject = format!("inject={}:delay_enter={}:when={}", call.name, time.as_micros(), call.nth);
+        let strace = Command::new("strace")
+            .args(["-o", "/dev/null", "-e", &format!("trace={}", call.name), "-e", &inject, PROGRAM])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let parent = strace.id().to_string();
+        let mut pid = None;
+        wait_for(Duration::from_secs(5), || {
+            let is_child = |pid: &i32| process_field(*pid, "PPid").is_some_and(|p| p == parent);
+            pid = processes("dm-remap").into_iter().find(is_child);
+            pid.is_some()
+        });
+        Held { strace, pid: pid.expect("the command did not start") }
+    }
+
+    /// Its guardian.
+    pub fn guardian(&self) -> Option<i32> {
+        let parent = self.pid.to_string();
+        processes("dm-remap-guard").into_iter().find(|g| process_field(*g, "PPid").is_some_and(|p| p == parent))
+    }
+
+    /// Waits for its end.
+    pub fn end(self) -> Ended {
+        self.strace.wait_with_output().unwrap().into()
+    }
+}

@@ -1,0 +1,223 @@
+//! What goes on between SUSPEND and RESUME, and what signals do there.
+
+use crate::campaign::{Campaign, Way};
+use crate::live::{PROGRAM, dm_remap, nobody_left, process_field, run, wait_for};
+use crate::strace::{Call, Held, parse, trace, window};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How long a command is held inside the window, to look at it.
+const HOLD: Duration = Duration::from_millis(1200);
+
+fn send(pid: i32, signal: Signal) {
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// The points at which a command that moves `way` is suspended.
+fn suspended_points(campaign: &Campaign, way: Way) -> Vec<Call> {
+    let (ended, calls) = trace(&campaign.args(way));
+    ended.expect(&[0, 3]);
+    calls[window(&calls)].to_vec()
+}
+
+/// Starts a move and holds it at a point of its window.
+fn hold(campaign: &Campaign, point: &Call, way: Way) -> Held {
+    let held = Held::start(point, HOLD, &campaign.args(way));
+    assert!(wait_for(Duration::from_secs(3), || campaign.setup.suspended()), "{point:?}: never suspended");
+    std::thread::sleep(Duration::from_millis(30));
+    held
+}
+
+/// Nothing may be called that could need memory or a file: the root filesystem may lie on the device.
+pub fn what_is_called_while_suspended(campaign: &Campaign) {
+    for way in [Way::There, Way::Back] {
+        let file = "/tmp/trace-f";
+        let all: Vec<&str> = ["-f", "-o", file, PROGRAM].into_iter().chain(campaign.args(way)).collect();
+        run("strace", &all).expect(&[0, 3]);
+        let text = std::fs::read_to_string(file).unwrap();
+        let command = text.split_whitespace().next().unwrap().to_string();
+        let of = |pid_wanted: bool| -> String {
+            let lines = text.lines().filter_map(|line| {
+                let (pid, call) = line.split_once(' ')?;
+                // A call that strace had to interrupt counts where it begins.
+                ((pid == command) == pid_wanted && !call.trim_start().starts_with("<...")).then(|| call.trim_start())
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let calls = parse(&of(true));
+        let inside = &calls[window(&calls)];
+        let names: BTreeSet<&str> = inside.iter().map(|c| &*c.name).collect();
+        let allowed = BTreeSet::from(["pread64", "pwrite64", "fdatasync", "fsync", "ioctl"]);
+        assert!(
+            names.is_subset(&allowed),
+            "{:#?}",
+            inside.iter().filter(|c| !allowed.contains(&*c.name)).collect::<Vec<_>>()
+        );
+        for call in inside.iter().filter(|c| c.name == "ioctl") {
+            let fine = ["DM_DEV_SUSPEND", "DM_DEV_STATUS", "DM_TARGET_MSG", "DM_TABLE_CLEAR"];
+            assert!(fine.iter().any(|f| call.text.contains(f)), "{call:?}");
+        }
+        let position = |what: &dyn Fn(&Call) -> bool| calls.iter().position(what);
+        let fork = position(&|c| c.name.starts_with("clone") || c.name == "fork").expect("no fork");
+        let lock = position(&|c| c.name == "mlockall").expect("no mlockall");
+        let suspend = position(&Call::suspends).unwrap();
+        assert!(fork < lock && lock < suspend, "fork {fork}, mlockall {lock}, suspend {suspend}");
+        let guardian = parse(&of(false));
+        let idle: BTreeSet<&str> = guardian.iter().map(|c| &*c.name).collect();
+        let allowed = BTreeSet::from([
+            "set_robust_list",
+            "rseq",
+            "close",
+            "setsid",
+            "prctl",
+            "mlockall",
+            "write",
+            "poll",
+            "clock_gettime",
+            "exit_group",
+            "munmap",
+            "gettid",
+        ]);
+        assert!(idle.is_subset(&allowed), "the guardian calls {idle:?}");
+        println!("{way:?}: {} calls while suspended, {names:?}; the guardian: {idle:?}", inside.len());
+        campaign.forgive_gap();
+        campaign.right("after a traced move");
+    }
+}
+
+/// Guardian and command have their memory locked; the guardian holds the lock until it is done.
+pub fn what_the_guardian_is(campaign: &Campaign) {
+    let points = suspended_points(campaign, Way::There);
+    campaign.move_on(Way::Back);
+    let point = points.iter().find(|c| c.name == "fdatasync").expect("no fdatasync");
+    let held = hold(campaign, point, Way::There);
+    let guardian = held.guardian().expect("no guardian");
+    for pid in [held.pid, guardian] {
+        let locked = process_field(pid, "VmLck").unwrap_or_default();
+        let kib: u64 = locked.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let resident = process_field(pid, "VmRSS").unwrap_or_default();
+        println!("process {pid}: {locked} locked, {resident} resident");
+        assert!(kib > 1000, "{locked}");
+    }
+    let busy = dm_remap(&["remap", "kill", "20000"]).expect(&[4]);
+    assert!(busy.err.contains(&held.pid.to_string()), "{busy:?}");
+    // A stopped guardian cannot settle it, and keeps the lock although the command is dead.
+    send(guardian, Signal::SIGSTOP);
+    send(held.pid, Signal::SIGKILL);
+    held.end();
+    assert!(campaign.setup.suspended());
+    dm_remap(&["remap", "kill", "20000"]).expect(&[4]);
+    dm_remap(&["recover", "kill"]).expect(&[4]);
+    campaign.forgive_gap();
+    let begun = Instant::now();
+    send(guardian, Signal::SIGCONT);
+    assert!(wait_for(Duration::from_secs(2), || !campaign.setup.suspended()));
+    println!("the guardian took {:?}", begun.elapsed());
+    nobody_left();
+    campaign.forgive_gap();
+    campaign.right("after the guardian");
+    campaign.complete(Way::There);
+    campaign.move_on(Way::Back);
+}
+
+/// The signals that people send do nothing before the window is over.
+pub fn signals_wait(campaign: &Campaign) {
+    let points = suspended_points(campaign, Way::There);
+    campaign.move_on(Way::Back);
+    let point = points.iter().find(|c| c.name == "fdatasync").expect("no fdatasync");
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGPIPE] {
+        let held = hold(campaign, point, Way::There);
+        let guardian = held.guardian().expect("no guardian");
+        send(held.pid, signal);
+        send(guardian, signal);
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(campaign.setup.suspended(), "{signal} ended the window");
+        let ended = held.end();
+        campaign.forgive_gap();
+        assert!(campaign.moved(), "{signal}: {ended:?}");
+        campaign.after_kill(&format!("{signal} in the window"), ended.code.is_none());
+        campaign.move_on(Way::Back);
+    }
+}
+
+/// A command that is stopped inside the window is killed at the guardian's deadline, and the window settled.
+pub fn a_stopped_command_is_killed(campaign: &Campaign) {
+    let points = suspended_points(campaign, Way::There);
+    campaign.move_on(Way::Back);
+    let point = points.iter().find(|c| c.name == "fdatasync").expect("no fdatasync");
+    let held = hold(campaign, point, Way::There);
+    let begun = Instant::now();
+    send(held.pid, Signal::SIGSTOP);
+    let settled = wait_for(Duration::from_secs(120), || !campaign.setup.suspended());
+    println!("a stopped command was settled after {:?}", begun.elapsed());
+    assert!(settled && begun.elapsed() > Duration::from_secs(60));
+    held.end();
+    campaign.forgive_gap();
+    campaign.after_kill("stopped in the window", true);
+    campaign.complete(Way::Back);
+}
+
+/// With the guardian dead too nobody settles it but `recover`, which must, also when it is killed itself.
+pub fn killed_with_its_guardian(campaign: &Campaign, all: bool) {
+    let begun = Instant::now();
+    let there = suspended_points(campaign, Way::There);
+    let back = suspended_points(campaign, Way::Back);
+    let mut seen: Vec<(&str, usize)> = vec![("runs again with its old map", 0), ("swap was completed", 0)];
+    let mut round = 0;
+    for i in 0..there.len().max(back.len()) {
+        for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
+            // A sample takes every other point of each.
+            if let Some(point) = points.get(i).filter(|_| all || (i + usize::from(way == Way::Back)) % 3 == 0) {
+                round += 1;
+                let words = die_together(campaign, point, way, round);
+                let kind = seen.iter_mut().find(|(text, _)| words.contains(text));
+                kind.unwrap_or_else(|| panic!("{point:?}: {words}")).1 += 1;
+            }
+            campaign.complete(way);
+            campaign.nothing_beside();
+        }
+    }
+    campaign.load.check();
+    campaign.load.verify_all();
+    campaign.setup.command("status", &[]).expect(&[0]);
+    println!("killed with its guardian, {round} times: {seen:?}, {:?}", begun.elapsed());
+    assert!(seen.iter().all(|(_, count)| *count > 0), "{seen:?}");
+}
+
+fn die_together(campaign: &Campaign, point: &Call, way: Way, round: usize) -> String {
+    let held = hold(campaign, point, way);
+    let guardian = held.guardian().expect("no guardian");
+    send(guardian, Signal::SIGKILL);
+    send(held.pid, Signal::SIGKILL);
+    held.end();
+    nobody_left();
+    assert!(campaign.setup.suspended(), "{point:?}");
+    let status = campaign.setup.command("status", &["--json"]).expect(&[3]);
+    assert!(status.out.contains("\"state\": \"suspended\""), "{status:?}");
+    campaign.setup.command("remap", &["20000"]).expect(&[4]);
+    campaign.setup.command("recover", &["--dry-run"]).expect(&[0]);
+    assert!(campaign.setup.suspended());
+    // Every other recovery is killed the first time.
+    let mut words = String::new();
+    if round.is_multiple_of(2) {
+        let nth = 1 + round * 7 % 40;
+        let call = Call { name: "ioctl".into(), nth, text: "of recover".into() };
+        if !crate::strace::kill_at(&call, &["recover", "kill"]) {
+            words = "swap was completed".into();
+        }
+    }
+    if campaign.setup.suspended() {
+        words = campaign.setup.command("recover", &[]).expect(&[0]).out;
+    } else if words.is_empty() {
+        // The first one was killed after its work was done.
+        words =
+            if campaign.moved() == (way == Way::There) { "swap was completed" } else { "runs again with its old map" }
+                .into();
+        campaign.setup.command("recover", &[]).expect(&[0]);
+    }
+    campaign.forgive_gap();
+    campaign.right(&format!("{way:?} killed with its guardian at {point:?}"));
+    words
+}

@@ -1,0 +1,290 @@
+//! What the guest tests of the whole program share: the binary, a setup on the guest's disks, what dmsetup says of it.
+#![allow(dead_code)] // each test binary uses a part
+
+pub mod load;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_dm-remap");
+
+/// The longest that I/O may stand still because of a killed command.
+pub const LONGEST_GAP: Duration = Duration::from_secs(2);
+
+/// Whether there is a guest to work in; says so when there is none.
+pub fn in_guest() -> bool {
+    let there = std::env::var_os("DM_REMAP_GUEST").is_some_and(|v| v == "1");
+    if !there {
+        println!("skipped: needs a guest (DM_REMAP_GUEST=1)");
+    }
+    there
+}
+
+/// Whether the environment variable is set to 1.
+pub fn asked_for(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|v| v == "1")
+}
+
+/// The guest's disk number `index`.
+pub fn disk(index: usize) -> PathBuf {
+    let path = std::env::var(format!("GUEST_DISK{index}")).unwrap();
+    if path.starts_with("/dev/") { path.into() } else { Path::new("/dev").join(path) }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Ended {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+impl Ended {
+    /// Its output, when it ended with one of these codes.
+    #[track_caller]
+    pub fn expect(self, codes: &[i32]) -> Ended {
+        assert!(self.code.is_some_and(|c| codes.contains(&c)), "wanted {codes:?}: {self:?}");
+        self
+    }
+}
+
+/// Runs a program to its end.
+pub fn run(program: &str, args: &[&str]) -> Ended {
+    Command::new(program).args(args).stdin(Stdio::null()).output().unwrap().into()
+}
+
+/// Runs a program that has to succeed; its output.
+#[track_caller]
+pub fn must(program: &str, args: &[&str]) -> String {
+    run(program, args).expect(&[0]).out
+}
+
+/// Runs the program under test.
+pub fn dm_remap(args: &[&str]) -> Ended {
+    run(PROGRAM, args)
+}
+
+/// Sectors of a block device.
+pub fn sectors(path: &Path) -> u64 {
+    must("blockdev", &["--getsz", path.to_str().unwrap()]).trim().parse().unwrap()
+}
+
+/// `major:minor` of a block device.
+pub fn devno(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    let rdev = fs::metadata(path).unwrap().rdev();
+    format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev))
+}
+
+/// Processes whose name (as in /proc/PID/comm) begins with `prefix`, zombies included.
+pub fn processes(prefix: &str) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+        let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if comm.starts_with(prefix) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// A field of /proc/PID/status.
+pub fn process_field(pid: i32, field: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':').map(|v| v.trim().to_string()))
+}
+
+/// Waits until `done`, at most `limit`; whether it came.
+pub fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if done() {
+            return true;
+        }
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until no command and no guardian is left.
+#[track_caller]
+pub fn nobody_left() {
+    let gone = wait_for(Duration::from_secs(5), || processes("dm-remap").is_empty());
+    assert!(gone, "left over: {:?}", processes("dm-remap"));
+}
+
+/// A setup on the guest's disks.
+#[derive(Debug)]
+pub struct Setup {
+    pub name: String,
+    pub main: PathBuf,
+    pub spares: Vec<PathBuf>,
+    pub sectors: u64,
+}
+
+/// An extent, as `map --json` has it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Extent {
+    pub start: u64,
+    pub count: u64,
+    pub spare: usize,
+    pub slot: u64,
+}
+
+impl Setup {
+    /// Creates a setup.
+    pub fn create(name: &str, main: PathBuf, spares: Vec<PathBuf>) -> Setup {
+        let setup = Setup { name: name.into(), sectors: sectors(&main), main, spares };
+        dm_remap(&setup.create_args()).expect(&[0]);
+        setup
+    }
+
+    /// The arguments that create it.
+    pub fn create_args(&self) -> Vec<&str> {
+        let mut args = vec!["create", &self.name, "--main", self.main.to_str().unwrap()];
+        for spare in &self.spares {
+            args.extend(["--spare", spare.to_str().unwrap()]);
+        }
+        args
+    }
+
+    /// Its node.
+    pub fn node(&self) -> PathBuf {
+        Path::new("/dev/mapper").join(&self.name)
+    }
+
+    /// Runs `dm-remap VERB NAME ARGS`.
+    pub fn command(&self, verb: &str, args: &[&str]) -> Ended {
+        let mut all = vec![verb, &self.name];
+        all.extend(args);
+        dm_remap(&all)
+    }
+
+    /// Whether I/O to any device of the setup waits.
+    pub fn suspended(&self) -> bool {
+        self.flag("suspended").contains("Suspended")
+    }
+
+    /// Whether a table lies in any device's inactive slot.
+    pub fn has_inactive(&self) -> bool {
+        self.flag("tables_loaded").contains("Inactive")
+    }
+
+    fn flag(&self, field: &str) -> String {
+        let wanted = format!("name,{field}");
+        let all = must("dmsetup", &["info", "-c", "--noheadings", "--separator", "|", "-o", &wanted]);
+        let private = format!("{}-spare", self.name);
+        let ours = |line: &&str| {
+            let name = line.split('|').next().unwrap_or_default();
+            name == self.name || name.starts_with(&private)
+        };
+        let lines: Vec<&str> = all.lines().filter(ours).collect();
+        lines.join("\n")
+    }
+
+    /// Regions of the kernel's statistics on its device.
+    pub fn stats_regions(&self) -> String {
+        must("dmsetup", &["message", &self.name, "0", "@stats_list"])
+    }
+
+    /// The extents, by its metadata.
+    pub fn extents(&self) -> BTreeSet<Extent> {
+        let out = self.command("map", &["--json"]).expect(&[0]).out;
+        let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let number = |row: &serde_json::Value, key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key}: {out}"));
+        let rows = json["extents"].as_array().unwrap_or_else(|| panic!("{out}"));
+        let extent = |row: &serde_json::Value| Extent {
+            start: number(row, "start"),
+            count: number(row, "count"),
+            spare: number(row, "spare") as usize,
+            slot: number(row, "slot"),
+        };
+        rows.iter().map(extent).collect()
+    }
+
+    /// Compares the kernel's table with the map, by our own reading of both.
+    #[track_caller]
+    pub fn table_is_the_map(&self) {
+        let extents = self.extents();
+        let table = must("dmsetup", &["table", &self.name]);
+        let main = devno(&self.main);
+        let device = |spare: usize| devno(&self.spares[spare]);
+        let held = |spare: usize| {
+            let private = format!("{}-spare{spare}", self.name);
+            must("dmsetup", &["info", "-c", "--noheadings", "-o", "major,minor", &private]).trim().to_string()
+        };
+        let mut on_spares = 0;
+        let mut at = 0;
+        for line in table.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [start, len, kind, to, offset] = words[..] else { panic!("{line}") };
+            let (start, len, offset): (u64, u64, u64) =
+                (start.parse().unwrap(), len.parse().unwrap(), offset.parse().unwrap());
+            assert!(kind == "linear" && start == at, "{table}");
+            at += len;
+            if to == main {
+                assert_eq!(start, offset, "{line}");
+                continue;
+            }
+            on_spares += len;
+            let mut from = start;
+            while from < start + len {
+                let extent = extents.iter().find(|e| e.start <= from && from < e.start + e.count);
+                let extent = extent.unwrap_or_else(|| panic!("{line} is not in the map: {extents:?}"));
+                assert_eq!(extent.slot + (from - extent.start), offset + (from - start), "{line}, {extent:?}");
+                assert!(to == device(extent.spare) || to == held(extent.spare), "{line}, {extent:?}");
+                from = extent.start + extent.count;
+            }
+        }
+        assert_eq!(at, self.sectors);
+        assert_eq!(on_spares, extents.iter().map(|e| e.count).sum::<u64>(), "{table}\n{extents:?}");
+    }
+
+    /// Removes it, whatever state it is in.
+    pub fn remove_by_force(&self) {
+        let _ = run("dmsetup", &["remove", "--force", &self.name]);
+        for spare in 0..self.spares.len() {
+            let _ = run("dmsetup", &["remove", "--force", &format!("{}-spare{spare}", self.name)]);
+        }
+    }
+
+    /// Dissolves it.
+    #[track_caller]
+    pub fn destroy(&self) {
+        self.command("destroy", &["--discard-extents"]).expect(&[0]);
+        nobody_left();
+    }
+}
+
+/// A reproducible source of numbers.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+}

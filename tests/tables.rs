@@ -1,0 +1,351 @@
+//! Tables: every sector goes where the map says, by walking the table that the kernel gives back; and table to map to
+//! table is the identity. The kernel is the fake here; tests/support/walk.rs serves a real one just as well.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
+
+#[path = "format_support/mod.rs"]
+mod support;
+
+use dm_remap::block::ram::{Power, RamDisk};
+use dm_remap::dm::fake::FakeDm;
+use dm_remap::dm::{DeviceMapper, TableSlot};
+use dm_remap::map::{Fate, Map, SpareIndex};
+use dm_remap::segments::{
+    Devices, HeldKind, Layout, SegmentError, SpareDevice, Target, TargetKind, held_table, map_of, read_back,
+    setup_table, unsettled_table,
+};
+use dm_remap::units::{DevNo, Range, Sectors};
+use proptest::prelude::*;
+use std::sync::Arc;
+use support::walk::{Goes, assert_leads_as_the_map_says, assert_sound, lead};
+use support::{range, slot};
+
+const DATA: u64 = 10_240;
+const SPARE_SIZE: u64 = DATA + 6000;
+const MAIN: DevNo = DevNo { major: 8, minor: 0 };
+
+fn spare_devno(spare: u8) -> DevNo {
+    DevNo { major: 65, minor: u32::from(spare) * 16 }
+}
+
+fn held_devno(spare: u8) -> DevNo {
+    DevNo { major: 254, minor: u32::from(spare) }
+}
+
+fn devices(spares: u8, block: u64) -> Devices {
+    let spares = (0..spares).map(|n| SpareDevice {
+        device: Some(spare_devno(n)),
+        held: Some(held_devno(n)),
+        size: Sectors(SPARE_SIZE),
+        data_start: Sectors(DATA),
+    });
+    Devices { main: MAIN, logical_block: Sectors(block), spares: spares.collect() }
+}
+
+fn size_of(devno: DevNo, main_len: u64) -> u64 {
+    if devno == MAIN { main_len } else { SPARE_SIZE }
+}
+
+/// Loads the table into the (fake) kernel, swaps it in, and gives what the kernel then says it is.
+fn through_kernel(table: &[Target], devices: &Devices, main_len: u64) -> Vec<Target> {
+    let dm = FakeDm::new();
+    let disk = |name: &str, size| {
+        let size = Sectors(size);
+        Arc::new(RamDisk::with_power(name, size, devices.logical_block, Power::new()))
+    };
+    dm.register(MAIN, disk("main", main_len));
+    for spare in 0..16 {
+        dm.register(spare_devno(spare), disk("spare", SPARE_SIZE));
+        dm.register(held_devno(spare), disk("held", SPARE_SIZE));
+    }
+    dm.create("setup", "DMREMAP-test").unwrap();
+    dm.load("setup", table, false).unwrap();
+    assert_eq!(dm.table("setup", TableSlot::Inactive).unwrap(), table);
+    dm.activate("setup", false).unwrap();
+    let back = dm.table("setup", TableSlot::Active).unwrap();
+    // As text and back too: that is how a kernel tells it.
+    for target in &back {
+        let text = target.kind.params();
+        assert_eq!(TargetKind::parse(target.kind.name(), &text).unwrap(), target.kind);
+    }
+    back
+}
+
+/// Walks the table and compares each sector with the map.
+fn assert_leads(table: &[Target], map: &Map, devices: &Devices, unsettled: &[Range]) {
+    let size_of = |devno| size_of(devno, map.main_len().0);
+    assert_leads_as_the_map_says(table, map, devices, unsettled, size_of);
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    map: Map,
+    devices: Devices,
+    unsettled: Vec<Range>,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let extents = prop::collection::vec((0u64..1200, 1u64..9, 0u8..16, 0u64..370), 0..120);
+    let losses = prop::collection::vec((0usize..120, 0u64..64, 1u64..9, 0usize..4), 0..12);
+    let unsettled = prop::collection::vec((0u64..1200, 1u64..30), 0..6);
+    // Either full of extents or nearly empty; small or with a long tail that nothing is remapped in.
+    let shape = (1u8..=16, 0u32..5, 0u64..16, any::<bool>());
+    (extents, losses, unsettled, shape).prop_map(|(extents, losses, unsettled, (spares, shift, tail, long))| {
+        let unit = 1u64 << shift;
+        let block = if unit >= 8 { 8 } else { 1 };
+        let tail = tail % unit / block * block;
+        let main = 1200 * unit + tail + if long { 1 << 40 } else { 0 };
+        let mut map = Map::new(Sectors(main), Sectors(unit)).unwrap();
+        for (start, len, spare, at) in extents {
+            let end = ((start + len) * unit).min(main);
+            let Some(part) = Range::between(Sectors(start * unit), Sectors(end)) else {
+                continue;
+            };
+            let to = slot(spare % spares, (DATA / unit + at) * unit);
+            if to.start.0 + part.len().0 <= SPARE_SIZE {
+                let _ = map.insert(part, to);
+            }
+        }
+        let fates = [Fate::Held, Fate::Zeroed, Fate::Left, Fate::Rewritten];
+        for (extent, offset, len, fate) in losses {
+            let Some(extent) = map.extents().nth(extent) else {
+                continue;
+            };
+            let at = extent.range.start().0 + offset % extent.range.len().0;
+            if let Some(part) = range(at, len).intersect(extent.range) {
+                map.record_loss(part, fates[fate]).unwrap();
+            }
+        }
+        let end = map.main_len();
+        let unsettled = unsettled
+            .into_iter()
+            .map(|(start, len)| range(start * unit, len * unit))
+            .filter_map(|r| Range::between(r.start(), r.end().min(end)))
+            .collect();
+        let devices = devices(spares, block);
+        Case { map, devices, unsettled }
+    })
+}
+
+fn without_losses(map: &Map) -> Map {
+    let mut out = map.clone();
+    if let Some(all) = Range::new(Sectors::ZERO, map.main_len()) {
+        out.clear_loss(all);
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_sector_goes_where_the_map_says(case in cases()) {
+        let Case { map, devices, .. } = case;
+        let made = setup_table(&map, &devices, Layout::Flat).unwrap();
+        let table = through_kernel(&made, &devices, map.main_len().0);
+        assert_leads(&table, &map, &devices, &[]);
+        prop_assert!(table.iter().all(|t| t.kind.name() == "linear"));
+    }
+
+    #[test]
+    fn table_to_map_to_table_is_the_identity(case in cases()) {
+        let Case { map, devices, .. } = case;
+        let (len, unit) = (map.main_len(), map.unit());
+        let made = setup_table(&map, &devices, Layout::Flat).unwrap();
+        let table = through_kernel(&made, &devices, len.0);
+        let pieces = read_back(&table, &devices, Layout::Flat).unwrap();
+        let read = map_of(&pieces, len, unit).unwrap();
+        let plain = without_losses(&map);
+        prop_assert_eq!(&read, &plain);
+        let again = setup_table(&read, &devices, Layout::Flat).unwrap();
+        prop_assert_eq!(&again, &setup_table(&plain, &devices, Layout::Flat).unwrap());
+        let holds = map.losses().iter().any(|l| l.fate == Fate::Held);
+        prop_assert!(holds || again == table);
+        // The pieces are the table, line by line.
+        prop_assert_eq!(pieces.len(), table.len());
+        prop_assert!(pieces.iter().zip(&table).all(|(p, t)| p.range.start() == t.start && p.range.len() == t.len));
+    }
+
+    #[test]
+    fn exactly_the_unsettled_sectors_answer_eio(case in cases()) {
+        let Case { map, devices, unsettled } = case;
+        let len = map.main_len().0;
+        let made = unsettled_table(&map, &devices, &unsettled, Layout::Flat).unwrap();
+        let table = through_kernel(&made, &devices, len);
+        assert_leads(&table, &map, &devices, &unsettled);
+        if unsettled.is_empty() {
+            prop_assert_eq!(table, setup_table(&map, &devices, Layout::Flat).unwrap());
+        }
+    }
+
+    #[test]
+    fn extents_on_missing_spares_answer_eio_and_never_lead_to_main(
+        case in cases(), missing in any::<u16>(), no_held in any::<bool>(),
+    ) {
+        let Case { map, mut devices, unsettled } = case;
+        for (n, spare) in devices.spares.iter_mut().enumerate() {
+            if missing >> n & 1 == 1 {
+                spare.device = None;
+                spare.held = spare.held.filter(|_| !no_held);
+            }
+        }
+        for cut in [&unsettled[..], &[]] {
+            let made = unsettled_table(&map, &devices, cut, Layout::Flat).unwrap();
+            let table = through_kernel(&made, &devices, map.main_len().0);
+            assert_leads(&table, &map, &devices, cut);
+        }
+    }
+
+    #[test]
+    fn the_private_device_is_the_identity_whatever_is_held(
+        holes in prop::collection::vec((1u64..300, 1u64..60), 0..20), last in 0u64..2, block in 0u32..4,
+    ) {
+        let block = 1 << block;
+        let (mut at, mut held) = (0, Vec::new());
+        for (gap, len) in holes {
+            held.push(range((at + gap) * block, len * block));
+            at += gap + len;
+        }
+        // The last run may end at the end of the device.
+        let size = (at + last).max(1) * block;
+        let spare = spare_devno(3);
+        for kind in HeldKind::ALL {
+            let table = held_table(kind, spare, Sectors(size), Sectors(block), &held);
+            assert_sound(&table, size, block, |_| size);
+            for sector in 0..size {
+                let is_held = held.iter().any(|r| r.contains(Sectors(sector)));
+                let want = match kind {
+                    HeldKind::Flakey if is_held => Goes::ReadsFail(spare, sector),
+                    HeldKind::Error if is_held => Goes::Nowhere,
+                    _ => Goes::To(spare, sector),
+                };
+                prop_assert_eq!(lead(&table, sector), Some(want));
+            }
+            let expected = (kind == HeldKind::Dust || !held.is_empty()).then_some(kind);
+            prop_assert_eq!(HeldKind::of(&table), expected);
+        }
+    }
+}
+
+#[test]
+fn held_runs_that_touch_and_reach_both_ends_leave_no_empty_lines() {
+    let held = [range(0, 8), range(8, 8), range(24, 8)];
+    for kind in [HeldKind::Flakey, HeldKind::Error] {
+        let table = held_table(kind, spare_devno(0), Sectors(32), Sectors(8), &held);
+        let lens: u64 = table.iter().map(|t| t.len.0).sum();
+        assert_eq!(lens, 32);
+        assert!(table.iter().all(|t| t.len.0 > 0));
+        assert_eq!(lead(&table, 20), Some(Goes::To(spare_devno(0), 20)));
+    }
+}
+
+#[test]
+fn a_map_without_extents_is_one_line() {
+    let map = Map::new(Sectors(1 << 45), Sectors(8)).unwrap();
+    let table = setup_table(&map, &devices(1, 1), Layout::Flat).unwrap();
+    assert_eq!(table.len(), 1);
+    assert_eq!(table[0].to_string(), format!("0 {} linear 8:0 0", 1u64 << 45));
+}
+
+#[test]
+fn unsettled_ranges_beyond_main_or_inside_a_block_make_no_bad_table() {
+    let map = Map::new(Sectors(1000), Sectors(8)).unwrap();
+    let beyond = unsettled_table(&map, &devices(1, 8), &[range(992, 16)], Layout::Flat);
+    assert_sound(&beyond.unwrap(), 1000, 8, |_| 20_000);
+    let outside = unsettled_table(&map, &devices(1, 8), &[range(1000, 16)], Layout::Flat);
+    assert_sound(&outside.unwrap(), 1000, 8, |_| 20_000);
+    let inside = unsettled_table(&map, &devices(1, 8), &[range(3, 8)], Layout::Flat);
+    assert!(matches!(inside, Err(SegmentError::Unaligned(_))), "{inside:?}");
+}
+
+#[test]
+fn maps_that_would_break_a_table_are_refused() {
+    let with = |part: Range, to| {
+        let mut map = Map::new(Sectors(1004), Sectors(1)).unwrap();
+        map.insert(part, to).unwrap();
+        map
+    };
+    let make = |map: &Map, devices: &Devices| setup_table(map, devices, Layout::Flat);
+    let plain = devices(2, 1);
+    let inside_metadata = make(&with(range(0, 8), slot(0, DATA - 1)), &plain);
+    assert!(matches!(inside_metadata, Err(SegmentError::Outside { .. })));
+    let beyond_end = make(&with(range(0, 8), slot(1, SPARE_SIZE - 7)), &plain);
+    assert!(matches!(beyond_end, Err(SegmentError::Outside { .. })));
+    let no_spare = make(&with(range(0, 8), slot(2, DATA)), &plain);
+    assert_eq!(no_spare, Err(SegmentError::NoSuchSpare(SpareIndex(2))));
+    for (part, to) in [(range(4, 8), slot(0, DATA)), (range(8, 4), slot(0, DATA)), (range(8, 8), slot(0, DATA + 4))] {
+        let unaligned = make(&with(part, to), &devices(2, 8));
+        assert_eq!(unaligned, Err(SegmentError::Unaligned(part)));
+    }
+    let mut held = with(range(0, 8), slot(0, DATA));
+    held.record_loss(range(3, 1), Fate::Held).unwrap();
+    let mut without = devices(1, 1);
+    without.spares[0].held = None;
+    let refused = make(&held, &without);
+    assert_eq!(refused, Err(SegmentError::NoHeldDevice(SpareIndex(0))));
+}
+
+#[test]
+fn tables_that_are_not_ours_are_refused() {
+    let devices = devices(2, 1);
+    let linear = |start, len, device, offset| Target {
+        start: Sectors(start),
+        len: Sectors(len),
+        kind: TargetKind::Linear { device, offset: Sectors(offset) },
+    };
+    let kind = |kind| Target { kind, ..linear(0, 1000, MAIN, 0) };
+    let other = TargetKind::Other { name: "thin".into(), params: "253:1 7".into() };
+    let flakey = TargetKind::FlakeyErrorReads { device: MAIN, offset: Sectors(0) };
+    let stranger = DevNo { major: 9, minor: 9 };
+    let map = |table: &[Target]| {
+        let pieces = read_back(table, &devices, Layout::Flat)?;
+        map_of(&pieces, Sectors(1000), Sectors(8))
+    };
+    let spare = spare_devno(0);
+    assert!(map(&[linear(0, 1000, MAIN, 0)]).is_ok());
+    for (what, table) in [
+        ("shifted main", vec![linear(0, 1000, MAIN, 8)]),
+        ("unknown device", vec![linear(0, 1000, stranger, 0)]),
+        ("unknown target", vec![kind(other)]),
+        ("flakey", vec![kind(flakey)]),
+        ("late start", vec![linear(8, 992, MAIN, 8)]),
+        ("hole", vec![linear(0, 8, MAIN, 0), linear(16, 984, MAIN, 16)]),
+        ("overlap", vec![linear(0, 16, MAIN, 0), linear(8, 992, MAIN, 8)]),
+        ("too short", vec![linear(0, 992, MAIN, 0)]),
+        ("too long", vec![linear(0, 1008, MAIN, 0)]),
+        ("empty", vec![]),
+        ("unaligned", vec![linear(0, 8, MAIN, 0), linear(8, 4, spare, DATA), linear(12, 988, MAIN, 12)]),
+        (
+            "slot used twice",
+            vec![
+                linear(0, 8, spare, DATA),
+                linear(8, 8, MAIN, 8),
+                linear(16, 8, spare, DATA),
+                linear(24, 976, MAIN, 24),
+            ],
+        ),
+    ] {
+        assert!(map(&table).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_extents_become_a_table_and_a_map_again() {
+    let mut metadata = support::metadata(1, 16);
+    support::scatter(&mut metadata, 100_000, 5);
+    let mut devices = devices(16, 1);
+    for spare in &mut devices.spares {
+        spare.size = Sectors(support::SPARE_SIZE);
+    }
+    let table = setup_table(&metadata.map, &devices, Layout::Flat).unwrap();
+    let pieces = read_back(&table, &devices, Layout::Flat).unwrap();
+    let (len, unit) = (metadata.map.main_len(), metadata.map.unit());
+    assert_eq!(map_of(&pieces, len, unit).unwrap(), metadata.map);
+}
