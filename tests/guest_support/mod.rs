@@ -19,7 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_dm-remap");
 
-/// A guest with nothing in it: no device-mapper devices, no loops, blank heads of its disks. Cleans up when dropped.
+/// A guest with nothing in it: no device-mapper devices, no loops, blank heads of its disks.
 #[derive(Debug)]
 pub struct Guest {
     pub disks: Vec<String>,
@@ -52,10 +52,12 @@ impl Guest {
             while umount /etc/machine-id; do :; done
             mount | grep -c 'on /var/lib/dm-remap' | grep -q 2 && umount /var/lib/dm-remap
             for turn in 1 2 3 4; do
-                for name in $(dmsetup ls | awk '/No devices/ {exit} {print $1}'); do dmsetup remove "$name"; done
+                names=$(dmsetup ls | awk '/No devices/ {exit} {print $1}')
+                [ -n "$names" ] || break
+                for name in $names; do dmsetup remove "$name"; done
             done
             losetup -D
-            for turn in 1 2 3 4 5 6; do rmmod scsi_debug && break; [ -d /sys/module/scsi_debug ] || break; sleep 0.2; done
+            for turn in 1 2 3 4 5 6; do [ -d /sys/module/scsi_debug ] || break; rmmod scsi_debug && break; sleep 0.1; done
             rm -rf /tmp/mnt/* /tmp/work-* /var/lib/dm-remap/* /run/dm-remap
             true"#;
         sh(script);
@@ -82,8 +84,8 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        // The next one cleans up; the last one's guest goes away.
         println!("took {:.1} s", self.start.elapsed().as_secs_f32());
-        self.clean();
     }
 }
 
@@ -343,8 +345,7 @@ pub fn snapshot(devices: &[&str]) -> Snapshot {
         devices: devices.iter().map(|path| (path.to_string(), Direct::open(path).image_or_zeros())).collect(),
         dm: [
             dmsetup("table"),
-            dmsetup("table --inactive"),
-            dmsetup("info -c --noheadings -o name,uuid,suspended,readonly"),
+            dmsetup("info -c --noheadings -o name,uuid,suspended,readonly,tables_loaded"),
         ]
         .concat(),
         backups,
