@@ -162,8 +162,11 @@ pub(super) fn bring_up(
     dm.create(&name, &device_uuid(session.setup()))?;
     held::sync_all(session, None, &[&session.metadata.map], observer)?;
     load_checked(session)?;
+    let before = session.metadata.map.clone();
     commit(session)?;
-    // The commit may have found held blocks rewritten: then fewer go through the private devices.
+    // The commit may have found held blocks rewritten: they answer EIO no longer, and fewer pieces go through the
+    // private devices.
+    held::sync_all(session, Some(&before), &[&session.metadata.map], observer)?;
     load_checked(session)?;
     let activation = dm.activate(&name, false)?;
     session.check_live()?;
