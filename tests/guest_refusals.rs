@@ -5,9 +5,9 @@
 
 mod guest_support;
 
+use dm_remap::format::COPY_STARTS;
 use dm_remap::format::choose::Expected;
 use dm_remap::format::copy::encode;
-use dm_remap::format::COPY_STARTS;
 use dm_remap::store::read_copies;
 use guest_support::*;
 use std::io::Write;
@@ -59,7 +59,11 @@ fn a_main_or_spare_that_is_in_use_is_refused_and_the_user_named() {
 
     let looped = sh(&format!("losetup -f --show {main}"));
     let still = Still::new(&[main, spare]);
-    refused(&still, &create(main, spare), &[main, "attached to loop device", looped.trim().trim_start_matches("/dev/")]);
+    refused(
+        &still,
+        &create(main, spare),
+        &[main, "attached to loop device", looped.trim().trim_start_matches("/dev/")],
+    );
     sh("losetup -D");
 
     sh(&format!("mkswap -q {other} && swapon {other}"));
@@ -70,7 +74,11 @@ fn a_main_or_spare_that_is_in_use_is_refused_and_the_user_named() {
 
     // Claimed by a program, which no file in sysfs tells.
     let mut claim = Command::new("python3")
-        .args(["-c", "import os,sys; os.open(sys.argv[1], os.O_RDONLY|os.O_EXCL); print(1, flush=True); sys.stdin.read()", main])
+        .args([
+            "-c",
+            "import os,sys; os.open(sys.argv[1], os.O_RDONLY|os.O_EXCL); print(1, flush=True); sys.stdin.read()",
+            main,
+        ])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
@@ -84,7 +92,11 @@ fn a_main_or_spare_that_is_in_use_is_refused_and_the_user_named() {
     // Members of a setup that is up.
     dm_remap(&create(main, spare)).ok();
     let still = Still::new(&[main, spare, other]);
-    refused(&still, &format!("create more --main {main} --spare {other}"), &[main, "held by device-mapper device 'data'"]);
+    refused(
+        &still,
+        &format!("create more --main {main} --spare {other}"),
+        &[main, "held by device-mapper device 'data'"],
+    );
     refused(&still, &format!("create more --main {other} --spare {spare}"), &[spare, "'data"]);
 }
 
@@ -249,7 +261,11 @@ fn sectors_that_cannot_move_are_refused_and_no_slot_is_lost() {
     refused(&still, "remap data 8 1015+2", &words);
     refused(&still, "restore data 2000", &["sectors 2000+8 are not remapped", "dm-remap map"]);
     refused(&still, "restore data 1000+24", &["are not remapped"]);
-    refused(&still, "remap data 2000+2040", &["no free slot", "2040 sectors are needed and 2032 are free", "Nothing was changed"]);
+    refused(
+        &still,
+        "remap data 2000+2040",
+        &["no free slot", "2040 sectors are needed and 2032 are free", "Nothing was changed"],
+    );
     refused(&still, "remap data", &["no sectors were given"]);
     refused(&still, "destroy data", &["'data' has 1 extents", "--merge-back", "--discard-extents"]);
     // What was refused left no slot behind.
@@ -270,7 +286,12 @@ fn metadata_that_would_not_fit_is_refused() {
     std::fs::write("/tmp/mnt/list", list).unwrap();
     let before = sh(&format!("dmsetup table; dd if={spare} bs=1M count=6 iflag=direct status=none | sha256sum"));
     let ran = dm_remap("remap data --from-badblocks /tmp/mnt/list --block-size 4096").exits(4);
-    ran.complains(&["metadata full", "a copy has room for 524288", "Nothing was changed", "Remap fewer, larger ranges"]);
+    ran.complains(&[
+        "metadata full",
+        "a copy has room for 524288",
+        "Nothing was changed",
+        "Remap fewer, larger ranges",
+    ]);
     assert_eq!(sh(&format!("dmsetup table; dd if={spare} bs=1M count=6 iflag=direct status=none | sha256sum")), before);
     // The same number of sectors in fewer extents fits.
     dm_remap("remap data 0+8000").ok();
@@ -294,9 +315,15 @@ fn of_two_commands_at_once_one_is_refused() {
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut [0]).unwrap();
     let pid = std::fs::read_to_string(&lock).unwrap();
     let still = Still::new(&[spare]);
-    for line in ["remap data 8", "restore data --all", "deactivate data", "destroy data", "recover data", "acknowledge data"] {
+    for line in
+        ["remap data 8", "restore data --all", "deactivate data", "destroy data", "recover data", "acknowledge data"]
+    {
         let ran = dm_remap(line).exits(4);
-        ran.complains(&[&format!("another dm-remap command (process {})", pid.trim()), "'data'", "wait until it is done"]);
+        ran.complains(&[
+            &format!("another dm-remap command (process {})", pid.trim()),
+            "'data'",
+            "wait until it is done",
+        ]);
     }
     still.check("a command without the lock");
     // What only reads does not wait.
@@ -308,7 +335,11 @@ fn of_two_commands_at_once_one_is_refused() {
     // Truly at once: each is done or refused, and the map has exactly what was done.
     let start = |n: u64| {
         let sector = (n * 64).to_string();
-        let command = Command::new(PROGRAM).args(["-q", "remap", "data", &sector]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let command = Command::new(PROGRAM)
+            .args(["-q", "remap", "data", &sector])
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn();
         (n * 64, command.unwrap())
     };
     let running: Vec<_> = (1..=6).map(start).collect();
@@ -563,12 +594,19 @@ fn a_table_that_was_changed_by_hand_is_not_built_upon() {
         format!("0 {size} linear {main} 0"),
         format!("0 8 linear {main} 0\n8 8 linear {spare} 10248\n16 {} linear {main} 16", size - 16),
         right.replace(&format!("{}", size - 16), &format!("{}", size - 24)),
-        format!("0 8 linear {main} 0\n8 8 linear {spare} 10240\n16 8 linear {main} 8\n24 {} linear {main} 24", size - 24),
+        format!(
+            "0 8 linear {main} 0\n8 8 linear {spare} 10240\n16 8 linear {main} 8\n24 {} linear {main} 24",
+            size - 24
+        ),
     ] {
         sh(&format!("printf '%s\\n' '{}' | dmsetup load data && dmsetup resume data", wrong.trim()));
         let still = Still::new(&[main, spare]);
         for line in ["remap data 64", "restore data 8"] {
-            refused(&still, line, &["the live table of 'data' is not the one", "Nothing was changed", "undo that first"]);
+            refused(
+                &still,
+                line,
+                &["the live table of 'data' is not the one", "Nothing was changed", "undo that first"],
+            );
         }
         let recover = dm_remap("recover data").exits(4);
         recover.complains(&["the live table of 'data' is not the one", "changed the table by hand"]);

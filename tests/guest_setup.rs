@@ -144,7 +144,8 @@ fn medium_errors_under_a_live_filesystem(guest: &Guest, spares: usize) {
             for _ in 0..60 {
                 lines += &format!("{}\n", random.below(48 * 2048));
             }
-            fs::write("/tmp/mnt-list", lines + &(sector..sector + count).map(|s| format!("{s}\n")).collect::<String>()).unwrap();
+            fs::write("/tmp/mnt-list", lines + &(sector..sector + count).map(|s| format!("{s}\n")).collect::<String>())
+                .unwrap();
             let ran = dm_remap("--json remap data --from-badblocks /tmp/mnt-list --block-size 512");
             let already_held = lost_sectors.iter().filter(|s| (sector..sector + count).contains(s)).count();
             if already_held == 0 {
@@ -478,7 +479,8 @@ fn metadata_check_finds_damage_and_the_next_commit_mends_it() {
     let check = dm_remap(&format!("metadata check {a}")).exits(3);
     check.says(&["copy 2", "copy 4", "2 of 5 copies are not current"]);
     let json = dm_remap(&format!("--json metadata check {a}")).exits(3).json();
-    let verdicts: Vec<_> = json["spares"][0]["copies"].as_array().unwrap().iter().map(|c| c["verdict"].as_str()).collect();
+    let verdicts: Vec<_> =
+        json["spares"][0]["copies"].as_array().unwrap().iter().map(|c| c["verdict"].as_str()).collect();
     assert_eq!([verdicts[0], verdicts[1], verdicts[3]], [Some("valid"); 3]);
     assert!(verdicts[2] != Some("valid") && verdicts[4] != Some("valid"), "{verdicts:?}");
     dm_remap("status data").exits(3).says(&["3/5", "not current"]);

@@ -66,7 +66,8 @@ impl Walk {
                 continue;
             }
             for below in self.pieces(&piece.device) {
-                let (from, to) = (piece.offset.max(below.start), (piece.offset + piece.len).min(below.start + below.len));
+                let (from, to) =
+                    (piece.offset.max(below.start), (piece.offset + piece.len).min(below.start + below.len));
                 if from < to {
                     let offset = below.offset + from - below.start;
                     out.push(Piece { start: piece.start + done, len: to - from, device: below.device.clone(), offset });

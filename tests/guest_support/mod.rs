@@ -338,16 +338,10 @@ fn files_under(folder: &std::path::Path, out: &mut Vec<(String, Vec<u8>)>) {
 pub fn snapshot(devices: &[&str]) -> Snapshot {
     let mut backups = Vec::new();
     files_under(std::path::Path::new("/var/lib/dm-remap"), &mut backups);
-    let dmsetup = |line: &str| {
-        run(Command::new("dmsetup").args(line.split(' ')), line.into()).ok().out
-    };
+    let dmsetup = |line: &str| run(Command::new("dmsetup").args(line.split(' ')), line.into()).ok().out;
     Snapshot {
         devices: devices.iter().map(|path| (path.to_string(), Direct::open(path).image_or_zeros())).collect(),
-        dm: [
-            dmsetup("table"),
-            dmsetup("info -c --noheadings -o name,uuid,suspended,readonly,tables_loaded"),
-        ]
-        .concat(),
+        dm: [dmsetup("table"), dmsetup("info -c --noheadings -o name,uuid,suspended,readonly,tables_loaded")].concat(),
         backups,
     }
 }
@@ -406,7 +400,12 @@ pub fn patterns(start: u64, count: u64, version: u8) -> Vec<u8> {
 /// `(start, count)` of the ranges in a JSON list of them.
 pub fn ranges(list: &Value) -> Vec<(u64, u64)> {
     let range = |v: &Value| if v["range"].is_object() { v["range"].clone() } else { v.clone() };
-    list.as_array().unwrap().iter().map(range).map(|r| (r["start"].as_u64().unwrap(), r["count"].as_u64().unwrap())).collect()
+    list.as_array()
+        .unwrap()
+        .iter()
+        .map(range)
+        .map(|r| (r["start"].as_u64().unwrap(), r["count"].as_u64().unwrap()))
+        .collect()
 }
 
 /// Watches that devices, tables and backups stay as they are.
