@@ -5,7 +5,8 @@
 mod support;
 
 use dm_remap::block::ram::{Bad, Power};
-use dm_remap::engine::{EngineError, activate};
+use dm_remap::dm::DeviceMapper;
+use dm_remap::engine::{EngineError, activate, session};
 use dm_remap::format::metadata::UnreadablePolicy::{Hold, Leave, Zero};
 use dm_remap::map::Fate;
 use dm_remap::plan::Refusal;
@@ -34,6 +35,25 @@ fn remapped_sectors_keep_their_data_and_live_on_the_spare() {
     assert_eq!(machine.read(100).unwrap(), pattern(100, 1));
     assert!(machine.dm.violations().is_empty());
     assert_eq!(machine.session().unwrap().metadata.map.len(), 2);
+}
+
+#[test]
+fn a_held_block_that_was_written_before_a_crash_reads_after_it_while_its_neighbour_stays_held() {
+    for kinds in [&["linear", "error", "dust"][..], &["linear", "error", "flakey"]] {
+        let machine = machine();
+        machine.dm.set_supported(kinds);
+        machine.main.set_bad(range(101, 2), Bad::Reads(Errno::ENODATA));
+        machine.remap(&[range(101, 2)], Hold).unwrap();
+        machine.write(101, 7);
+        // No command comes to record it: the devices vanish.
+        machine.dm.remove(support::NAME).unwrap();
+        machine.dm.remove(&session::spare_device_name(support::NAME, support::spare(0))).unwrap();
+        assert!(machine.activate().unwrap().unclean.is_some());
+        assert_eq!(machine.read(101).unwrap(), pattern(101, 7), "{kinds:?}");
+        assert_eq!(machine.read(102), Err(Errno::EIO));
+        assert_eq!(machine.read(100).unwrap(), pattern(100, 0));
+        assert!(machine.dm.violations().is_empty());
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The life of a setup, end to end: the real program, a real kernel, real medium errors.
-// guest: --disk 32M --disk 64M --disk 64M --disk 64M
+// guest: --disk 8M --disk 10M --disk 10M --disk 10M
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
@@ -291,8 +291,7 @@ fn json_extents() -> Vec<(u64, u64)> {
 }
 
 /// Runs a command with `--dry-run` in both formats: it ends as told, and changes nothing at all.
-fn dry(devices: &[&str], line: &str) {
-    let before = snapshot(devices);
+fn dry(still: &Still, line: &str) {
     for format in ["", "--json "] {
         let ran = dm_remap(&format!("{format}{line} --dry-run")).ok();
         if format.is_empty() {
@@ -300,17 +299,16 @@ fn dry(devices: &[&str], line: &str) {
         } else {
             assert_eq!(ran.json()["dry_run"], true, "{ran:?}");
         }
-        assert_eq!(snapshot(devices), before, "{line} --dry-run changed something");
     }
+    still.check(&format!("{line} --dry-run"));
 }
 
 /// A command that only reads: it ends as told in both formats, and changes nothing at all.
-fn reads(devices: &[&str], line: &str, code: i32) {
-    let before = snapshot(devices);
+fn reads(still: &Still, line: &str, code: i32) {
     let text = dm_remap(line).exits(code);
     assert!(!text.out.is_empty() && text.err.is_empty(), "{text:?}");
     dm_remap(&format!("--json {line}")).exits(code).json();
-    assert_eq!(snapshot(devices), before, "{line} changed something");
+    still.check(line);
 }
 
 #[test]
@@ -318,18 +316,19 @@ fn dry_runs_and_reports_change_nothing_and_are_valid_json() {
     let Some(guest) = Guest::begin() else { return };
     let [main, a, b] = [0, 1, 2].map(|n| guest.disks[n].as_str());
     let golden = fill(main);
-    let devices = [main, a, b];
+    let mut still = Still::new(&[main, a, b]);
     let create = format!("create data --main {main} --spare {a} {b}");
-    reads(&devices, "list", 0);
-    reads(&devices, "status", 0);
-    dry(&devices, &create);
+    reads(&still, "list", 0);
+    reads(&still, "status", 0);
+    dry(&still, &create);
     let ran = dm_remap(&format!("--json {create}")).ok();
     let json = ran.json();
     assert_eq!((&json["device"], &json["unit"]), (&SETUP.into(), &8.into()));
     assert!(ran.err.contains("note: ") && ran.err.contains("will need --main"), "{ran:?}");
     let uuid = json["uuid"].as_str().unwrap().to_string();
 
-    dry(&devices, "remap data 100 200+20 1000-1100");
+    still.renew();
+    dry(&still, "remap data 100 200+20 1000-1100");
     let json = dm_remap("--json remap data 100 200+20 1000-1100").ok().json();
     assert_eq!(json["moves"].as_array().unwrap().len(), 3);
     assert_eq!(json_extents(), [(96, 8), (200, 24), (1000, 104)]);
@@ -337,15 +336,17 @@ fn dry_runs_and_reports_change_nothing_and_are_valid_json() {
     let planned = dm_remap("--json remap data 5000 --dry-run").ok().json();
     let done = dm_remap("--json remap data 5000").ok().json();
     assert_eq!(planned["moves"], done["moves"]);
-    dry(&devices, "restore data 100");
+    still.renew();
+    dry(&still, "restore data 100");
     dm_remap("restore data 100").ok().says(&["moved 8 sectors"]);
     assert_eq!(json_extents(), [(200, 24), (1000, 104), (5000, 8)]);
-    dry(&devices, "restore data --all");
-    dry(&devices, "recover data");
-    dry(&devices, "acknowledge data");
-    dry(&devices, "deactivate data");
-    dry(&devices, "destroy data --merge-back");
-    dry(&devices, "destroy data --discard-extents");
+    still.renew();
+    dry(&still, "restore data --all");
+    dry(&still, "recover data");
+    dry(&still, "acknowledge data");
+    dry(&still, "deactivate data");
+    dry(&still, "destroy data --merge-back");
+    dry(&still, "destroy data --discard-extents");
     for line in [
         "list",
         "status",
@@ -356,9 +357,9 @@ fn dry_runs_and_reports_change_nothing_and_are_valid_json() {
         "metadata check /dev/mapper/../ubdb",
     ] {
         let known = if line.contains("ubdb") { format!("metadata check {a}") } else { line.to_string() };
-        reads(&devices, &known, 0);
+        reads(&still, &known, 0);
     }
-    reads(&devices, &format!("metadata dump {a}"), 0);
+    reads(&still, &format!("metadata dump {a}"), 0);
     for (format, words) in [
         ("table", &["SECTOR", "200", "whole"][..]),
         ("csv", &["sector,count,spare,slot,held_sectors,lost_sectors\n200,24,"]),
@@ -374,9 +375,10 @@ fn dry_runs_and_reports_change_nothing_and_are_valid_json() {
     // The kernel tells the open device from the closed one.
     dm_remap("recover data").ok().says(&["nothing to settle"]);
     dm_remap("deactivate data").ok();
-    dry(&devices, &format!("activate data --main {main}"));
-    dry(&devices, &format!("activate {uuid} --main {main}"));
-    dry(&devices, &format!("activate --spare {a} --main {main}"));
+    still.renew();
+    dry(&still, &format!("activate data --main {main}"));
+    dry(&still, &format!("activate {uuid} --main {main}"));
+    dry(&still, &format!("activate --spare {a} --main {main}"));
     dm_remap(&format!("--json activate {uuid} --main {main}")).ok().json();
     assert_eq!(Direct::open(SETUP).differences(&golden), Vec::<u64>::new());
     dm_remap("destroy data --merge-back").ok().says(&["dissolved"]);
@@ -397,12 +399,12 @@ fn a_main_without_identity_is_asked_for_and_must_fit() {
     dm_remap("remap data 100").ok();
     dm_remap("deactivate data").ok();
     for line in ["activate data".to_string(), format!("activate --spare {spare}")] {
-        let before = snapshot(&[main, spare]);
+        let still = Still::new(&[main, spare]);
         dm_remap(&line).exits(4).complains(&["'data'", main, "cannot be proven", "--main"]);
-        assert_eq!(snapshot(&[main, spare]), before);
+        still.check(&line);
     }
     let wrong = dm_remap(&format!("activate data --main {other}")).exits(4);
-    wrong.complains(&[other, "is not the main of 'data'", "size is 131072 sectors, not 65536"]);
+    wrong.complains(&[other, "is not the main of 'data'", "size is 20480 sectors, not 16384"]);
     dm_remap(&format!("activate data --main {main}")).ok();
     assert_eq!(json_extents(), [(96, 8)]);
 }

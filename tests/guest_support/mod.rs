@@ -19,7 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_dm-remap");
 
-/// A guest with nothing in it: no device-mapper devices, no loops, blank heads of its disks. Cleans up when dropped.
+/// A guest with nothing in it: no device-mapper devices, no loops, blank heads of its disks.
 #[derive(Debug)]
 pub struct Guest {
     pub disks: Vec<String>,
@@ -52,10 +52,12 @@ impl Guest {
             while umount /etc/machine-id; do :; done
             mount | grep -c 'on /var/lib/dm-remap' | grep -q 2 && umount /var/lib/dm-remap
             for turn in 1 2 3 4; do
-                for name in $(dmsetup ls | awk '/No devices/ {exit} {print $1}'); do dmsetup remove "$name"; done
+                names=$(dmsetup ls | awk '/No devices/ {exit} {print $1}')
+                [ -n "$names" ] || break
+                for name in $names; do dmsetup remove "$name"; done
             done
             losetup -D
-            for turn in 1 2 3 4 5 6; do rmmod scsi_debug && break; [ -d /sys/module/scsi_debug ] || break; sleep 0.2; done
+            for turn in 1 2 3 4 5 6; do [ -d /sys/module/scsi_debug ] || break; rmmod scsi_debug && break; sleep 0.1; done
             rm -rf /tmp/mnt/* /tmp/work-* /var/lib/dm-remap/* /run/dm-remap
             true"#;
         sh(script);
@@ -82,8 +84,8 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        // The next one cleans up; the last one's guest goes away.
         println!("took {:.1} s", self.start.elapsed().as_secs_f32());
-        self.clean();
     }
 }
 
@@ -230,23 +232,6 @@ impl Direct {
         self.file.write_all_at(buf, sector * 512).map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(5)))
     }
 
-    /// Everything, with `None` for sectors that cannot be read.
-    pub fn everything(&self) -> Vec<Option<Vec<u8>>> {
-        const STEP: u64 = 2048;
-        let size = self.sectors();
-        let mut out = Vec::with_capacity(size as usize);
-        let mut at = 0;
-        while at < size {
-            let count = STEP.min(size - at);
-            match self.read(at, count) {
-                Ok(data) => out.extend(data.chunks_exact(512).map(|c| Some(c.to_vec()))),
-                Err(_) => out.extend((at..at + count).map(|s| self.read(s, 1).ok())),
-            }
-            at += count;
-        }
-        out
-    }
-
     /// The sectors at which two devices differ, or one cannot be read.
     pub fn differences(&self, other: &[u8]) -> Vec<u64> {
         const STEP: u64 = 2048;
@@ -259,6 +244,22 @@ impl Direct {
             let part = |from: u64, count: u64| &other[from as usize * 512..(from + count) as usize * 512];
             if self.read(at, count).as_deref() != Ok(part(at, count)) {
                 out.extend((at..at + count).filter(|s| self.read(*s, 1).as_deref() != Ok(part(*s, 1))));
+            }
+            at += count;
+        }
+        out
+    }
+
+    /// All of it, with zeros for what cannot be read.
+    pub fn image_or_zeros(&self) -> Vec<u8> {
+        let (size, mut out, mut at) = (self.sectors(), Vec::new(), 0);
+        while at < size {
+            let count = 2048.min(size - at);
+            match self.read(at, count) {
+                Ok(data) => out.extend(data),
+                Err(_) => {
+                    (at..at + count).for_each(|s| out.extend(self.read(s, 1).unwrap_or_else(|_| vec![0; 512])));
+                }
             }
             at += count;
         }
@@ -285,24 +286,63 @@ impl Direct {
     }
 }
 
-/// All that a refused or dry command must not have changed: contents of devices, tables, and the backups.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// All that a refused or dry command must not have changed: every byte of the devices, tables, and the backups.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    devices: String,
+    devices: Vec<(String, Vec<u8>)>,
     dm: String,
-    backups: String,
+    backups: Vec<(String, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&String> = self.backups.iter().map(|(name, _)| name).collect();
+        write!(f, "{}\nbackups: {names:?}", self.dm)
+    }
+}
+
+impl Snapshot {
+    /// What is not as it was, in words; empty when all is.
+    pub fn changes(&self, now: &Snapshot) -> String {
+        let mut out = String::new();
+        for ((path, old), (_, new)) in self.devices.iter().zip(&now.devices) {
+            let sectors = old.chunks(512).zip(new.chunks(512)).enumerate();
+            let changed: Vec<usize> = sectors.filter(|(_, (a, b))| a != b).map(|(n, _)| n).collect();
+            if let Some(first) = changed.first() {
+                out += &format!("{path}: {} sectors, the first is {first}\n", changed.len());
+            }
+        }
+        if self.dm != now.dm {
+            out += &format!("tables:\n{}--- now\n{}", self.dm, now.dm);
+        }
+        if self.backups != now.backups {
+            out += &format!("backups: {self:?}\n--- now\n{now:?}");
+        }
+        out
+    }
+}
+
+fn files_under(folder: &std::path::Path, out: &mut Vec<(String, Vec<u8>)>) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let path = entry.path();
+        if path.is_dir() {
+            files_under(&path, out);
+        } else {
+            out.push((path.display().to_string(), std::fs::read(&path).unwrap_or_default()));
+        }
+    }
+    out.sort();
 }
 
 pub fn snapshot(devices: &[&str]) -> Snapshot {
-    let list = devices.join(" ");
-    // What cannot be read counts as zeros.
-    let hashes = format!(
-        "for d in {list}; do echo $d $(dd if=$d bs=64k iflag=direct conv=noerror,sync status=none 2>/dev/null | sha256sum); done"
-    );
+    let mut backups = Vec::new();
+    files_under(std::path::Path::new("/var/lib/dm-remap"), &mut backups);
+    let dmsetup = |line: &str| run(Command::new("dmsetup").args(line.split(' ')), line.into()).ok().out;
     Snapshot {
-        devices: sh(&hashes),
-        dm: sh("dmsetup table; dmsetup table --inactive; dmsetup info -c --noheadings -o name,uuid,suspended,readonly"),
-        backups: sh("find /var/lib/dm-remap -type f | sort | xargs -r sha256sum"),
+        devices: devices.iter().map(|path| (path.to_string(), Direct::open(path).image_or_zeros())).collect(),
+        dm: [dmsetup("table"), dmsetup("info -c --noheadings -o name,uuid,suspended,readonly,tables_loaded")].concat(),
+        backups,
     }
 }
 
@@ -366,4 +406,32 @@ pub fn ranges(list: &Value) -> Vec<(u64, u64)> {
         .map(range)
         .map(|r| (r["start"].as_u64().unwrap(), r["count"].as_u64().unwrap()))
         .collect()
+}
+
+/// Watches that devices, tables and backups stay as they are.
+#[derive(Debug)]
+pub struct Still {
+    devices: Vec<String>,
+    seen: Snapshot,
+}
+
+impl Still {
+    pub fn new(devices: &[&str]) -> Still {
+        Still { devices: devices.iter().map(|d| d.to_string()).collect(), seen: snapshot(devices) }
+    }
+
+    fn now(&self) -> Snapshot {
+        snapshot(&self.devices.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Takes what is there now for right.
+    pub fn renew(&mut self) {
+        self.seen = self.now();
+    }
+
+    #[track_caller]
+    pub fn check(&self, what: &str) {
+        let changes = self.seen.changes(&self.now());
+        assert!(changes.is_empty(), "{what} changed something: {changes}");
+    }
 }

@@ -240,7 +240,7 @@ fn open_by(context: &Context, session: &Session<'_>) -> String {
 pub(super) fn deactivate(context: &Context, args: &Deactivate, out: &mut Output) -> Result<Exit> {
     if args.dry_run {
         let session = context.reading_session(&args.name)?;
-        refuse_if_open(context, &session)?;
+        refuse_unless_idle(context, &session)?;
         return Ok(said(out, &args.name, true, "would be taken down (dry run: nothing was changed)"));
     }
     let (_lock, mut session) = context.locked_session(&args.name)?;
@@ -252,10 +252,14 @@ pub(super) fn deactivate(context: &Context, args: &Deactivate, out: &mut Output)
     Ok(said(out, &args.name, false, "is down; 'dm-remap activate' brings it up again"))
 }
 
-fn refuse_if_open(context: &Context, session: &Session<'_>) -> Result<()> {
+/// What a dry run must see too: taking down is refused while the device is open or suspended.
+fn refuse_unless_idle(context: &Context, session: &Session<'_>) -> Result<()> {
     let (state, _) = find_active(session.dm, &session.name)?;
     if state.open_count > 0 {
         return Err(Refusal::Open { name: session.name.clone(), uses: open_by(context, session) }.into());
+    }
+    if state.suspended {
+        return Err(Refusal::Suspended(session.name.clone()).into());
     }
     Ok(())
 }
@@ -285,7 +289,7 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         (false, _) => inactive_session(context, args)?,
     };
     if active {
-        refuse_if_open(context, &session)?;
+        refuse_unless_idle(context, &session)?;
     }
     let extents = session.metadata.map.len();
     if extents > 0 && !args.merge_back && !args.discard_extents {
