@@ -76,10 +76,11 @@ fn kill_there_and_back(campaign: &Campaign, inside: usize, outside: usize) {
         for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
             if let Some(point) = points.get(i) {
                 let killed = kill_at(point, &campaign.args(way));
-                campaign.after_kill(&format!("{way:?} killed at {point:?}"), killed);
+                let moved = campaign.after_kill(&format!("{way:?} killed at {point:?}"), killed);
+                campaign.complete(way, moved);
+            } else {
+                campaign.move_on(way);
             }
-            campaign.complete(way);
-            campaign.nothing_beside();
         }
     }
 }
@@ -120,11 +121,10 @@ fn killed_at_random_times_under_load() {
             std::thread::sleep(wait);
             child.kill().unwrap();
             let killed = !child.wait().unwrap().success();
-            campaign.after_kill(&format!("round {round}, {way:?} killed after {wait:?}"), killed);
-            campaign.complete(way);
+            let moved = campaign.after_kill(&format!("round {round}, {way:?} killed after {wait:?}"), killed);
+            campaign.complete(way, moved);
         }
     }
-    campaign.nothing_beside();
     campaign.end("killed at random times");
 }
 

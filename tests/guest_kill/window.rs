@@ -79,6 +79,7 @@ pub fn what_is_called_while_suspended(campaign: &Campaign) {
             "exit_group",
             "munmap",
             "gettid",
+            "fcntl",
         ]);
         assert!(idle.is_subset(&allowed), "the guardian calls {idle:?}");
         println!("{way:?}: {} calls while suspended, {names:?}; the guardian: {idle:?}", inside.len());
@@ -118,7 +119,7 @@ pub fn what_the_guardian_is(campaign: &Campaign) {
     nobody_left();
     campaign.forgive_gap();
     campaign.right("after the guardian");
-    campaign.complete(Way::There);
+    campaign.complete(Way::There, campaign.moved());
     campaign.move_on(Way::Back);
 }
 
@@ -156,7 +157,7 @@ pub fn a_stopped_command_is_killed(campaign: &Campaign) {
     held.end();
     campaign.forgive_gap();
     campaign.after_kill("stopped in the window", true);
-    campaign.complete(Way::Back);
+    campaign.complete(Way::Back, campaign.moved());
 }
 
 /// With the guardian dead too nobody settles it but `recover`, which must, also when it is killed itself.
@@ -175,8 +176,7 @@ pub fn killed_with_its_guardian(campaign: &Campaign, all: bool) {
                 let kind = seen.iter_mut().find(|(text, _)| words.contains(text));
                 kind.unwrap_or_else(|| panic!("{point:?}: {words}")).1 += 1;
             }
-            campaign.complete(way);
-            campaign.nothing_beside();
+            campaign.complete(way, campaign.moved());
         }
     }
     campaign.load.check();

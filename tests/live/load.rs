@@ -18,7 +18,7 @@ const THREADS: u64 = 2;
 /// The version of a sector that answers no reads.
 const LOST: u32 = u32::MAX;
 /// Between two operations of a thread, so that a guest with one processor does something else too.
-const PAUSE: Duration = Duration::from_micros(300);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// What a sector holds in a version.
 pub fn pattern(sector: u64, version: u32) -> [u8; SECTOR] {
