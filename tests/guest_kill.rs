@@ -110,7 +110,7 @@ fn killed_at_random_times_under_load() {
     let rounds = if all_points() { 200 } else { 20 };
     for round in 0..rounds {
         for way in [Way::There, Way::Back] {
-            let wait = Duration::from_micros(random.below(whole.as_micros() as u64));
+            let wait = Duration::from_micros(random.below(whole.as_micros() as u64 * 3 / 4));
             let mut child = Command::new(live::PROGRAM)
                 .args(campaign.args(way))
                 .stdin(Stdio::null())

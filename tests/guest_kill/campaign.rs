@@ -149,6 +149,8 @@ impl Campaign {
 
     /// Forgets how long I/O has stood still: it was meant to.
     pub fn forgive_gap(&self) {
+        // What waited has to end first: it is counted then.
+        std::thread::sleep(Duration::from_millis(30));
         self.load.longest();
     }
 

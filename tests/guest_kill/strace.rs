@@ -94,8 +94,8 @@ impl Held {
             .args(["-o", "/dev/null", "-e", &format!("trace={}", call.name), "-e", &inject, PROGRAM])
             .args(args)
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let parent = strace.id().to_string();
@@ -114,8 +114,8 @@ impl Held {
         processes("dm-remap-guard").into_iter().find(|g| process_field(*g, "PPid").is_some_and(|p| p == parent))
     }
 
-    /// Waits for its end.
-    pub fn end(self) -> Ended {
-        self.strace.wait_with_output().unwrap().into()
+    /// Waits for its end; its exit code, unless a signal ended it.
+    pub fn end(mut self) -> Option<i32> {
+        self.strace.wait().unwrap().code()
     }
 }
