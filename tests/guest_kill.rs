@@ -22,7 +22,7 @@ mod window;
 
 use campaign::{Campaign, Way};
 use live::{Random, asked_for, disk, dm_remap, in_guest, must, run};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use strace::{Call, kill_at, trace};
@@ -152,7 +152,11 @@ impl BadDisk {
             found = find().filter(|path| path.exists());
             found.is_some()
         });
-        Some(BadDisk(found.expect("scsi_debug made no disk")))
+        let path = found.expect("scsi_debug made no disk");
+        // It names a wrong sector in its errors, so a request that was merged with a bad one would fail as a whole.
+        let queue = Path::new("/sys/class/block").join(path.file_name().unwrap()).join("queue/nomerges");
+        std::fs::write(queue, "2").unwrap();
+        Some(BadDisk(path))
     }
 }
 

@@ -39,7 +39,7 @@ pub fn killed_at_birth_and_death(all: bool) {
     let commands: [(&str, Vec<&str>); 4] = [
         ("create", create.clone()),
         ("deactivate", vec!["deactivate", "kill"]),
-        ("activate", vec!["activate", "kill"]),
+        ("activate", vec!["activate", "kill", "--main", setup.main.to_str().unwrap()]),
         ("destroy", vec!["destroy", "kill", "--discard-extents"]),
     ];
     // One life without kills gives the points.
