@@ -8,6 +8,7 @@
 use super::session::{device_uuid, find_active, spare_device_name, spare_device_uuid};
 use super::{EngineError, Member, Observer, Session, held, now};
 use crate::dm::{Activation, DeviceMapper, TableSlot};
+use crate::format::MAX_SPARES;
 use crate::format::choose::SetupChoice;
 use crate::format::metadata::{Activation as ActiveMark, SetupState, SpareState};
 use crate::map::{Fate, SpareIndex};
@@ -200,6 +201,16 @@ pub(super) fn take_down_devices(
         }
     }
     Ok(())
+}
+
+/// Removes the devices that a killed command left of a setup which is not up: a device of that name that never had a
+/// table, so that nobody can use it, and the private devices. Leaves alone a setup that is up. Under the setup's lock.
+///
+/// # Errors
+/// What device-mapper says.
+pub fn clear_half_built(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<(), EngineError> {
+    let up = dm.state(name)?.is_some_and(|state| state.active && state.uuid == device_uuid(setup));
+    if up { Ok(()) } else { take_down_devices(dm, name, setup, usize::from(MAX_SPARES)) }
 }
 
 /// Takes a setup down: devices first, then the mark. `uses` says who has it open, for the refusal.

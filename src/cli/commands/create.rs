@@ -7,7 +7,9 @@ use crate::cli::args::Create;
 use crate::cli::report::sizes;
 use crate::dm::DeviceMapper;
 use crate::engine::create::create as run;
-use crate::engine::{EngineError, find, now};
+use crate::engine::lock::Lock;
+use crate::engine::session::setup_of_uuid;
+use crate::engine::{EngineError, activate, find, now};
 use crate::format::choose::{ChooseError, Expected};
 use crate::format::metadata::{Policy, SetupState};
 use crate::plan::create::{Contents, CreateFacts, CreatePlan, DeviceFacts, SpareFacts, plan};
@@ -20,6 +22,7 @@ use uuid::Uuid;
 pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
     let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
+    let _other = clear_half_built(context, args)?;
     let main = context.device(&args.main)?;
     let spares: Result<Vec<BlockDevice>, EngineError> = args.spares.iter().map(|p| context.device(p)).collect();
     let spares = spares?;
@@ -48,6 +51,20 @@ pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Resu
     context.keep_backup(&session.metadata);
     report(out, &plan, Some(&activation.node));
     Ok(Exit::Done)
+}
+
+/// Removes what a killed `create` or `activate` has left under this name: devices that never had a table. Gives the lock of
+/// the setup that they were for.
+fn clear_half_built(context: &Context, args: &Create) -> Result<Option<Lock>> {
+    let dm = context.dm()?;
+    let left = dm.state(&args.name).ok().flatten().filter(|state| !state.active);
+    let Some(setup) = left.and_then(|state| setup_of_uuid(&state.uuid)) else { return Ok(None) };
+    if args.dry_run {
+        return Ok(None);
+    }
+    let lock = context.lock(&setup.to_string(), &args.name)?;
+    activate::clear_half_built(dm, &args.name, setup)?;
+    Ok(Some(lock))
 }
 
 fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDevice]) -> Result<CreateFacts> {

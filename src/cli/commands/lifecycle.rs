@@ -2,6 +2,7 @@
 
 use super::{Context, Exit, Output, moves};
 use crate::block::device::BlockDevice;
+use crate::block::ram::RamDisk;
 use crate::cli::args::{Acknowledge, Activate, Deactivate, Destroy, Recover};
 use crate::cli::report::{count, loss_words, sizes};
 use crate::engine::activate::{self as engine, ActivateOptions};
@@ -16,8 +17,10 @@ use crate::plan::Refusal;
 use crate::plan::moves::plan_restore;
 use crate::segments::Layout;
 use crate::store::SpareReading;
+use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use std::path::PathBuf;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// A setup that was found on its devices.
@@ -29,6 +32,17 @@ struct Located {
 }
 
 fn locate(context: &Context, wanted: &Wanted, named: &[PathBuf], main: Option<&std::path::Path>) -> Result<Located> {
+    let (choice, spares, found) = locate_spares(context, wanted, named)?;
+    let main = find_main(&context.host, &choice, main, &found)?;
+    Ok(Located { choice, main, spares })
+}
+
+/// What the spares say, those of them that are here by index, and all that was found.
+fn locate_spares(
+    context: &Context,
+    wanted: &Wanted,
+    named: &[PathBuf],
+) -> Result<(SetupChoice, Vec<FoundSpare>, Vec<FoundSpare>)> {
     let found = find_spares(&context.host, wanted, named)?;
     let readings: Vec<SpareReading> = found.iter().map(|f| f.reading.clone()).collect();
     let label = match wanted {
@@ -42,8 +56,7 @@ fn locate(context: &Context, wanted: &Wanted, named: &[PathBuf], main: Option<&s
         let here = found.iter().find(|f| f.reading.choose().is_ok_and(|c| c.copy.spare == record.uuid));
         spares.extend(here.cloned());
     }
-    let main = find_main(&context.host, &choice, main, &found)?;
-    Ok(Located { choice, main, spares })
+    Ok((choice, spares, found))
 }
 
 pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> Result<Exit> {
@@ -77,6 +90,9 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         return Err(Refusal::AlreadyActive(name.clone()).into());
     }
     engine::check(choice, &mark, args.takeover)?;
+    if !args.dry_run {
+        engine::clear_half_built(dm, name, metadata.setup)?;
+    }
     check_free(context, main)?;
     for spare in spares {
         check_free(context, &spare.device)?;
@@ -232,16 +248,20 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
     Ok(said(out, &args.name, false, "is dissolved; main can be used by itself, the spares hold no metadata any more"))
 }
 
-/// A setup that is not up, for dissolving: its spares, and main if it is here.
+/// A setup that is not up, for dissolving: its spares. Main is not looked for: what was not moved is there as it is,
+/// and a main that cannot be proven, or is gone, is no reason to keep the spares.
 fn inactive_session<'a>(
     context: &'a Context,
     args: &Destroy,
 ) -> Result<(Option<crate::engine::lock::Lock>, Session<'a>)> {
-    let Located { choice, main, spares } = locate(context, &Wanted::Name(args.name.clone()), &[], None)?;
+    let (choice, spares, _) = locate_spares(context, &Wanted::Name(args.name.clone()), &[])?;
     let metadata = choice.newest.metadata.clone();
     let lock = context.lock(&metadata.setup.to_string(), &args.name)?;
     if metadata.config.state == SetupState::Ready {
         engine::check(&choice, &context.mark(), false)?;
+    }
+    if !args.dry_run {
+        engine::clear_half_built(context.dm()?, &args.name, metadata.setup)?;
     }
     let mut members: Vec<Option<Member>> = Vec::new();
     for record in &metadata.spares {
@@ -256,7 +276,8 @@ fn inactive_session<'a>(
         name: args.name.clone(),
         digest: choice.newest.digest,
         metadata,
-        main: context.member(&main)?,
+        // Answers nothing, and is asked nothing.
+        main: Member { devno: DevNo { major: 0, minor: 0 }, disk: Arc::new(RamDisk::new("main", Sectors::ZERO)) },
         spares: members,
         layout: Layout::Flat,
     };
