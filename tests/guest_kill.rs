@@ -92,7 +92,7 @@ fn killed_at_system_calls_under_load() {
     }
     assert!(strace::usable(), "strace cannot inject signals here");
     let campaign = campaign();
-    kill_there_and_back(&campaign, 30, 30);
+    kill_there_and_back(&campaign, 20, 14);
     campaign.end("killed at system calls");
 }
 
@@ -107,7 +107,7 @@ fn killed_at_random_times_under_load() {
     let whole = begun.elapsed();
     campaign.move_on(Way::Back);
     let mut random = Random(0x00DD_BA11);
-    let rounds = if all_points() { 200 } else { 20 };
+    let rounds = if all_points() { 200 } else { 10 };
     for round in 0..rounds {
         for way in [Way::There, Way::Back] {
             let wait = Duration::from_micros(random.below(whole.as_micros() as u64 * 3 / 4));
@@ -173,7 +173,7 @@ fn killed_while_blocks_are_lost_and_held() {
     }
     let Some(bad) = BadDisk::make() else { return };
     let campaign = Campaign::begin(bad.0.clone(), vec![disk(1)], &RANGES, &[1000, 1001, 1002]);
-    kill_there_and_back(&campaign, 14, 12);
+    kill_there_and_back(&campaign, 8, 6);
     // A held block is ordinary once it was written, whatever was killed before.
     campaign.move_on(Way::There);
     let status = campaign.setup.command("status", &["--json"]).expect(&[3]);

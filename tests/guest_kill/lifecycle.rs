@@ -47,7 +47,7 @@ pub fn killed_at_birth_and_death(all: bool) {
     for (verb, args) in &commands {
         let (ended, calls) = trace(args);
         ended.expect(&[0]);
-        points.push((*verb, args, sample(&calls, all, 12)));
+        points.push((*verb, args, sample(&calls, all, 8)));
     }
     let mut kills = 0;
     let mut stuck = Vec::new();
@@ -62,9 +62,9 @@ pub fn killed_at_birth_and_death(all: bool) {
             let again = dm_remap(args);
             // What was done already is refused as such.
             let done = match *verb {
-                "create" => again.err.contains("spare of"),
-                "activate" => again.err.contains("already active"),
-                "deactivate" => again.err.contains("not active"),
+                "create" => again.err.contains("spare of") || again.err.contains("is taken"),
+                "activate" => again.err.contains("active already"),
+                "deactivate" => again.err.contains("no active setup"),
                 _ => {
                     again.err.contains("no setup") || again.err.contains("not found") || again.err.contains("no spare")
                 }

@@ -273,6 +273,21 @@ impl Setup {
     }
 }
 
+impl Drop for Setup {
+    /// After a failure, so that the tests that follow have the disks for themselves.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.remove_by_force();
+            for spare in &self.spares {
+                let _ = run(
+                    "dd",
+                    &["if=/dev/zero", &format!("of={}", spare.display()), "bs=1M", "count=8", "oflag=direct"],
+                );
+            }
+        }
+    }
+}
+
 /// A reproducible source of numbers.
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);

@@ -72,7 +72,7 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
     if let Wanted::Name(name) = &wanted
         && find_active(dm, name).is_ok()
     {
-        return Err(Refusal::AlreadyActive(name.clone()).into());
+        return already_up(context, name, args.dry_run, out);
     }
     let located = locate(context, &wanted, &args.spares, args.main.as_deref())?;
     let Located { choice, main, spares } = &located;
@@ -131,6 +131,20 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         }
     }
     Ok(Exit::Done)
+}
+
+/// Refuses, unless a command was killed between bringing the device up and making its node.
+fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) -> Result<Exit> {
+    let node = context.host.dev().join("mapper").join(name);
+    if dry_run || node.exists() {
+        return Err(Refusal::AlreadyActive(name.into()).into());
+    }
+    let (_lock, session) = context.locked_session(name)?;
+    session.check_live()?;
+    // Else the next call would swap in a table that a killed command has loaded.
+    session.clear_leftovers()?;
+    session.dm.activate(name, false)?;
+    Ok(said(out, name, false, "was up already, without its node: that is there now"))
 }
 
 fn time_of(seconds: u64) -> std::time::SystemTime {
