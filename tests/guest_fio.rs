@@ -179,7 +179,7 @@ fn checksum(path: &Path) -> String {
 }
 
 fn interrupt(fio: &Fio) {
-    let pid = nix::unistd::Pid::from_raw(fio.child.id() as i32);
+    let pid = nix::unistd::Pid::from_raw(fio.child.id().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
 }
 

@@ -210,7 +210,7 @@ pub(super) fn take_down_devices(
 /// What device-mapper says.
 pub fn clear_half_built(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<(), EngineError> {
     let up = dm.state(name)?.is_some_and(|state| state.active && state.uuid == device_uuid(setup));
-    if up { Ok(()) } else { take_down_devices(dm, name, setup, usize::from(MAX_SPARES)) }
+    if up { Ok(()) } else { take_down_devices(dm, name, setup, MAX_SPARES) }
 }
 
 /// Takes a setup down: devices first, then the mark. `uses` says who has it open, for the refusal.

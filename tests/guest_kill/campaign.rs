@@ -120,7 +120,7 @@ impl Campaign {
         } else {
             tally.not_in_force += 1
         }
-        if tally.kills % STATUS_EVERY == 0 {
+        if tally.kills.is_multiple_of(STATUS_EVERY) {
             let status = self.setup.command("status", &["--json"]).expect(&[0, 3]);
             let is = |state: &&&str| status.out.contains(&format!("\"state\": \"{state}\""));
             let state = ["healthy", "attention"].iter().find(is);

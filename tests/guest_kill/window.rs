@@ -212,7 +212,7 @@ fn die_together(campaign: &Campaign, point: &Call, way: Way, round: usize) -> St
     assert!(campaign.setup.suspended());
     // Every other recovery is killed the first time.
     let mut words = String::new();
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let nth = 1 + round * 7 % 40;
         let call = Call { name: "ioctl".into(), nth, text: "of recover".into() };
         if !crate::strace::kill_at(&call, &["recover", "kill"]) {
