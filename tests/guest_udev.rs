@@ -110,7 +110,7 @@ fn no_cookies_left() {
     let list = std::fs::read_to_string("/proc/sysvipc/sem").unwrap();
     let cookies = list.lines().skip(1).filter(|line| {
         let key: Option<i64> = line.split_whitespace().next().and_then(|k| k.parse().ok());
-        key.is_some_and(|key| (key as u32) >> 16 == 0x0D4D)
+        key.is_some_and(|key| (key >> 16) & 0xFFFF == 0x0D4D)
     });
     assert_eq!(cookies.count(), 0, "{list}");
 }
