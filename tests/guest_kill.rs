@@ -22,7 +22,7 @@ mod window;
 
 use campaign::{Campaign, Way};
 use live::{Random, asked_for, disk, dm_remap, in_guest, must, run};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use strace::{Call, kill_at, trace};
@@ -76,10 +76,11 @@ fn kill_there_and_back(campaign: &Campaign, inside: usize, outside: usize) {
         for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
             if let Some(point) = points.get(i) {
                 let killed = kill_at(point, &campaign.args(way));
-                campaign.after_kill(&format!("{way:?} killed at {point:?}"), killed);
+                let moved = campaign.after_kill(&format!("{way:?} killed at {point:?}"), killed);
+                campaign.complete(way, moved);
+            } else {
+                campaign.move_on(way);
             }
-            campaign.complete(way);
-            campaign.nothing_beside();
         }
     }
 }
@@ -91,7 +92,7 @@ fn killed_at_system_calls_under_load() {
     }
     assert!(strace::usable(), "strace cannot inject signals here");
     let campaign = campaign();
-    kill_there_and_back(&campaign, 30, 30);
+    kill_there_and_back(&campaign, 20, 14);
     campaign.end("killed at system calls");
 }
 
@@ -106,10 +107,10 @@ fn killed_at_random_times_under_load() {
     let whole = begun.elapsed();
     campaign.move_on(Way::Back);
     let mut random = Random(0x00DD_BA11);
-    let rounds = if all_points() { 200 } else { 20 };
+    let rounds = if all_points() { 200 } else { 10 };
     for round in 0..rounds {
         for way in [Way::There, Way::Back] {
-            let wait = Duration::from_micros(random.below(whole.as_micros() as u64));
+            let wait = Duration::from_micros(random.below(whole.as_micros() as u64 * 3 / 4));
             let mut child = Command::new(live::PROGRAM)
                 .args(campaign.args(way))
                 .stdin(Stdio::null())
@@ -120,11 +121,10 @@ fn killed_at_random_times_under_load() {
             std::thread::sleep(wait);
             child.kill().unwrap();
             let killed = !child.wait().unwrap().success();
-            campaign.after_kill(&format!("round {round}, {way:?} killed after {wait:?}"), killed);
-            campaign.complete(way);
+            let moved = campaign.after_kill(&format!("round {round}, {way:?} killed after {wait:?}"), killed);
+            campaign.complete(way, moved);
         }
     }
-    campaign.nothing_beside();
     campaign.end("killed at random times");
 }
 
@@ -152,7 +152,11 @@ impl BadDisk {
             found = find().filter(|path| path.exists());
             found.is_some()
         });
-        Some(BadDisk(found.expect("scsi_debug made no disk")))
+        let path = found.expect("scsi_debug made no disk");
+        // It names a wrong sector in its errors, so a request that was merged with a bad one would fail as a whole.
+        let queue = Path::new("/sys/class/block").join(path.file_name().unwrap()).join("queue/nomerges");
+        std::fs::write(queue, "2").unwrap();
+        Some(BadDisk(path))
     }
 }
 
@@ -169,7 +173,7 @@ fn killed_while_blocks_are_lost_and_held() {
     }
     let Some(bad) = BadDisk::make() else { return };
     let campaign = Campaign::begin(bad.0.clone(), vec![disk(1)], &RANGES, &[1000, 1001, 1002]);
-    kill_there_and_back(&campaign, 14, 12);
+    kill_there_and_back(&campaign, 8, 6);
     // A held block is ordinary once it was written, whatever was killed before.
     campaign.move_on(Way::There);
     let status = campaign.setup.command("status", &["--json"]).expect(&[3]);

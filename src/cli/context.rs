@@ -130,7 +130,7 @@ impl Context {
         let dm = self.dm()?;
         let mut out = Vec::new();
         for (name, _) in dm.list()? {
-            if dm.state(&name)?.is_some_and(|s| setup_of_uuid(&s.uuid).is_some()) {
+            if dm.state(&name)?.is_some_and(|s| s.active && setup_of_uuid(&s.uuid).is_some()) {
                 out.push(live_devices(dm, &name)?);
             }
         }

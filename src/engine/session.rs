@@ -126,12 +126,12 @@ pub fn setup_of_uuid(uuid: &str) -> Option<Uuid> {
 /// State of the dm device of an active setup, and the setup's UUID.
 ///
 /// # Errors
-/// [`Refusal::NotActive`] when there is no such device, or it is not ours.
+/// [`Refusal::NotActive`] when there is no such device, it is not ours, or it never had a table: a killed command left it.
 pub fn find_active(dm: &dyn DeviceMapper, name: &str) -> Result<(DeviceState, Uuid), EngineError> {
     let state = dm.state(name)?.ok_or_else(|| Refusal::NotActive(name.into()))?;
     match setup_of_uuid(&state.uuid) {
-        Some(setup) => Ok((state, setup)),
-        None => Err(Refusal::NotActive(name.into()).into()),
+        Some(setup) if state.active => Ok((state, setup)),
+        _ => Err(Refusal::NotActive(name.into()).into()),
     }
 }
 

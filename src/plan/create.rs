@@ -62,6 +62,8 @@ pub struct CreateFacts {
     pub name_taken: Option<String>,
     /// Main.
     pub main: DeviceFacts,
+    /// Name of the setup that main is a spare of, if it is one.
+    pub main_is_spare: Option<String>,
     /// The spares in order.
     pub spares: Vec<SpareFacts>,
     /// Pairs of the given devices that share sectors: paths and why.
@@ -127,6 +129,10 @@ pub fn plan(facts: CreateFacts) -> Result<CreatePlan, Refusal> {
         return Err(Refusal::Overlap { first, second, why });
     }
     check_free(&facts.main)?;
+    if let Some(setup) = &facts.main_is_spare {
+        let why = format!("it is a spare of the setup '{setup}'. Destroy that setup first");
+        return Err(Refusal::BadMain { device: facts.main.path.clone(), why });
+    }
     let unit = unit_for(&facts.main.path, &facts.main.identity)?;
     for spare in &facts.spares {
         check_spare(spare, &facts.main.identity, unit, facts.force_signature)?;

@@ -3,6 +3,11 @@
 
 pub mod load;
 
+use dm_remap::dm::kernel::Kernel;
+use dm_remap::dm::{DeviceMapper, TableSlot};
+use dm_remap::segments::TargetKind;
+use dm_remap::units::Sectors;
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,6 +38,14 @@ pub fn asked_for(name: &str) -> bool {
 pub fn disk(index: usize) -> PathBuf {
     let path = std::env::var(format!("GUEST_DISK{index}")).unwrap();
     if path.starts_with("/dev/") { path.into() } else { Path::new("/dev").join(path) }
+}
+
+/// Device-mapper, asked from this process: starting programs is slow in a guest.
+pub fn kernel() -> &'static Kernel {
+    thread_local! {
+        static KERNEL: OnceCell<&'static Kernel> = const { OnceCell::new() };
+    }
+    KERNEL.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(Kernel::open().unwrap()))))
 }
 
 /// How a command ended.
@@ -176,29 +189,22 @@ impl Setup {
 
     /// Whether I/O to any device of the setup waits.
     pub fn suspended(&self) -> bool {
-        self.flag("suspended").contains("Suspended")
+        self.devices().any(|name| kernel().handle(&name).unwrap().suspended().is_ok_and(|yes| yes))
     }
 
     /// Whether a table lies in any device's inactive slot.
     pub fn has_inactive(&self) -> bool {
-        self.flag("tables_loaded").contains("Inactive")
+        self.devices().any(|name| kernel().handle(&name).unwrap().has_inactive().is_ok_and(|yes| yes))
     }
 
-    fn flag(&self, field: &str) -> String {
-        let wanted = format!("name,{field}");
-        let all = must("dmsetup", &["info", "-c", "--noheadings", "--separator", "|", "-o", &wanted]);
-        let private = format!("{}-spare", self.name);
-        let ours = |line: &&str| {
-            let name = line.split('|').next().unwrap_or_default();
-            name == self.name || name.starts_with(&private)
-        };
-        let lines: Vec<&str> = all.lines().filter(ours).collect();
-        lines.join("\n")
+    fn devices(&self) -> impl Iterator<Item = String> {
+        let private = (0..self.spares.len()).map(|spare| format!("{}-spare{spare}", self.name));
+        std::iter::once(self.name.clone()).chain(private)
     }
 
     /// Regions of the kernel's statistics on its device.
     pub fn stats_regions(&self) -> String {
-        must("dmsetup", &["message", &self.name, "0", "@stats_list"])
+        kernel().message(&self.name, Sectors(0), "@stats_list").unwrap().unwrap_or_default()
     }
 
     /// The extents, by its metadata.
@@ -216,42 +222,39 @@ impl Setup {
         rows.iter().map(extent).collect()
     }
 
-    /// Compares the kernel's table with the map, by our own reading of both.
+    /// Compares the kernel's table with the map (as [`Setup::extents`] gave it), by our own reading of both.
     #[track_caller]
-    pub fn table_is_the_map(&self) {
-        let extents = self.extents();
-        let table = must("dmsetup", &["table", &self.name]);
+    pub fn table_is(&self, extents: &BTreeSet<Extent>) {
+        let table = kernel().table(&self.name, TableSlot::Active).unwrap();
         let main = devno(&self.main);
-        let device = |spare: usize| devno(&self.spares[spare]);
-        let held = |spare: usize| {
-            let private = format!("{}-spare{spare}", self.name);
-            must("dmsetup", &["info", "-c", "--noheadings", "-o", "major,minor", &private]).trim().to_string()
+        let on_spare = |device: &str, spare: usize| {
+            let private = kernel().state(&format!("{}-spare{spare}", self.name)).unwrap().unwrap();
+            device == devno(&self.spares[spare]) || device == private.devno.to_string()
         };
         let mut on_spares = 0;
         let mut at = 0;
-        for line in table.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [start, len, kind, to, offset] = words[..] else { panic!("{line}") };
-            let (start, len, offset): (u64, u64, u64) =
-                (start.parse().unwrap(), len.parse().unwrap(), offset.parse().unwrap());
-            assert!(kind == "linear" && start == at, "{table}");
+        for target in &table {
+            let (start, len) = (target.start.0, target.len.0);
+            assert_eq!(start, at, "{table:?}");
             at += len;
-            if to == main {
-                assert_eq!(start, offset, "{line}");
+            let TargetKind::Linear { device, offset } = &target.kind else { panic!("{target:?}") };
+            let (device, offset) = (device.to_string(), offset.0);
+            if device == main {
+                assert_eq!(start, offset, "{target:?}");
                 continue;
             }
             on_spares += len;
             let mut from = start;
             while from < start + len {
                 let extent = extents.iter().find(|e| e.start <= from && from < e.start + e.count);
-                let extent = extent.unwrap_or_else(|| panic!("{line} is not in the map: {extents:?}"));
-                assert_eq!(extent.slot + (from - extent.start), offset + (from - start), "{line}, {extent:?}");
-                assert!(to == device(extent.spare) || to == held(extent.spare), "{line}, {extent:?}");
+                let extent = extent.unwrap_or_else(|| panic!("{target:?} is not in the map: {extents:?}"));
+                assert_eq!(extent.slot + (from - extent.start), offset + (from - start), "{target:?}, {extent:?}");
+                assert!(on_spare(&device, extent.spare), "{target:?}, {extent:?}");
                 from = extent.start + extent.count;
             }
         }
         assert_eq!(at, self.sectors);
-        assert_eq!(on_spares, extents.iter().map(|e| e.count).sum::<u64>(), "{table}\n{extents:?}");
+        assert_eq!(on_spares, extents.iter().map(|e| e.count).sum::<u64>(), "{table:?}\n{extents:?}");
     }
 
     /// Removes it, whatever state it is in.
@@ -267,6 +270,21 @@ impl Setup {
     pub fn destroy(&self) {
         self.command("destroy", &["--discard-extents"]).expect(&[0]);
         nobody_left();
+    }
+}
+
+impl Drop for Setup {
+    /// After a failure, so that the tests that follow have the disks for themselves.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.remove_by_force();
+            for spare in &self.spares {
+                let _ = run(
+                    "dd",
+                    &["if=/dev/zero", &format!("of={}", spare.display()), "bs=1M", "count=8", "oflag=direct"],
+                );
+            }
+        }
     }
 }
 

@@ -142,6 +142,7 @@ impl Machine {
         };
         CreateFacts {
             name: NAME.into(),
+            main_is_spare: None,
             name_taken: None,
             main: device(&self.main, MAIN),
             spares: self.spares.iter().enumerate().map(spare).collect(),

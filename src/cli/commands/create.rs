@@ -75,7 +75,13 @@ fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDe
         .iter()
         .map(|spare| Ok(SpareFacts { contents: contents(context, spare)?, device: device_facts(context, spare)? }))
         .collect();
+    let on_main = DirectDisk::open_device(main, Mode::ReadOnly).map_err(|e| EngineError::Device(e.to_string()))?;
+    let main_is_spare = match traces(&read_copies(&on_main, Expected::default())) {
+        Some(Contents::SpareOf { name, .. }) => Some(name),
+        _ => None,
+    };
     Ok(CreateFacts {
+        main_is_spare,
         name: args.name.clone(),
         name_taken,
         main: device_facts(context, main)?,

@@ -81,9 +81,11 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
     if let Wanted::Name(name) = &wanted
         && find_active(dm, name).is_ok()
     {
-        return Err(Refusal::AlreadyActive(name.clone()).into());
+        return already_up(context, name, args.dry_run, out);
     }
-    context.remove_remains()?;
+    if !args.dry_run {
+        context.remove_remains()?;
+    }
     let located = locate(context, &wanted, &args.spares)?;
     let _lock = context.lock(&located.setup().to_string(), located.name())?;
     // Another command may have been at work until the lock was ours.
@@ -151,6 +153,20 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         }
     }
     Ok(if up.session.failed.is_empty() { Exit::Done } else { Exit::Attention })
+}
+
+/// Refuses, unless a command was killed between bringing the device up and making its node.
+fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) -> Result<Exit> {
+    let node = context.host.dev().join("mapper").join(name);
+    if dry_run || node.exists() {
+        return Err(Refusal::AlreadyActive(name.into()).into());
+    }
+    let (_lock, session) = context.locked_session(name)?;
+    session.check_live()?;
+    // Else the next call would swap in a table that a killed command has loaded.
+    session.clear_leftovers()?;
+    session.dm.activate(name, false)?;
+    Ok(said(out, name, false, "was up already, without its node: that is there now"))
 }
 
 fn time_of(seconds: u64) -> std::time::SystemTime {
