@@ -103,6 +103,18 @@ fn an_interrupted_remap_leaves_the_old_map_or_the_new_one() {
 }
 
 #[test]
+fn what_is_acknowledged_during_a_move_survives_it() {
+    for (operate, sector) in [
+        ((|world| world.machine.remap(&[range(40, 8)], Hold).map(|_| ())) as Operate, &[41][..]),
+        (|world| world.machine.restore(Some(&[range(24, 16)]), Hold).map(|_| ()), &[25]),
+    ] {
+        let scenario =
+            |shape| Scenario { name: "move under load", shape, prepare: with_extents, operate, traffic: sector };
+        on_all_shapes(scenario, vec![Shape::new(1)], 200);
+    }
+}
+
+#[test]
 fn an_interrupted_remap_of_unreadable_sectors_never_shows_anything_but_eio() {
     let scenario = |shape| Scenario {
         name: "remap held",

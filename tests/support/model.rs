@@ -173,9 +173,9 @@ impl Shared {
     }
 }
 
-/// Makes an application write to `sectors` in turn at every operation of device-mapper, and flush at every third, up
-/// to `limit` times. As often, one that writes and flushes before our own requests to disks: half of them to the last
-/// of `sectors` but one, so that it comes between a commit and a swap if these are in the wrong order.
+/// Makes an application write to `sectors` in turn at every operation of device-mapper, up to `limit` times, and flush at
+/// every third. Another one does so at every fifth of our own requests to disks. One single sector is written and
+/// flushed at every request: what comes between a commit and a swap in the wrong order is then acknowledged.
 pub fn traffic(machine: &Machine, model: &Shared, sectors: &[u64], limit: usize) {
     if sectors.is_empty() {
         return;
@@ -195,7 +195,7 @@ pub fn traffic(machine: &Machine, model: &Shared, sectors: &[u64], limit: usize)
             }
             let mut model = model.get();
             model.write_through(dm, &power, block, sectors[n % sectors.len()]);
-            if n % 3 == 2 && !power.is_off() {
+            if (n % 3 == 2 || sectors.len() == 1) && !power.is_off() {
                 model.flush(dm);
             }
         }
@@ -206,11 +206,11 @@ pub fn traffic(machine: &Machine, model: &Shared, sectors: &[u64], limit: usize)
         machine.dm.on(op, Box::new(move |dm| at_calls(dm)));
     }
     let (at_requests, dm) = (busy(usize::MAX), machine.dm.clone());
-    let mut requests = 0;
+    let (mut requests, single) = (0, sectors.len() == 1);
     machine.trap.meanwhile(Box::new(move || {
         // Often enough to hit the commit, seldom enough to leave sectors alone in between.
         requests += 1;
-        if requests % 5 == 0 {
+        if requests % 5 == 0 || single {
             at_requests(&dm);
         }
     }));
