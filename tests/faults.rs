@@ -6,7 +6,7 @@
 
 mod support;
 
-use dm_remap::block::ram::Power;
+use dm_remap::block::ram::{Bad, Power};
 use dm_remap::dm::DeviceMapper;
 use dm_remap::dm::fake::Op;
 use dm_remap::engine::EngineError;
@@ -99,7 +99,7 @@ fn all_is_well(
     context: &str,
 ) -> Recovered {
     let machine = &world.machine;
-    machine.dm.clear_hooks();
+    world.quiet();
     assert_eq!(machine.suspended(), Vec::<String>::new(), "{context}: {result:?}");
     assert_eq!(machine.dm.violations(), Vec::<String>::new(), "{context}");
     let mut model = world.model.get().clone();
@@ -216,6 +216,12 @@ fn every_device_mapper_call_of_a_splice_may_be_refused_once() {
                         let context =
                             format!("{what:?}, {kinds:?}, {op:?} number {position} of {count} refused with {errno:?}");
                         all_is_well(&world, what, &result, &old, &context);
+                        if result.is_err() && matches!(what, What::RemapHeld) && loaded(&world.machine) == old {
+                            // What the refusal left half-made must not harm the next attempt.
+                            what.run_plainly(&world).unwrap_or_else(|e| panic!("{context}, again: {e}"));
+                            assert_eq!(world.machine.read(65), Err(Errno::EIO), "{context}, again");
+                            assert_eq!(world.machine.read(66), Err(Errno::EIO), "{context}, again");
+                        }
                         faults += 1;
                     }
                 }
@@ -270,7 +276,7 @@ fn an_unknowable_commit_makes_the_moved_sectors_answer_eio_until_recover() {
                 }
                 let context = format!("{what:?}, {refused:?} refused, no write from {position} of {count} on");
                 let result = what.run_plainly(&world);
-                world.machine.dm.clear_hooks();
+                world.quiet();
                 // A refusal that was not used up must not hit somebody else.
                 let _ = (
                     world.machine.dm.clear("nobody"),
@@ -320,7 +326,7 @@ fn one_of_three_spares_may_fail_for_good_at_any_write() {
                 let context = format!("{what:?}, spare {failing} fails from {position} of {count} on");
                 let result = what.run_plainly(&world);
                 let machine = &world.machine;
-                machine.dm.clear_hooks();
+                world.quiet();
                 assert_eq!(machine.suspended(), Vec::<String>::new(), "{context}");
                 let session = machine.session().unwrap();
                 session.check_live().unwrap_or_else(|e| panic!("{context}: {e}"));
@@ -399,7 +405,7 @@ fn whoever_dies_in_the_window_leaves_a_device_that_can_be_settled() {
                         if after { "after" } else { "before" }
                     );
                     let end = catch_unwind(AssertUnwindSafe(|| what.run(&world, &runner)));
-                    machine.dm.clear_hooks();
+                    world.quiet();
                     let Err(payload) = end else { break };
                     assert!(payload.is::<Died>(), "{context}");
                     deaths += 1;
@@ -438,6 +444,69 @@ fn settled_by_hand(world: &World, what: What, guardian: bool, context: &str) -> 
     machine.remap(&[range(88, 8)], Hold).unwrap_or_else(|e| panic!("{context}: the next command: {e}"));
     model.check(machine, context);
     recovered
+}
+
+#[test]
+fn a_slot_that_does_not_keep_what_is_written_is_found_out() {
+    for what in [What::Remap, What::RemapHeld] {
+        let world = what.start(1);
+        let lies = range(10_240 + 26, 1);
+        world.machine.spares[0].set_bad(lies, Bad::Lies);
+        let result = what.run_plainly(&world);
+        let old = None;
+        result.as_ref().unwrap();
+        let session = world.machine.session().unwrap();
+        assert_eq!(session.metadata.bad_blocks[&support::spare(0)], [lies]);
+        drop(session);
+        all_is_well(&world, what, &result, &old, &format!("{what:?} onto a slot that forgets"));
+    }
+}
+
+#[test]
+fn without_its_emergency_table_an_unsettled_device_waits_for_recover() {
+    for what in What::ALL {
+        let world = what.start(1);
+        let spare = world.machine.spares[0].clone();
+        world.machine.dm.refuse_next(Op::EmergencyLoad, Errno::ENOMEM, 100);
+        let failing = spare.clone();
+        world.machine.dm.on(Op::Suspend, Box::new(move |_| failing.fail_operations(3, u64::MAX / 2, Errno::EIO)));
+        let result = what.run_plainly(&world);
+        assert!(matches!(result, Err(EngineError::StillSuspended { .. })), "{what:?}: {result:?}");
+        assert_eq!(world.machine.suspended(), [NAME], "{what:?}: neither table may go on");
+        world.quiet();
+        spare.fail_operations(0, 0, Errno::EIO);
+        settled_by_hand(&world, what, false, &format!("{what:?} without an emergency table"));
+    }
+}
+
+/// The old map that is being committed again may be in the spare's cache only, and a flush of a setup without extents
+/// does not reach the spare.
+#[test]
+fn recover_makes_durable_what_it_resumes_with() {
+    let shape = Shape::new(1);
+    let mut deaths = 0;
+    for at in 1..60 {
+        let world = World::new(&shape, Power::new());
+        let machine = &world.machine;
+        machine.create().unwrap();
+        refuse_at(&machine.dm, Op::Resume, 0, 1, Errno::EINVAL);
+        machine.trap.set(at, true);
+        let runner = Dying::new(machine, false);
+        let end = catch_unwind(AssertUnwindSafe(|| machine.remap_with(&[range(40, 8)], Hold, &runner)));
+        if end.is_ok() {
+            continue;
+        }
+        world.quiet();
+        machine.recover().unwrap_or_else(|e| panic!("died after step {at}: recover: {e}"));
+        world.write(41);
+        world.flush();
+        let none = disks(machine).iter().map(|d| vec![false; d.pending()]).collect();
+        let again = shape.machine(Power::new(), images(machine, &none));
+        again.activate().unwrap();
+        world.model.get().check(&again, &format!("died after step {at}"));
+        deaths += 1;
+    }
+    assert!(deaths >= 15, "{deaths}");
 }
 
 #[test]

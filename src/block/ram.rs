@@ -21,6 +21,8 @@ pub enum Bad {
     Reads(Errno),
     /// Reads and writes fail with the errno.
     ReadsAndWrites(Errno),
+    /// Nothing fails, and writes are forgotten.
+    Lies,
 }
 
 /// Power that several disks share: it goes off at a chosen write or flush.
@@ -238,6 +240,9 @@ impl State {
     }
 
     fn put(&mut self, sector: u64, data: &[u8]) {
+        if let Some(Bad::Lies) = self.bad.get(&sector) {
+            return;
+        }
         let mut copy = [0; SECTOR_SIZE];
         for (to, from) in copy.iter_mut().zip(data) {
             *to = *from;
@@ -281,8 +286,11 @@ impl Disk for RamDisk {
         {
             return fail(errno);
         }
-        if let Some((_, kind)) = state.bad.range(range.start().0..range.end().0).next() {
-            let (Bad::UntilWritten(errno) | Bad::Reads(errno) | Bad::ReadsAndWrites(errno)) = *kind;
+        let broken = state.bad.range(range.start().0..range.end().0).find_map(|(_, kind)| match kind {
+            Bad::UntilWritten(errno) | Bad::Reads(errno) | Bad::ReadsAndWrites(errno) => Some(*errno),
+            Bad::Lies => None,
+        });
+        if let Some(errno) = broken {
             return fail(errno);
         }
         for (sector, chunk) in (range.start().0..).zip(buf.chunks_exact_mut(SECTOR_SIZE)) {

@@ -90,6 +90,12 @@ impl World {
         self.model.get().flush(&self.machine.dm);
     }
 
+    /// No more traffic.
+    pub fn quiet(&self) {
+        self.machine.dm.clear_hooks();
+        self.machine.trap.clear_meanwhile();
+    }
+
     /// Takes note that what the spares hold now may be found after a crash.
     pub fn checkpoint(&self) {
         if !self.machine.power.is_off() {
@@ -141,7 +147,7 @@ pub fn crash_everywhere(scenario: &Scenario, randoms: usize, tally: &mut Tally) 
     world.checkpoint();
     (scenario.operate)(&world).unwrap_or_else(|e| panic!("{}: {e}", scenario.name));
     world.checkpoint();
-    world.machine.dm.clear_hooks();
+    world.quiet();
     let end = world.machine.power.operations();
     let allowed = world.checkpoints.borrow().clone();
     assert!(world.machine.dm.violations().is_empty());
@@ -149,7 +155,7 @@ pub fn crash_everywhere(scenario: &Scenario, randoms: usize, tally: &mut Tally) 
         let world = start(scenario, Power::cut_at(cut));
         let _ = (scenario.operate)(&world);
         assert!(world.machine.power.is_off(), "{}: the power stayed on at {cut} of {end}", scenario.name);
-        world.machine.dm.clear_hooks();
+        world.quiet();
         let mut rng = Rng::new(SEED + cut);
         let kept = kept_sets(&world.machine, randoms, &mut rng);
         tally.cuts += 1;

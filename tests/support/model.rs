@@ -173,28 +173,45 @@ impl Shared {
     }
 }
 
-/// Makes an application write to `sectors` in turn at every operation of device-mapper, and flush at every third, up
-/// to `limit` times.
+/// Makes an application write to `sectors` in turn at every operation of device-mapper, up to `limit` times, and flush at
+/// every third. Another one does so at every fifth of our own requests to disks. One single sector is written and
+/// flushed at every request: what comes between a commit and a swap in the wrong order is then acknowledged.
 pub fn traffic(machine: &Machine, model: &Shared, sectors: &[u64], limit: usize) {
-    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let block = machine.main.logical_block().0;
-    for op in [Op::Load, Op::Suspend, Op::Resume, Op::Message, Op::Window, Op::Clear, Op::Table, Op::Activate] {
-        let (count, model, power, sectors) = (count.clone(), model.clone(), machine.power.clone(), sectors.to_vec());
-        machine.dm.on(
-            op,
-            Box::new(move |dm| {
-                // Without a table there is nothing to write to, and a flush reaches nothing.
-                let up = dm.disk(NAME).size() > Sectors::ZERO;
-                let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                if n >= limit || sectors.is_empty() || !up {
-                    return;
-                }
-                let mut model = model.get();
-                model.write_through(dm, &power, block, sectors[n % sectors.len()]);
-                if n % 3 == 2 && !power.is_off() {
-                    model.flush(dm);
-                }
-            }),
-        );
+    if sectors.is_empty() {
+        return;
     }
+    let busy = |limit: usize| {
+        let (model, power, sectors) = (model.clone(), machine.power.clone(), sectors.to_vec());
+        let block = machine.main.logical_block().0;
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        move |dm: &FakeDm| {
+            // Without a table there is nothing to write to, and a flush reaches nothing.
+            if dm.disk(NAME).size() == Sectors::ZERO {
+                return;
+            }
+            let n = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            if n >= limit {
+                return;
+            }
+            let mut model = model.get();
+            model.write_through(dm, &power, block, sectors[n % sectors.len()]);
+            if (n % 3 == 2 || sectors.len() == 1) && !power.is_off() {
+                model.flush(dm);
+            }
+        }
+    };
+    let at_calls = Arc::new(busy(limit));
+    for op in [Op::Load, Op::Suspend, Op::Resume, Op::Message, Op::Window, Op::Clear, Op::Table, Op::Activate] {
+        let at_calls = at_calls.clone();
+        machine.dm.on(op, Box::new(move |dm| at_calls(dm)));
+    }
+    let (at_requests, dm) = (busy(usize::MAX), machine.dm.clone());
+    let (mut requests, single) = (0, sectors.len() == 1);
+    machine.trap.meanwhile(Box::new(move || {
+        // Often enough to hit the commit, seldom enough to leave sectors alone in between.
+        requests += 1;
+        if requests % 5 == 0 || single {
+            at_requests(&dm);
+        }
+    }));
 }

@@ -14,8 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 pub struct Died;
 
 /// A countdown of steps.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Trap {
+    /// What others do before every request of ours to a disk.
+    meanwhile: std::sync::Mutex<Option<Box<dyn FnMut() + Send>>>,
     armed: AtomicBool,
     steps: AtomicU64,
     /// The step at which to die, counted from 1; 0 for never.
@@ -24,7 +26,30 @@ pub struct Trap {
     after: AtomicBool,
 }
 
+impl std::fmt::Debug for Trap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trap").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
 impl Trap {
+    /// Has `work` done before every request to a disk, also those of a suspended window.
+    pub fn meanwhile(&self, work: Box<dyn FnMut() + Send>) {
+        *self.meanwhile.lock().unwrap() = Some(work);
+    }
+
+    pub fn clear_meanwhile(&self) {
+        *self.meanwhile.lock().unwrap() = None;
+    }
+
+    fn others(&self) {
+        if let Ok(mut work) = self.meanwhile.try_lock()
+            && let Some(work) = &mut *work
+        {
+            work();
+        }
+    }
+
     pub fn set(&self, at: u64, after: bool) {
         self.at.store(at, Ordering::SeqCst);
         self.after.store(after, Ordering::SeqCst);
@@ -75,12 +100,15 @@ impl Disk for TrapDisk {
         self.inner.logical_block()
     }
     fn read(&self, start: Sectors, buf: &mut [u8]) -> Result<(), DiskError> {
+        self.trap.others();
         self.trap.step(|| self.inner.read(start, buf))
     }
     fn write(&self, start: Sectors, buf: &[u8]) -> Result<(), DiskError> {
+        self.trap.others();
         self.trap.step(|| self.inner.write(start, buf))
     }
     fn flush(&self) -> Result<(), DiskError> {
+        self.trap.others();
         self.trap.step(|| self.inner.flush())
     }
 }
