@@ -71,7 +71,7 @@ impl DiskSource for Machine {
             let index = (0..self.spares.len()).find(|i| spare_number(*i) == devno);
             self.spares[index.unwrap_or_else(|| panic!("no device {devno}"))].clone()
         };
-        Ok(Member { devno, disk: Arc::new(trap::TrapDisk { inner: disk, trap: self.trap.clone() }) })
+        Ok(Some(Member { devno, disk: Arc::new(trap::TrapDisk { inner: disk, trap: self.trap.clone() }) }))
     }
 }
 

@@ -115,7 +115,7 @@ impl Disk for TrapDisk {
 
 #[derive(Debug)]
 struct TrapWindow<'a> {
-    inner: &'a dyn Window,
+    inner: Box<dyn Window + 'a>,
     trap: Arc<Trap>,
 }
 
@@ -140,6 +140,31 @@ impl Window for TrapWindow<'_> {
     }
 }
 
+/// Stands in while the real one is wrapped.
+#[derive(Debug)]
+struct NoWindow;
+
+impl Window for NoWindow {
+    fn suspend(&self) -> Result<(), Errno> {
+        Err(Errno::ENXIO)
+    }
+    fn resume(&self) -> Result<(), Errno> {
+        Err(Errno::ENXIO)
+    }
+    fn clear(&self) -> Result<(), Errno> {
+        Err(Errno::ENXIO)
+    }
+    fn suspended(&self) -> Result<bool, Errno> {
+        Err(Errno::ENXIO)
+    }
+    fn has_inactive(&self) -> Result<bool, Errno> {
+        Err(Errno::ENXIO)
+    }
+    fn load_prepared(&self) -> Result<(), Errno> {
+        Err(Errno::ENXIO)
+    }
+}
+
 /// Runs a window in a process that dies; with a guardian, or without one.
 #[derive(Debug)]
 pub struct Dying {
@@ -157,12 +182,11 @@ impl Dying {
 impl WindowRunner for Dying {
     fn run(&self, job: &mut WindowJob<'_>) -> std::io::Result<WindowEnd> {
         let phase = AtomicU8::new(Phase::Armed as u8);
-        let kept = job.window;
-        job.window = Box::leak(Box::new(TrapWindow { inner: kept, trap: self.trap.clone() }));
+        let inner = std::mem::replace(&mut job.window, Box::new(NoWindow));
+        job.window = Box::new(TrapWindow { inner, trap: self.trap.clone() });
         self.trap.arm(true);
         let end = catch_unwind(AssertUnwindSafe(|| job.run(&phase)));
         self.trap.arm(false);
-        job.window = kept;
         match end {
             Ok(end) => Ok(end),
             Err(died) => {
