@@ -125,10 +125,10 @@ pub fn plan_remap(
     }
     let mut pool = Pool::new(metadata, usable);
     let total = fresh.iter().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let free = pool.free();
     let mut moves = Vec::new();
     for range in fresh {
-        let parts =
-            pool.allocate(range).map_err(|full| Refusal::NoFreeSlot { needed: Sectors(total), free: full.free })?;
+        let parts = pool.allocate(range).map_err(|_| Refusal::NoFreeSlot { needed: Sectors(total), free })?;
         moves.extend(parts.into_iter().map(|part| Move {
             range: part.range,
             from: Home::Main,
