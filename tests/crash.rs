@@ -27,7 +27,7 @@ fn on_all_shapes(scenario: impl Fn(Shape) -> Scenario, shapes: Vec<Shape>, least
         let mut tally = Tally::default();
         let scenario = scenario(shape);
         let (spares, block) = (scenario.shape.spares.len(), scenario.shape.block);
-        crash_everywhere(&scenario, 4, &mut tally);
+        crash_everywhere(&scenario, 2, &mut tally);
         println!("{}, {spares} spare(s), blocks of {block} sectors: {tally:?}", scenario.name);
         all.images += tally.images + tally.second;
     }

@@ -174,7 +174,7 @@ impl Shared {
 }
 
 /// Makes an application write to `sectors` in turn at every operation of device-mapper, up to `limit` times, and flush at
-/// every third. Another one does so at every fifth of our own requests to disks. One single sector is written and
+/// every third. Another one does so at every eleventh of our own requests to disks. One single sector is written and
 /// flushed at every request: what comes between a commit and a swap in the wrong order is then acknowledged.
 pub fn traffic(machine: &Machine, model: &Shared, sectors: &[u64], limit: usize) {
     if sectors.is_empty() {
@@ -210,7 +210,7 @@ pub fn traffic(machine: &Machine, model: &Shared, sectors: &[u64], limit: usize)
     machine.trap.meanwhile(Box::new(move || {
         // Often enough to hit the commit, seldom enough to leave sectors alone in between.
         requests += 1;
-        if requests % 5 == 0 || single {
+        if requests % 11 == 0 || single {
             at_requests(&dm);
         }
     }));
