@@ -41,10 +41,11 @@ fn all_points() -> bool {
 
 /// All points, or a sample: `inside` ones of `dense`, where it matters, and `outside` ones of the rest.
 fn sample(calls: &[Call], dense: std::ops::Range<usize>, inside: usize, outside: usize) -> Vec<Call> {
-    if all_points() {
-        return calls.to_vec();
-    }
     let (in_dense, rest): (Vec<_>, Vec<_>) = calls.iter().cloned().enumerate().partition(|(i, _)| dense.contains(i));
+    if all_points() {
+        // What matters most first.
+        return in_dense.into_iter().chain(rest).map(|(_, call)| call).collect();
+    }
     let mut picked = Vec::new();
     for (from, wanted) in [(in_dense, inside), (rest, outside)] {
         let wanted = wanted.min(from.len());
@@ -73,6 +74,9 @@ fn kill_there_and_back(campaign: &Campaign, inside: usize, outside: usize) {
     let there = sample(&calls_there, guarded(&calls_there), inside, outside);
     let back = sample(&calls_back, guarded(&calls_back), inside, outside);
     for i in 0..there.len().max(back.len()) {
+        if i > 0 && i.is_multiple_of(25) {
+            println!("{i} points done each way");
+        }
         for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
             if let Some(point) = points.get(i) {
                 let killed = kill_at(point, &campaign.args(way));
@@ -111,7 +115,7 @@ fn killed_at_random_times_under_load() {
     for round in 0..rounds {
         for way in [Way::There, Way::Back] {
             let wait = Duration::from_micros(random.below(whole.as_micros() as u64 * 3 / 4));
-            let mut child = Command::new(live::PROGRAM)
+            let mut child = Command::new(live::program())
                 .args(campaign.args(way))
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())

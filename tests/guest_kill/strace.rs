@@ -1,6 +1,6 @@
 //! Exact points to kill a command at: its system calls, by strace's injection. Without -f, so the guardian is left alone.
 
-use crate::live::{Ended, PROGRAM, process_field, processes, run, wait_for};
+use crate::live::{Ended, process_field, processes, program, run, wait_for};
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -37,7 +37,8 @@ pub fn usable() -> bool {
 /// Runs the program under strace; how it ended, and its system calls from its first use of device-mapper on.
 pub fn trace(args: &[&str]) -> (Ended, Vec<Call>) {
     let file = "/tmp/trace";
-    let all: Vec<&str> = ["-o", file, PROGRAM].into_iter().chain(args.iter().copied()).collect();
+    let program = program();
+    let all: Vec<&str> = ["-o", file, &program].into_iter().chain(args.iter().copied()).collect();
     let ended = run("strace", &all);
     let calls = parse(&fs::read_to_string(file).unwrap());
     let first = calls.iter().position(|c| c.text.contains("/dev/mapper/control") || c.text.contains(".lock"));
@@ -71,7 +72,8 @@ pub fn window(calls: &[Call]) -> std::ops::Range<usize> {
 pub fn kill_at(call: &Call, args: &[&str]) -> bool {
     let inject = format!("inject={}:signal=SIGKILL:when={}", call.name, call.nth);
     let trace = format!("trace={}", call.name);
-    let mut all = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject, PROGRAM];
+    let program = program();
+    let mut all = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject, &program];
     all.extend(args);
     let ended = run("strace", &all);
     assert!(matches!(ended.code, None | Some(137 | 0 | 1 | 3)), "{call:?}: {ended:?}");
@@ -91,7 +93,7 @@ impl Held {
     pub fn start(call: &Call, time: Duration, args: &[&str]) -> Held {
         let inject = format!("inject={}:delay_enter={}:when={}", call.name, time.as_micros(), call.nth);
         let strace = Command::new("strace")
-            .args(["-o", "/dev/null", "-e", &format!("trace={}", call.name), "-e", &inject, PROGRAM])
+            .args(["-o", "/dev/null", "-e", &format!("trace={}", call.name), "-e", &inject, &program()])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -1,15 +1,18 @@
 //! What goes on between SUSPEND and RESUME, and what signals do there.
 
 use crate::campaign::{Campaign, Way};
-use crate::live::{PROGRAM, dm_remap, nobody_left, process_field, run, wait_for};
+use crate::live::{dm_remap, nobody_left, process_field, program, run, wait_for};
 use crate::strace::{Call, Held, parse, trace, window};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How long a command is held inside the window, to look at it.
-const HOLD: Duration = Duration::from_millis(1500);
+/// How long a command is held inside the window, to look at it. An emulated processor takes its time.
+fn hold_time() -> Duration {
+    let emulated = std::env::var("GUEST_KERNEL").is_ok_and(|kernel| kernel == "qemu");
+    Duration::from_millis(if emulated { 6000 } else { 1500 })
+}
 
 fn send(pid: i32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid), signal);
@@ -26,13 +29,13 @@ fn suspended_points(campaign: &Campaign, way: Way) -> Vec<Call> {
 /// calls than the one that the point was taken from, so that it is held elsewhere: then it is let go, and tried again.
 fn hold(campaign: &Campaign, point: &Call, way: Way) -> (Held, i32) {
     for _ in 0..5 {
-        let held = Held::start(point, HOLD, &campaign.args(way));
+        let held = Held::start(point, hold_time(), &campaign.args(way));
         let begun = Instant::now();
-        wait_for(HOLD, || campaign.setup.suspended());
+        wait_for(hold_time(), || campaign.setup.suspended());
         std::thread::sleep(Duration::from_millis(50));
         if let Some(guardian) = held.guardian()
             && campaign.setup.suspended()
-            && begun.elapsed() < HOLD / 2
+            && begun.elapsed() < hold_time() / 2
         {
             return (held, guardian);
         }
@@ -48,7 +51,8 @@ fn hold(campaign: &Campaign, point: &Call, way: Way) -> (Held, i32) {
 pub fn what_is_called_while_suspended(campaign: &Campaign) {
     for way in [Way::There, Way::Back] {
         let file = "/tmp/trace-f";
-        let all: Vec<&str> = ["-f", "-o", file, PROGRAM].into_iter().chain(campaign.args(way)).collect();
+        let program = program();
+        let all: Vec<&str> = ["-f", "-o", file, &program].into_iter().chain(campaign.args(way)).collect();
         run("strace", &all).expect(&[0, 3]);
         let text = std::fs::read_to_string(file).unwrap();
         let command = text.split_whitespace().next().unwrap().to_string();

@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// The program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_dm-remap");
+/// The program under test; `DM_REMAP_PROGRAM` names another build of it.
+pub fn program() -> String {
+    std::env::var("DM_REMAP_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_dm-remap").into())
+}
 
 /// The longest that I/O may stand still because of a killed command.
 pub const LONGEST_GAP: Duration = Duration::from_secs(2);
@@ -85,7 +87,7 @@ pub fn must(program: &str, args: &[&str]) -> String {
 
 /// Runs the program under test.
 pub fn dm_remap(args: &[&str]) -> Ended {
-    run(PROGRAM, args)
+    run(&program(), args)
 }
 
 /// Sectors of a block device.
