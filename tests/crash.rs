@@ -297,7 +297,7 @@ fn a_spare_that_is_one_behind_is_never_left_two_behind() {
         let world = World::new(&shape, Power::cut_at(cut));
         with_extents(&world);
         let _ = world.machine.remap(&[range(64, 8)], Hold);
-        for kept in 0..8 {
+        for kept in [0, 2, 4, 6] {
             let images = only(&world.machine, kept);
             let first = shape.machine(Power::new(), images.clone());
             if first.load().unwrap().stale().is_empty() {
@@ -307,7 +307,7 @@ fn a_spare_that_is_one_behind_is_never_left_two_behind() {
             for again in 0..first.power.operations() {
                 let second = shape.machine(Power::cut_at(again), images.clone());
                 let _ = second.activate();
-                for kept in 0..8 {
+                for kept in [0, 2, 4, 6] {
                     let third = shape.machine(Power::new(), only(&second, kept));
                     third.activate().unwrap_or_else(|e| panic!("cut {cut}, then {again}, disks {kept:b}: {e}"));
                     states += 1;
