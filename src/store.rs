@@ -262,15 +262,20 @@ fn write_copy(
 }
 
 /// Erases all five copies: the first block of each is zeroed, then flushed. For `destroy`, after the commit that
-/// says so, and for a `create` that failed.
+/// says so, and for a `create` that failed. Copies that are not the newest go first: else a crash in between could leave
+/// an older one, and the setup would be back.
 ///
 /// # Errors
 /// The first [`DiskError`]; the remaining copies are tried all the same.
 pub fn erase_copies(disk: &dyn Disk) -> Result<(), DiskError> {
     let zeros = AlignedBuffer::new(COPY_ALIGNMENT);
+    let current = read_copies(disk, Expected::default()).choose().map(|chosen| chosen.current).unwrap_or_default();
     let mut result = Ok(());
-    for start in COPY_STARTS {
-        result = result.and(disk.write(start, &zeros));
+    for newest in [false, true] {
+        for (_, start) in COPY_STARTS.iter().enumerate().filter(|(index, _)| current.contains(index) == newest) {
+            result = result.and(disk.write(*start, &zeros));
+        }
+        result = result.and(disk.flush());
     }
-    result.and(disk.flush())
+    result
 }

@@ -9,6 +9,7 @@ use crate::dm::DeviceMapper;
 use crate::engine::create::create as run;
 use crate::engine::{EngineError, find, now};
 use crate::format::choose::{ChooseError, Expected};
+use crate::format::copy::Verdict;
 use crate::format::metadata::{Policy, SetupState};
 use crate::plan::create::{Contents, CreateFacts, CreatePlan, DeviceFacts, SpareFacts, plan};
 use crate::pool::Pool;
@@ -137,8 +138,17 @@ fn traces(reading: &SpareReading) -> Option<Contents> {
             })
         }
         Err(ChooseError::NoneValid) if !reading.has_traces() => None,
+        // Old remains beside those of a creation that was interrupted over them.
+        Err(ChooseError::Mixed(_) | ChooseError::Divergent(_)) if all_remains(reading) => Some(Contents::Leftover),
         Err(_) => Some(Contents::Unusable(find::describe(reading))),
     }
+}
+
+fn all_remains(reading: &SpareReading) -> bool {
+    reading.verdicts.iter().all(|verdict| match verdict {
+        Verdict::Valid(copy) => copy.metadata.config.state != SetupState::Ready,
+        _ => true,
+    })
 }
 
 fn report(out: &mut Output, plan: &CreatePlan, node: Option<&Path>) {
