@@ -4,12 +4,15 @@
 
 mod support;
 
+use dm_remap::block::Disk;
 use dm_remap::block::ram::{Bad, Power};
 use dm_remap::dm::DeviceMapper;
+use dm_remap::dm::fake::Op;
 use dm_remap::engine::{EngineError, activate, session};
 use dm_remap::format::metadata::UnreadablePolicy::{Hold, Leave, Zero};
 use dm_remap::map::Fate;
 use dm_remap::plan::Refusal;
+use dm_remap::units::Sectors;
 use nix::errno::Errno;
 use support::{Machine, pattern, range};
 
@@ -158,4 +161,69 @@ fn a_bad_slot_is_recorded_and_another_is_taken() {
     let session = machine.session().unwrap();
     assert_eq!(session.metadata.bad_blocks[&support::spare(0)], [range(10_241, 1)]);
     assert_eq!(session.metadata.map.extents().next().unwrap().slot.start.0, 10_248);
+}
+
+/// Writes one sector through the setup the first time that the operation is asked for.
+fn write_once_at(machine: &Machine, op: Op, sector: u64, version: u8) {
+    let mut done = false;
+    machine.dm.on(
+        op,
+        Box::new(move |dm| {
+            if !std::mem::replace(&mut done, true) {
+                dm.disk(support::NAME).write(Sectors(sector), &pattern(sector, version)).unwrap();
+            }
+        }),
+    );
+}
+
+#[test]
+fn a_held_block_that_is_written_while_it_is_restored_keeps_what_was_written() {
+    for op in [Op::Load, Op::Suspend, Op::Table] {
+        let machine = machine();
+        machine.main.set_bad(range(101, 1), Bad::Reads(Errno::ENODATA));
+        machine.remap(&[range(101, 1)], Hold).unwrap();
+        // Main reads again, so the restore takes place; its old data must not come back over the new.
+        machine.main.clear_bad();
+        write_once_at(&machine, op, 101, 9);
+        machine.restore(None, Hold).unwrap();
+        machine.dm.clear_hooks();
+        assert_eq!(machine.read(101).unwrap(), pattern(101, 9), "written at {op:?}");
+        assert!(machine.session().unwrap().metadata.map.is_empty());
+    }
+}
+
+#[test]
+fn a_salvaged_block_is_not_given_up_because_a_neighbour_was_written() {
+    for op in [Op::Load, Op::Suspend] {
+        let machine = machine();
+        write_once_at(&machine, op, 100, 3);
+        let main = machine.main.clone();
+        // By now it is salvaged; the disk cannot read it a second time.
+        machine.dm.on(op, Box::new(move |_| main.set_bad(range(8, 8), Bad::Reads(Errno::ENODATA))));
+        let outcome = machine.remap(&[range(8, 8), range(200, 8)], Hold).unwrap();
+        machine.dm.clear_hooks();
+        assert!(outcome.lost.is_empty(), "{:?}", outcome.lost);
+        assert_eq!(machine.read(9).unwrap(), pattern(9, 0));
+        assert_eq!(machine.read(100).unwrap(), pattern(100, 3));
+    }
+}
+
+#[test]
+fn a_block_that_was_written_and_cannot_be_read_any_more_is_lost_and_never_stale() {
+    let machine = machine();
+    write_once_at(&machine, Op::Suspend, 8, 3);
+    let main = machine.main.clone();
+    machine.dm.on(Op::Suspend, Box::new(move |_| main.set_bad(range(8, 1), Bad::Reads(Errno::ENODATA))));
+    let outcome = machine.remap(&[range(8, 8)], Hold).unwrap();
+    machine.dm.clear_hooks();
+    assert_eq!(outcome.lost.iter().map(|l| l.range).collect::<Vec<_>>(), [range(8, 1)]);
+    assert_eq!(machine.read(8), Err(Errno::EIO));
+    assert_eq!(machine.read(9).unwrap(), pattern(9, 0));
+}
+
+#[test]
+fn a_remap_that_would_leave_nothing_on_main_is_refused() {
+    let machine = machine();
+    let refused = machine.remap(&[range(0, 400)], Hold).unwrap_err();
+    assert!(matches!(refused, EngineError::Refused(Refusal::WholeMain)), "{refused}");
 }

@@ -232,7 +232,8 @@ pub enum Refusal {
     },
     /// Extents exist, and nothing was said about them.
     #[error(
-        "'{name}' has {extents} extents on its spares, whose data main does not have. Say --merge-back to move them back onto main first, or --discard-extents to give them up"
+        "'{name}' has {} on its spares, whose data main does not have. Say --merge-back to move them back onto main first, or --discard-extents to give them up",
+        extents_words(*.extents)
     )]
     HasExtents {
         /// The setup.
@@ -245,6 +246,10 @@ pub enum Refusal {
         "sectors {0} are held: their data is lost and main still cannot read them. Write them first, or say --unreadable leave to let main answer for them"
     )]
     HeldUnreadable(Range),
+}
+
+fn extents_words(count: usize) -> String {
+    if count == 1 { "1 extent".into() } else { format!("{count} extents") }
 }
 
 fn bytes(sectors: Sectors) -> Bytes {

@@ -6,8 +6,10 @@ use crate::cli::args::{Acknowledge, Activate, Deactivate, Destroy, Recover};
 use crate::cli::report::{count, loss_words, sizes};
 use crate::engine::activate::{self as engine, ActivateOptions};
 use crate::engine::find::{FoundSpare, Wanted, find_main, find_spares, read_spare};
+use crate::engine::held::list_again;
 use crate::engine::recover::{self as recovery, Recovered};
 use crate::engine::session::{Session, choose_among, find_active, live_devices};
+use crate::engine::splice::settle_held;
 use crate::engine::{EngineError, Member, destroy as dissolve};
 use crate::format::choose::{Expected, SetupChoice};
 use crate::format::metadata::{SetupState, UnreadablePolicy};
@@ -315,8 +317,12 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         return Err(Refusal::NotActive(args.name.clone()).into());
     }
     if args.dry_run {
-        let first = if args.merge_back { "its extents moved back onto main, and then " } else { "" };
-        let what = format!("would be dissolved, {first}its {extents} extents forgotten (dry run: nothing was changed)");
+        let extents = count(extents, "extent");
+        let what = if args.merge_back {
+            format!("would be dissolved, after {extents} were moved back onto main (dry run: nothing was changed)")
+        } else {
+            format!("would be dissolved, and {extents} given up (dry run: nothing was changed)")
+        };
         return Ok(said(out, &args.name, true, &what));
     }
     if extents > 0 && args.merge_back {
@@ -419,6 +425,9 @@ pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Outpu
     } else {
         let (lock, mut session) = context.locked_session(&args.name)?;
         session.check_live()?;
+        // Held sectors that were written since are ordinary from now on, and their loss can be acknowledged.
+        list_again(&session)?;
+        settle_held(&mut session, &context.progress)?;
         let losses = pick(&session);
         if !losses.is_empty() {
             let mut map = session.metadata.map.clone();
