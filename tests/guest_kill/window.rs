@@ -187,14 +187,13 @@ pub fn killed_with_its_guardian(campaign: &Campaign, all: bool) {
     for i in 0..there.len().max(back.len()) {
         for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
             // A sample takes every ninth point of each.
-            if let Some(point) =
-                points.get(i).filter(|_| all || (i + 4 * usize::from(way == Way::Back)).is_multiple_of(9))
+            let wanted = all || (i + 4 * usize::from(way == Way::Back)).is_multiple_of(9);
+            if let Some(point) = points.get(i).filter(|_| wanted)
+                && let Some(words) = die_together(campaign, point, way, round + 1)
             {
-                if let Some(words) = die_together(campaign, point, way, round + 1) {
-                    round += 1;
-                    let kind = seen.iter_mut().find(|(text, _)| words.contains(text));
-                    kind.unwrap_or_else(|| panic!("{point:?}: {words}")).1 += 1;
-                }
+                round += 1;
+                let kind = seen.iter_mut().find(|(text, _)| words.contains(text));
+                kind.unwrap_or_else(|| panic!("{point:?}: {words}")).1 += 1;
             }
             campaign.complete(way, campaign.moved());
         }
