@@ -96,7 +96,7 @@ fn killed_at_system_calls_under_load() {
     }
     assert!(strace::usable(), "strace cannot inject signals here");
     let campaign = campaign();
-    kill_there_and_back(&campaign, 20, 14);
+    kill_there_and_back(&campaign, 16, 12);
     campaign.end("killed at system calls");
 }
 
@@ -191,7 +191,9 @@ fn killed_with_its_guardian() {
     if !in_guest() {
         return;
     }
-    window::killed_with_its_guardian(&campaign(), all_points());
+    let campaign = campaign();
+    window::killed_with_its_guardian(&campaign, all_points());
+    campaign.end("killed with its guardian");
 }
 
 #[test]

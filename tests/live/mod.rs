@@ -261,9 +261,9 @@ impl Setup {
 
     /// Removes it, whatever state it is in.
     pub fn remove_by_force(&self) {
-        let _ = run("dmsetup", &["remove", "--force", &self.name]);
+        let _ = run("dmsetup", &["remove", "--force", "--retry", &self.name]);
         for spare in 0..self.spares.len() {
-            let _ = run("dmsetup", &["remove", "--force", &format!("{}-spare{spare}", self.name)]);
+            let _ = run("dmsetup", &["remove", "--force", "--retry", &format!("{}-spare{spare}", self.name)]);
         }
     }
 
