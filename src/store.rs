@@ -272,7 +272,12 @@ pub fn erase_copies(disk: &dyn Disk) -> Result<(), DiskError> {
     let current = read_copies(disk, Expected::default()).choose().map(|chosen| chosen.current).unwrap_or_default();
     let mut result = Ok(());
     for newest in [false, true] {
-        for (_, start) in COPY_STARTS.iter().enumerate().filter(|(index, _)| current.contains(index) == newest) {
+        let mut starts =
+            COPY_STARTS.iter().enumerate().filter(|(index, _)| current.contains(index) == newest).peekable();
+        if starts.peek().is_none() {
+            continue;
+        }
+        for (_, start) in starts {
             result = result.and(disk.write(*start, &zeros));
         }
         result = result.and(disk.flush());
