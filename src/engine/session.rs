@@ -345,14 +345,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Marks those of `targets` as failed that did not take the commit, when others did.
+    /// Writes the last commit once more to those of `targets` that did not take it while others did, and marks as failed
+    /// those that still do not.
     ///
     /// # Errors
     /// When the mark cannot be committed.
     pub fn mark_failed_spares(&mut self, targets: &[CommitTarget], report: &CommitReport) -> Result<(), EngineError> {
-        let missed = |i: usize| report.target(i).is_some_and(|t| !t.holds_a_group());
-        let failed: Vec<Uuid> =
-            targets.iter().enumerate().filter(|(i, _)| missed(*i)).map(|(_, target)| target.uuid).collect();
+        let missed = |targets: &[CommitTarget], report: &CommitReport| -> Vec<CommitTarget> {
+            let missed = |i: usize| report.target(i).is_some_and(|t| !t.holds_a_group());
+            targets.iter().enumerate().filter(|(i, _)| missed(*i)).map(|(_, target)| target.clone()).collect()
+        };
+        let again = missed(targets, report);
+        if again.is_empty() {
+            return Ok(());
+        }
+        let report = Commit::new(again.clone(), encode(&self.metadata)?).run();
+        let failed: Vec<Uuid> = missed(&again, &report).iter().map(|target| target.uuid).collect();
         if failed.is_empty() {
             return Ok(());
         }
