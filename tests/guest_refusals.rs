@@ -551,14 +551,17 @@ fn what_another_machine_has_active_needs_a_takeover() {
     dm_remap(&line).ok().complains(&["note: 'data' was not put down cleanly"]);
     let ours = sh("cat /etc/machine-id");
     sh(vanish);
+    // Another machine has another machine-id and another boot.
+    let boot = "/proc/sys/kernel/random/boot_id";
     sh("echo 0123456789abcdef0123456789abcdef > /tmp/mnt/id && mount --bind /tmp/mnt/id /etc/machine-id");
+    sh(&format!("echo 01234567-89ab-cdef-0123-456789abcdef > /tmp/mnt/boot && mount --bind /tmp/mnt/boot {boot}"));
     let still = Still::new(&[main, spare]);
     refused(&still, &line, &["'data' is marked as active on another machine", ours.trim(), "--takeover"]);
     refused(&still, "destroy data --discard-extents", &["data"]);
     let taken = dm_remap(&format!("{line} --takeover")).ok();
     taken.complains(&["not put down cleanly"]);
     dm_remap("deactivate data").ok();
-    sh("umount /etc/machine-id");
+    sh(&format!("umount /etc/machine-id {boot}"));
     // Put down cleanly, it may come up anywhere.
     assert_eq!(dm_remap(&line).ok().complains(&[]).err, "");
 }
