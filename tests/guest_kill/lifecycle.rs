@@ -57,7 +57,6 @@ pub fn killed_at_birth_and_death(all: bool) {
             if let Some(point) = points.get(i) {
                 kills += usize::from(kill_at(point, args));
                 nobody_left();
-                assert!(setup.suspended() <= (*verb != "restore"), "{verb} at {point:?}");
             }
             let again = dm_remap(args);
             // What was done already is refused as such.
@@ -83,6 +82,7 @@ pub fn killed_at_birth_and_death(all: bool) {
                 dm_remap(&["activate", "kill", "--main", setup.main.to_str().unwrap()]).expect(&[0]);
             }
             let up = matches!(*verb, "create" | "activate");
+            assert!(!setup.suspended(), "{verb} after a kill at {:?}", points.get(i));
             assert_eq!(setup.node().exists(), up, "{verb} after a kill at {:?}: {again:?}", points.get(i));
             if up {
                 reads_right(&setup.node(), verb);
