@@ -28,7 +28,7 @@ fn suspended_points(campaign: &Campaign, way: Way) -> Vec<Call> {
 /// Starts a move and holds it at a point of its window; the command and its guardian. Under load a run may make more
 /// calls than the one that the point was taken from, so that it is held elsewhere: then it is let go, and tried again.
 fn hold(campaign: &Campaign, point: &Call, way: Way) -> Option<(Held, i32)> {
-    for _ in 0..3 {
+    for _ in 0..8 {
         let held = Held::start(point, hold_time(), &campaign.args(way));
         let begun = Instant::now();
         wait_for(hold_time(), || campaign.setup.suspended());
