@@ -82,13 +82,18 @@ impl Context {
     /// Removes the devices that killed commands left of setups that are not up, wherever no other command is at work.
     pub(super) fn remove_remains(&self) -> Result<(), EngineError> {
         let dm = self.dm()?;
-        let mut seen = Vec::new();
+        let mut states = Vec::new();
         for (device, _) in dm.list()? {
-            let Some(state) = dm.state(&device)? else { continue };
-            let Some(rest) = state.uuid.strip_prefix(UUID_PREFIX) else { continue };
+            states.extend(dm.state(&device)?.filter(|state| state.uuid.starts_with(UUID_PREFIX)));
+        }
+        let mut seen = Vec::new();
+        for state in &states {
+            let rest = state.uuid.strip_prefix(UUID_PREFIX).unwrap_or_default();
             let (id, suffix) = rest.split_at_checked(36).unwrap_or((rest, ""));
-            let (Ok(setup), Some(name)) = (Uuid::try_parse(id), device.strip_suffix(suffix)) else { continue };
-            if seen.contains(&setup) {
+            let (Ok(setup), Some(name)) = (Uuid::try_parse(id), state.name.strip_suffix(suffix)) else { continue };
+            // A setup that is up keeps its devices, also under a name that somebody else gave it.
+            let up = states.iter().any(|s| s.active && setup_of_uuid(&s.uuid) == Some(setup));
+            if up || seen.contains(&setup) {
                 continue;
             }
             seen.push(setup);
