@@ -269,7 +269,7 @@ fn sectors_that_cannot_move_are_refused_and_no_slot_is_lost() {
     let words = ["no free slot", "2056 sectors are needed and 2032 are free"];
     refused(&still, "remap data 4000+1024 6000+1024 8", &words);
     refused(&still, "remap data", &["no sectors were given"]);
-    refused(&still, "destroy data", &["'data' has 1 extents", "--merge-back", "--discard-extents"]);
+    refused(&still, "destroy data", &["'data' has 1 extent on its spares", "--merge-back", "--discard-extents"]);
     // What was refused left no slot behind.
     dm_remap("remap data 2000+2032").ok();
     let still = Still::new(&[main, &spare]);
