@@ -30,12 +30,15 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Whether a mark was left by this machine. What is unknown on either side proves nothing.
+    /// Whether a mark was left by this machine. What is unknown on one side proves nothing; where neither side has any
+    /// name that outlives a boot, the mark cannot speak of another machine, and is taken for ours.
     pub fn is_same_machine(&self, mark: &ActiveMark) -> bool {
         let equal = |mine: &str, theirs: &str| !mine.is_empty() && mine == theirs;
+        let nameless = [&self.machine_id, &self.hardware_id, &mark.machine_id, &mark.hardware_id];
         equal(&self.machine_id, &mark.machine_id)
             || equal(&self.boot_id, &mark.boot_id)
             || equal(&self.hardware_id, &mark.hardware_id)
+            || nameless.iter().all(|id| id.is_empty())
     }
 
     /// The mark, with the present time.
@@ -312,4 +315,25 @@ pub fn deactivate(session: &mut Session<'_>, uses: impl FnOnce() -> String) -> R
         next.config.active = None;
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_of_another_machine_is_told_from_our_own() {
+        let mark = |machine: &str, boot: &str, board: &str| Mark {
+            machine_id: machine.into(),
+            boot_id: boot.into(),
+            hardware_id: board.into(),
+        };
+        let ours = mark("m", "b1", "h");
+        assert!(ours.is_same_machine(&mark("m", "b2", "").activation()), "after a reboot");
+        assert!(mark("", "b2", "h").is_same_machine(&ours.activation()), "in an initramfs, by its board");
+        assert!(!mark("n", "b2", "").is_same_machine(&ours.activation()), "another machine");
+        assert!(!mark("", "b2", "").is_same_machine(&ours.activation()), "nobody knows who asks");
+        assert!(!ours.is_same_machine(&mark("", "b2", "").activation()), "nobody knows who it was");
+        assert!(mark("", "b2", "").is_same_machine(&mark("", "b1", "").activation()), "no names at all");
+    }
 }
