@@ -12,7 +12,6 @@ mod output;
 mod progress;
 mod report;
 
-use crate::dm::DmError;
 use crate::engine::EngineError;
 use crate::plan::Refusal;
 use args::Cli;
@@ -87,15 +86,12 @@ fn run(args: Vec<OsString>) -> Exit {
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {
-    if error.is::<Refusal>() {
-        return Exit::Refused;
-    }
-    match error.downcast_ref::<EngineError>() {
-        Some(EngineError::Refused(_)) => Exit::Refused,
-        Some(EngineError::Transport(_) | EngineError::NotTheMedium { .. }) => Exit::Failed,
-        Some(_) => Exit::Failed,
-        None if error.is::<DmError>() => Exit::Failed,
-        None if error.is::<context::Usage>() => Exit::Usage,
-        None => Exit::Failed,
+    let refused = matches!(error.downcast_ref(), Some(EngineError::Refused(_)));
+    if refused || error.is::<Refusal>() {
+        Exit::Refused
+    } else if error.is::<context::Usage>() {
+        Exit::Usage
+    } else {
+        Exit::Failed
     }
 }

@@ -208,6 +208,19 @@ impl Range {
         self.intersect(other).is_some()
     }
 
+    /// The parts outside all of `holes`, which are sorted and disjoint.
+    pub fn without(self, holes: &[Range]) -> Vec<Range> {
+        let first = holes.partition_point(|hole| hole.end() <= self.start);
+        let mut parts = Vec::new();
+        let mut at = self.start;
+        for hole in holes.iter().skip(first).take_while(|hole| hole.start < self.end()) {
+            parts.extend(Range::between(at, hole.start));
+            at = at.max(hole.end());
+        }
+        parts.extend(Range::between(at, self.end()));
+        parts
+    }
+
     /// The range in parts of `len` sectors, the last one perhaps shorter. One part when `len` is zero.
     pub fn chunks(self, len: Sectors) -> impl Iterator<Item = Range> {
         let step = if len.0 == 0 { self.len } else { len };
@@ -346,6 +359,17 @@ mod tests {
             prop_assert!(wide.encloses(range));
             prop_assert!(wide.start().is_multiple_of(unit));
             prop_assert!(wide.end().is_multiple_of(unit) || wide.end() == limit);
+        }
+
+        #[test]
+        fn what_is_without_holes_is_exactly_what_no_hole_has(raw in prop::collection::vec((0u64..200, 1u64..20), 0..12)) {
+            let whole = Range::new(Sectors(50), Sectors(100)).unwrap();
+            let holes = coalesce(raw.iter().map(|&(s, l)| Range::new(Sectors(s), Sectors(l)).unwrap()).collect());
+            let parts = whole.without(&holes);
+            for s in (0..230).map(Sectors) {
+                let expected = whole.contains(s) && !holes.iter().any(|hole| hole.contains(s));
+                prop_assert_eq!(parts.iter().filter(|part| part.contains(s)).count(), usize::from(expected));
+            }
         }
 
         #[test]

@@ -319,7 +319,7 @@ pub(super) fn make_ready(
     }
     outcome.lost = losses.iter().filter_map(|(range, fate)| Some(Loss { range: *range, fate: (*fate)? })).collect();
     let moves: Vec<Move> =
-        work.moves.iter().flat_map(|m| without(m.range, &stays).into_iter().filter_map(|part| m.clip(part))).collect();
+        work.moves.iter().flat_map(|m| m.range.without(&stays).into_iter().filter_map(|part| m.clip(part))).collect();
     let destinations = destinations(work);
     for disk in &destinations {
         disk.flush()?;
@@ -339,18 +339,6 @@ fn units_of(map: &Map, ranges: &[Range]) -> Vec<Range> {
     coalesce(ranges.iter().filter_map(|r| r.widen_to(map.unit(), map.main_len())).collect())
 }
 
-/// The parts of `range` outside all of `holes` (sorted, disjoint).
-fn without(range: Range, holes: &[Range]) -> Vec<Range> {
-    let mut parts = Vec::new();
-    let mut at = range.start();
-    for hole in holes.iter().filter(|hole| hole.overlaps(range)) {
-        parts.extend(Range::between(at, hole.start()));
-        at = hole.end();
-    }
-    parts.extend(Range::between(at, range.end()));
-    parts
-}
-
 fn destinations(work: &Work<'_>) -> Vec<Arc<dyn Disk>> {
     let mut out: Vec<Arc<dyn Disk>> = Vec::new();
     for (copy, _) in &work.copies {
@@ -365,7 +353,7 @@ fn destinations(work: &Work<'_>) -> Vec<Arc<dyn Disk>> {
 fn recopies(work: &Work<'_>, stays: &[Range]) -> Vec<Recopy> {
     let areas_of = |range| work.watch.as_ref().map_or(0..0, |w| w.areas_of(range));
     let copied = work.copies.iter().flat_map(|(copy, copied)| {
-        let parts = without(copy.range, stays).into_iter().filter_map(|part| copy.clip(part));
+        let parts = copy.range.without(stays).into_iter().filter_map(|part| copy.clip(part));
         parts.map(|part| Recopy {
             areas: areas_of(part.range),
             gaps: copied.lost.iter().filter_map(|r| Some((r.intersect(part.range)?, Gap::Unreadable))).collect(),

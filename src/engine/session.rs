@@ -15,7 +15,7 @@ use crate::map::{Fate, Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies, unused_generation};
-use crate::units::{DevNo, Range, Sectors};
+use crate::units::{DevNo, Sectors};
 use nix::errno::Errno;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -413,8 +413,7 @@ pub fn compare(pieces: &[Piece], map: &Map, missing: impl Fn(SpareIndex) -> bool
         if let Some(extent) = map.extents_in(piece.range).find(|e| !missing(e.slot.spare)) {
             return Err(format!("sectors {} answer EIO", extent.range));
         }
-        let mapped = map.extents_in(piece.range).map(|e| e.range.len().0).sum::<u64>();
-        if mapped != piece.range.len().0 {
+        if !map.serves(piece.range) {
             return Err(format!("sectors {} answer EIO", piece.range));
         }
     }
@@ -424,7 +423,7 @@ pub fn compare(pieces: &[Piece], map: &Map, missing: impl Fn(SpareIndex) -> bool
             return Err(format!("extent {} is not where the map has it", extent.range));
         }
     }
-    if let Some(extra) = live.extents().find(|e| !covered(map, e.range)) {
+    if let Some(extra) = live.extents().find(|e| !map.serves(e.range)) {
         return Err(format!("sectors {} lead to a spare, and the map does not say so", extra.range));
     }
     let unheld = pieces
@@ -435,8 +434,4 @@ pub fn compare(pieces: &[Piece], map: &Map, missing: impl Fn(SpareIndex) -> bool
         Some(piece) => Err(format!("held sectors in {} do not answer EIO", piece.range)),
         None => Ok(()),
     }
-}
-
-fn covered(map: &Map, range: Range) -> bool {
-    map.extents_in(range).map(|e| e.range.len().0).sum::<u64>() == range.len().0
 }

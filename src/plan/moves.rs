@@ -159,12 +159,10 @@ pub fn plan_restore(
         None => moves.extend(map.extents().map(back)),
         Some(requested) => {
             for range in widen(map, requested)? {
-                let parts: Vec<Move> = map.extents_in(range).map(back).collect();
-                let found = parts.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
-                if found != range.len().0 {
+                if !map.serves(range) {
                     return Err(Refusal::NotRemapped(range));
                 }
-                moves.extend(parts);
+                moves.extend(map.extents_in(range).map(back));
             }
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range])
             Some(device) => TargetKind::Linear { device, offset: extent.slot.start },
             None => TargetKind::Error,
         };
-        for part in without(extent.range, &unsettled) {
+        for part in extent.range.without(&unsettled) {
             let clipped = extent.clip(part).map(|e| e.slot.start);
             let kind = match (&kind, clipped) {
                 (TargetKind::Linear { device, .. }, Some(offset)) => TargetKind::Linear { device: *device, offset },
@@ -79,19 +79,6 @@ pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range])
     }
     table.push_main(map.main_len(), devices.main);
     Ok(table.targets)
-}
-
-/// The parts of `range` outside all of `holes` (sorted, disjoint).
-fn without(range: Range, holes: &[Range]) -> Vec<Range> {
-    let first = holes.partition_point(|hole| hole.end() <= range.start());
-    let mut out = Vec::new();
-    let mut at = range.start();
-    for hole in holes.iter().skip(first).take_while(|hole| hole.start() < range.end()) {
-        out.extend(Range::between(at, hole.start().min(range.end())));
-        at = at.max(hole.end());
-    }
-    out.extend(Range::between(at, range.end()));
-    out
 }
 
 pub(super) fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece>, SegmentError> {
