@@ -15,6 +15,7 @@ pub mod identity;
 pub mod map;
 pub mod plan;
 pub mod pool;
+pub mod scan;
 pub mod segments;
 pub mod store;
 pub mod units;

@@ -5,6 +5,10 @@
 //! - arithmetic is checked: nothing wraps and nothing truncates silently;
 //! - a [`Range`] is never empty and its end always fits in 64 bits.
 
+mod range_set;
+
+pub use range_set::RangeSet;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;

@@ -1,0 +1,8 @@
+//! Finding bad and slow sectors.
+//!
+//! Invariants:
+//! - reading is all that happens to a disk here;
+//! - only a medium error, or an EIO that repeats while known-good sectors read, makes a sector bad; anything else that
+//!   goes wrong ends the scan, and says nothing about any sector.
+
+pub mod survey;
