@@ -14,6 +14,7 @@ mod fake_tree;
 pub mod foreign;
 pub mod host;
 mod identify;
+pub mod judge;
 mod links;
 mod overlap;
 mod partition_table;

@@ -7,6 +7,7 @@
 
 use super::{EngineError, Observer};
 use crate::block::buffer::AlignedBuffer;
+use crate::block::judge::{PROBES, known_good_fails, spread_probes};
 use crate::block::{Disk, DiskError, FaultClass};
 use crate::format::tombstone;
 use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
@@ -219,25 +220,13 @@ fn believe(error: &DiskError) -> Result<(), EngineError> {
     }
 }
 
-/// Reads blocks spread over the device, away from `suspect`: an EIO is believed only if most of them can be read.
+/// Believes an EIO only if most of the blocks spread over the device, away from `suspect`, can be read.
 fn confirm_medium(disk: &dyn Disk, suspect: Range, error: DiskError) -> Result<(), EngineError> {
-    const PROBES: u64 = 8;
-    let block = disk.logical_block();
-    let mut buf = AlignedBuffer::new(block.to_usize_bytes().unwrap_or(SECTOR_SIZE));
-    let (mut good, mut failed, mut tried) = (0, None, 0u32);
-    for step in 0..PROBES {
-        let at = Sectors((disk.size().0 / PROBES).saturating_mul(step)).align_down(block);
-        let Some(probe) = Range::new(at, block).filter(|p| !p.overlaps(suspect)) else { continue };
-        tried += 1;
-        match disk.read(at, &mut buf) {
-            Ok(()) => good += 1,
-            Err(_) => failed = Some(probe),
-        }
-    }
-    match failed {
-        Some(probe) if good * 2 <= tried => Err(EngineError::NotTheMedium { error, probe }),
-        None if tried == 0 => Err(EngineError::NotTheMedium { error, probe: suspect }),
-        _ => Ok(()),
+    let probes = spread_probes(disk, &[suspect], PROBES);
+    match known_good_fails(disk, &probes) {
+        Some(_) if probes.is_empty() => Err(EngineError::NotTheMedium { error, probe: suspect }),
+        Some((probe, _)) => Err(EngineError::NotTheMedium { error, probe }),
+        None => Ok(()),
     }
 }
 
