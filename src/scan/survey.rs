@@ -240,6 +240,31 @@ impl Survey {
         saved
     }
 
+    /// Makes a survey that comes from a file fit the device as it is now: other sizes of requests, and nothing outside
+    /// `limits`.
+    pub fn fit(&mut self, shape: Shape, limits: &RangeSet) {
+        self.shape = shape;
+        self.walk = Walk::default();
+        self.retry_from = Sectors::ZERO;
+        let found = &mut self.found;
+        let sets = [
+            &mut self.area,
+            &mut self.untried,
+            &mut self.failed,
+            &mut self.trimmed_front,
+            &mut self.unscraped,
+            &mut self.unsplit,
+            &mut self.doubtful,
+            &mut self.unmeasured,
+            &mut found.bad,
+        ];
+        for set in sets {
+            *set = set.iter().flat_map(|run| limits.within(run).collect::<Vec<_>>()).collect();
+        }
+        found.weak.retain(|weak| limits.overlaps(weak.range));
+        found.recovered.retain(|recovered| limits.overlaps(recovered.range));
+    }
+
     /// What to read next, at most `limit` sectors of it when it is a large read. May be called again before the answer
     /// to an earlier request is in.
     pub fn next(&mut self, limit: Sectors) -> Next {

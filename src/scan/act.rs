@@ -1,0 +1,98 @@
+//! What is done about what was found: one swap for all of it.
+//!
+//! Invariants:
+//! - what is planned is what was found, its neighbours where asked for, and nothing else;
+//! - when there is no room for all of it, as much of it as there is room for is moved, in order, and the rest is told.
+
+use super::survey::Found;
+use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
+use crate::engine::{EngineError, Session};
+use crate::format::metadata::{Metadata, UnreadablePolicy};
+use crate::map::SpareIndex;
+use crate::plan::moves::{AlreadyMapped, MovePlan, plan_remap};
+use crate::plan::Refusal;
+use crate::units::{Range, Sectors, coalesce};
+
+/// What to do about what was found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Policy {
+    /// Whether slow places are moved, too.
+    pub move_weak: bool,
+    /// How many sectors on both sides of what is found are moved with it.
+    pub margin: Sectors,
+    /// What to do with blocks that cannot be read, when not as the setup says.
+    pub unreadable: Option<UnreadablePolicy>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct Acted {
+    /// What the splice did.
+    pub outcome: SpliceOutcome,
+    /// What should have been moved, and why it was not.
+    pub not_moved: Vec<(Range, String)>,
+}
+
+/// The sectors of main that are to be moved.
+pub fn wanted(found: &Found, policy: &Policy, main_len: Sectors) -> Vec<Range> {
+    let weak = found.weak.iter().map(|weak| weak.range).filter(|_| policy.move_weak);
+    // What read on a retry only may not do so the next time.
+    let recovered = found.recovered.iter().map(|recovered| recovered.range);
+    let widen = |range: Range| {
+        let end = Sectors(range.end().0.saturating_add(policy.margin.0)).min(main_len);
+        Range::between(range.start().saturating_sub(policy.margin), end)
+    };
+    coalesce(found.bad.iter().chain(weak).chain(recovered).filter_map(widen).collect())
+}
+
+/// Plans to move as many of `wanted` (in order) as there is room for; the plan, and the rest.
+fn plan_what_fits(
+    metadata: &Metadata,
+    wanted: &[Range],
+    unreadable: UnreadablePolicy,
+    usable: impl Fn(SpareIndex) -> bool,
+) -> Result<(Option<MovePlan>, Vec<(Range, String)>), Refusal> {
+    let plan = |count: usize| {
+        let part = wanted.get(..count).unwrap_or(wanted);
+        plan_remap(metadata, part, AlreadyMapped::Skip, unreadable, &usable)
+    };
+    let refusal = match plan(wanted.len()) {
+        Ok(plan) => return Ok((Some(plan), Vec::new())),
+        Err(refusal @ (Refusal::NoFreeSlot { .. } | Refusal::MetadataFull { .. } | Refusal::WholeMain)) => refusal,
+        Err(refusal) => return Err(refusal),
+    };
+    // The largest count that fits: more never fits where less does not.
+    let (mut fits, mut too_many) = (0, wanted.len());
+    let mut best = None;
+    while too_many - fits > 1 {
+        let middle = fits + (too_many - fits) / 2;
+        match plan(middle) {
+            Ok(plan) => (fits, best) = (middle, Some(plan)),
+            Err(_) => too_many = middle,
+        }
+    }
+    let why = refusal.to_string();
+    Ok((best, wanted.iter().skip(fits).map(|range| (*range, why.clone())).collect()))
+}
+
+/// Moves what was found on main, in one swap, under the setup's lock.
+///
+/// # Errors
+/// [`EngineError`], as [`splice`].
+pub fn move_found(
+    session: &mut Session<'_>,
+    found: &Found,
+    policy: &Policy,
+    options: &SpliceOptions<'_>,
+) -> Result<Acted, EngineError> {
+    session.check_live()?;
+    let wanted = wanted(found, policy, session.metadata.map.main_len());
+    let unreadable = policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
+    let (plan, not_moved) =
+        plan_what_fits(&session.metadata, &wanted, unreadable, |spare| session.spare(spare).is_some())?;
+    let outcome = match plan {
+        Some(plan) => splice(session, &plan, options)?,
+        None => SpliceOutcome::default(),
+    };
+    Ok(Acted { outcome, not_moved })
+}

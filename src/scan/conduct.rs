@@ -1,0 +1,166 @@
+//! Conducts a pass: zone after zone, act on what each has found, save, go on.
+//!
+//! Invariants:
+//! - the pass is saved before and after anything is done about what was found: a kill at any moment loses no more than
+//!   the reads since the last save, and what was found is acted upon when it is resumed;
+//! - while something is done about what was found, no read is in flight and no other thread runs.
+
+use super::pace::{Manners, Others, Pacer};
+use super::pass::{Pass, Place};
+use super::run::{CHUNK, DEPTH, End, Flow, Monitor, RunFault, Standing, Verify, run};
+use super::survey::{Found, Shape, Survey};
+use crate::block::Disk;
+use crate::units::{RangeSet, Sectors};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a pass is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// A device as it is now.
+#[derive(Debug)]
+pub struct Present {
+    /// To read it.
+    pub disk: Arc<dyn Disk>,
+    /// What of it is of interest.
+    pub limits: RangeSet,
+    /// How to ask.
+    pub shape: Shape,
+}
+
+/// How far a pass is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Sectors of which it is known whether they read.
+    pub done: Sectors,
+    /// Sectors in all.
+    pub total: Sectors,
+    /// What happens at the moment.
+    pub standing: Standing,
+    /// Which device.
+    pub place: Place,
+}
+
+/// What is scanned, and what is done with what is found.
+pub trait Stage {
+    /// Why it cannot go on.
+    type Error: From<RunFault>;
+    /// The device as it is now; `None` when it is not there (any more).
+    fn present(&mut self, place: Place) -> Result<Option<Present>, Self::Error>;
+    /// Others who use the device.
+    fn others(&mut self, place: Place) -> Box<dyn Others + Send>;
+    /// A way to ask the drive without getting the data, if one can be trusted.
+    fn verify(&mut self, place: Place, bad: &RangeSet) -> Option<Box<Verify<'static>>>;
+    /// Does what is to be done about what a zone was found to have.
+    fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<(), Self::Error>;
+    /// Ten times a second.
+    fn tick(&mut self, progress: Progress) -> Flow;
+    /// Saves the pass; a failure is its own matter.
+    fn save(&mut self, pass: &Pass);
+}
+
+/// How fast to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Bytes in a second.
+    pub rate: Option<u64>,
+    /// How to behave towards others.
+    pub manners: Manners,
+}
+
+/// Goes on with a pass until it has ended or was stopped.
+///
+/// # Errors
+/// What the stage says; the pass was saved, and can go on later.
+pub fn conduct<S: Stage>(pass: &mut Pass, stage: &mut S, pace: Pace) -> Result<End, S::Error> {
+    let begun = Instant::now();
+    let before = pass.seconds;
+    for number in 0..pass.areas.len() {
+        let end = area(pass, number, stage, pace);
+        pass.seconds = before.saturating_add(begun.elapsed().as_secs());
+        stage.save(pass);
+        if end? == End::Stopped {
+            return Ok(End::Stopped);
+        }
+    }
+    pass.finished = Some(crate::engine::now());
+    stage.save(pass);
+    Ok(End::Finished)
+}
+
+fn area<S: Stage>(pass: &mut Pass, number: usize, stage: &mut S, pace: Pace) -> Result<End, S::Error> {
+    // An area that is not there is an area without anything to read.
+    while let Some(place) = pass.areas.get(number).map(|area| area.place) {
+        let Some(present) = stage.present(place)? else { break };
+        let Some(area) = pass.areas.get_mut(number) else { break };
+        if let Some(survey) = &mut area.survey {
+            survey.fit(present.shape, &present.limits);
+        } else if !area.begin_zone(&present.limits, present.shape) {
+            break;
+        }
+        let verify = stage.verify(place, &area.found_so_far().bad);
+        let mut others = stage.others(place);
+        let mut pacer = Pacer::new(pace.rate, pace.manners, &mut *others, CHUNK, DEPTH);
+        let Some(mut survey) = area.survey.clone() else { break };
+        let mut overseer =
+            Overseer { standing: base(pass, number), pass, number, stage, place, saved: Instant::now() };
+        let end = run(&*present.disk, verify.as_deref(), &mut survey, &mut pacer, &mut overseer);
+        if let Some(area) = pass.areas.get_mut(number) {
+            area.survey = Some(survey.saved());
+        }
+        if end? == End::Stopped {
+            return Ok(End::Stopped);
+        }
+        let found = survey.into_found();
+        if !found.is_clean() {
+            stage.save(pass);
+            stage.act(pass, place, &found)?;
+        }
+        if let Some(area) = pass.areas.get_mut(number) {
+            area.end_zone();
+        }
+        stage.save(pass);
+    }
+    Ok(End::Finished)
+}
+
+/// Sectors settled and in all, without the zone at hand.
+fn base(pass: &Pass, number: usize) -> (Sectors, Sectors) {
+    let (done, total) = pass.standing();
+    let at_hand = pass.areas.get(number).and_then(|area| area.survey.as_ref()).map_or(Sectors::ZERO, Survey::settled);
+    (done.saturating_sub(at_hand), total)
+}
+
+struct Overseer<'a, S: Stage> {
+    standing: (Sectors, Sectors),
+    pass: &'a mut Pass,
+    number: usize,
+    stage: &'a mut S,
+    place: Place,
+    saved: Instant,
+}
+
+impl<S: Stage> Monitor for Overseer<'_, S> {
+    fn tick(&mut self, standing: Standing) -> Flow {
+        let (done, total) = self.standing;
+        let done = Sectors(done.0.saturating_add(standing.settled.0));
+        self.stage.tick(Progress { done, total, standing, place: self.place })
+    }
+
+    fn wants_to_save(&mut self) -> bool {
+        self.saved.elapsed() >= SAVE_EVERY
+    }
+
+    fn save(&mut self, survey: Survey) {
+        if let Some(area) = self.pass.areas.get_mut(self.number) {
+            area.survey = Some(survey);
+        }
+        self.pass.updated = crate::engine::now();
+        self.stage.save(self.pass);
+        self.saved = Instant::now();
+    }
+}
+
+#[cfg(test)]
+#[path = "conduct_tests.rs"]
+mod tests;
