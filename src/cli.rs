@@ -11,6 +11,7 @@ mod context;
 mod output;
 mod progress;
 mod report;
+mod signals;
 
 use crate::engine::EngineError;
 use crate::plan::Refusal;

@@ -4,6 +4,8 @@ use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 /// Keep a block device with bad sectors in service.
 #[derive(Debug, Parser)]
@@ -47,6 +49,8 @@ pub enum Command {
     Recover(Recover),
     /// Take losses off the list, once you know of them.
     Acknowledge(Acknowledge),
+    /// Find bad and slow sectors, and move them away.
+    Scan(Box<Scan>),
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),
@@ -135,6 +139,109 @@ pub struct Map {
     /// Block size in bytes for --format badblocks.
     #[arg(long, value_name = "BYTES", default_value_t = 1024)]
     pub block_size: u64,
+}
+
+/// Arguments of `scan`.
+#[derive(Debug, Args)]
+#[command(after_help = "Without --device the main of the setup is read, and the slots in use on its spares; what is bad is moved at \
+    once, unless --report-only. A scan gives way to others who use the disk; --rate max does not.\n\
+    A scan that was stopped goes on with --resume.")]
+pub struct Scan {
+    /// The setup. With --cron any number of them; all active ones when none is named.
+    #[arg(value_name = "NAME", required_unless_present_any = ["device", "cron"])]
+    pub names: Vec<String>,
+    /// Read this device instead of a setup, and only report what is found.
+    #[arg(long, value_name = "DEV", conflicts_with_all = ["names", "cron", "full"])]
+    pub device: Option<PathBuf>,
+    /// Read only these sectors of main: SECTOR+COUNT or FIRST-LAST. May be given more than once.
+    #[arg(long = "range", value_name = "SECTOR+COUNT")]
+    pub ranges: Vec<Range>,
+    /// Also read the unused space of the spares, and what was left unreadable on main.
+    #[arg(long)]
+    pub full: bool,
+    /// Go on with the last scan, which was stopped before its end.
+    #[arg(long, conflicts_with_all = ["ranges", "full"])]
+    pub resume: bool,
+    /// Begin anew although a scan was stopped before its end.
+    #[arg(long, conflicts_with = "resume")]
+    pub restart: bool,
+    /// Stop after this time (for example 90s, 30m, 2h); --resume goes on.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub time_budget: Option<Duration>,
+    /// Read at most so many bytes a second (for example 500K, 20M, 1G), or 'max': without giving way to anybody.
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<Rate>,
+    /// Read only while nobody else uses the disk.
+    #[arg(long)]
+    pub idle: bool,
+    /// How often to read a bad block again before it is given up.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub retries: u32,
+    /// A place is weak when it takes longer than this to read, twice, while others do not; 0 for never.
+    #[arg(long, default_value_t = 500, value_name = "MS")]
+    pub slow_ms: u64,
+    /// Change nothing.
+    #[arg(long)]
+    pub report_only: bool,
+    /// Move weak places, too, while they can still be read.
+    #[arg(long, conflicts_with_all = ["report_only", "device"])]
+    pub move_weak: bool,
+    /// Move so many sectors on both sides of a bad one with it.
+    #[arg(long, default_value_t = 0, value_name = "SECTORS", conflicts_with_all = ["report_only", "device"])]
+    pub margin: u64,
+    /// What to do with blocks that cannot be read (default: as the setup says).
+    #[arg(long, value_enum, conflicts_with_all = ["report_only", "device"])]
+    pub unreadable: Option<Unreadable>,
+    /// How to ask the disk: 'verify' lets the drive read without sending the data, where it can be trusted to do so.
+    #[arg(long, value_enum, default_value = "read")]
+    pub method: Method,
+    /// Show no progress bar.
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// How to ask the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Read the data.
+    Read,
+    /// Let the drive read it (SCSI VERIFY, NVMe Verify).
+    Verify,
+}
+
+/// How fast to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// As fast as possible, without giving way.
+    Max,
+    /// So many bytes a second.
+    Bytes(u64),
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    /// Reads `max`, or a number of bytes with K, M, G or T for powers of 1024.
+    fn from_str(text: &str) -> Result<Rate, String> {
+        if text == "max" {
+            return Ok(Rate::Max);
+        }
+        let wrong = || format!("'{text}' is no rate: write a number of bytes a second, such as 500K, 20M or 1G, or max");
+        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+        let shift = match text.strip_prefix(digits).unwrap_or_default().to_ascii_uppercase().as_str() {
+            "" | "B" => 0,
+            "K" | "KB" | "KIB" => 10,
+            "M" | "MB" | "MIB" => 20,
+            "G" | "GB" | "GIB" => 30,
+            "T" | "TB" | "TIB" => 40,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        match number.checked_mul(1 << shift) {
+            Some(rate) if rate >= 65_536 => Ok(Rate::Bytes(rate)),
+            _ => Err(format!("{} (at least 64K)", wrong())),
+        }
+    }
 }
 
 /// Setups to show.

@@ -4,6 +4,8 @@ mod create;
 mod lifecycle;
 mod metadata;
 mod moves;
+mod scan;
+mod scan_report;
 mod show;
 
 use super::Exit;
@@ -26,6 +28,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Destroy(args) => lifecycle::destroy(context, args, out),
         Command::Recover(args) => lifecycle::recover(context, args, out),
         Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
+        Command::Scan(args) => scan::scan(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
     }
 }

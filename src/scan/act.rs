@@ -24,13 +24,16 @@ pub struct Policy {
     pub unreadable: Option<UnreadablePolicy>,
 }
 
+/// What should have been moved, and why it was not.
+pub type NotMoved = Vec<(Range, String)>;
+
 /// What was done.
 #[derive(Clone, Debug, Default)]
 pub struct Acted {
     /// What the splice did.
     pub outcome: SpliceOutcome,
-    /// What should have been moved, and why it was not.
-    pub not_moved: Vec<(Range, String)>,
+    /// What there was no room for.
+    pub not_moved: NotMoved,
 }
 
 /// The sectors of main that are to be moved.
@@ -51,7 +54,7 @@ fn plan_what_fits(
     wanted: &[Range],
     unreadable: UnreadablePolicy,
     usable: impl Fn(SpareIndex) -> bool,
-) -> Result<(Option<MovePlan>, Vec<(Range, String)>), Refusal> {
+) -> Result<(Option<MovePlan>, NotMoved), Refusal> {
     let plan = |count: usize| {
         let part = wanted.get(..count).unwrap_or(wanted);
         plan_remap(metadata, part, AlreadyMapped::Skip, unreadable, &usable)
