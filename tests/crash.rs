@@ -169,6 +169,41 @@ fn slots_freed_by_a_restore_are_used_again_safely() {
     on_all_shapes(scenario, shapes(), 500);
 }
 
+/// Moves away what lives in the first sector of each slot of `window`.
+fn evacuate(world: &World, window: Range) -> Result<(), EngineError> {
+    world.machine.evacuate(&world.machine.slots_of(&[window])?, Hold).map(|_| ())
+}
+
+#[test]
+fn an_interrupted_evacuation_leaves_the_old_map_or_the_new_one() {
+    let scenario = |shape| Scenario {
+        name: "evacuate",
+        shape,
+        prepare: with_extents,
+        operate: |world| evacuate(world, range(0, 96)),
+        traffic: &[10, 25, 33, 80, 12],
+    };
+    on_all_shapes(scenario, shapes(), 500);
+}
+
+#[test]
+fn held_sectors_survive_every_cut_of_an_evacuation_with_what_was_written_to_them() {
+    let scenario = |shape| Scenario {
+        name: "evacuate held",
+        shape,
+        prepare: |world| {
+            with_held(world);
+            // One flushed, one not; a third one stays held.
+            world.write(41);
+            world.flush();
+            world.write(42);
+        },
+        operate: |world| evacuate(world, range(40, 8)),
+        traffic: &[47, 80],
+    };
+    on_all_shapes(scenario, held_shapes(), 300);
+}
+
 #[test]
 fn an_interrupted_destroy_leaves_the_setup_or_none() {
     let scenario = |shape| Scenario {

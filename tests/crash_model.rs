@@ -7,10 +7,12 @@ mod support;
 use dm_remap::block::ram::{Bad, Power};
 use dm_remap::engine::EngineError;
 use dm_remap::format::metadata::UnreadablePolicy::Hold;
+use dm_remap::map::SpareIndex;
 use dm_remap::plan::Refusal;
 use nix::errno::Errno;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use support::crash::{Rng, Shape, World, images, kept_randomly};
 use support::model::{Model, Shared, Value};
@@ -30,6 +32,8 @@ enum Act {
     Spoil(u64),
     Remap(u64, u64),
     Restore(u64, u64),
+    /// Everything leaves these units of the first spare.
+    Evacuate(u64, u64),
     Restart,
     /// The power goes at a write or flush of what follows, counted from here, and comes back.
     Cut(u64, u64),
@@ -42,6 +46,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => (0..96u64).prop_map(Act::Spoil),
         4 => (0..UNITS, 1..4u64).prop_map(|(unit, count)| Act::Remap(unit, count)),
         3 => (0..UNITS, 1..4u64).prop_map(|(unit, count)| Act::Restore(unit, count)),
+        2 => (0..5u64, 1..3u64).prop_map(|(unit, count)| Act::Evacuate(unit, count)),
         1 => Just(Act::Restart),
         3 => (0..30u64, any::<u64>()).prop_map(|(after, seed)| Act::Cut(after, seed)),
     ];
@@ -55,6 +60,8 @@ struct Life {
     /// Seed of what survives the cut that is to come.
     cut: Option<u64>,
     crashes: u64,
+    /// Extents that were moved from slot to slot.
+    evacuated: u64,
 }
 
 impl Life {
@@ -110,6 +117,7 @@ impl Life {
             }
             Act::Remap(unit, count) => self.remap(*unit, *count),
             Act::Restore(unit, count) => self.restore(*unit, *count),
+            Act::Evacuate(unit, count) => self.evacuate(*unit, *count),
             Act::Restart => {
                 if self.machine.deactivate().is_ok() {
                     let _ = self.machine.activate();
@@ -148,6 +156,15 @@ impl Life {
         }
     }
 
+    fn evacuate(&mut self, unit: u64, count: u64) {
+        let bad = range(10_240 + unit * 8, count.min(5 - unit) * 8);
+        match self.machine.evacuate(&BTreeMap::from([(SpareIndex(0), vec![bad])]), Hold) {
+            Ok(outcome) => self.evacuated += outcome.moved.len() as u64,
+            Err(EngineError::Refused(Refusal::NoFreeSlot { .. })) => {}
+            Err(error) => assert!(self.machine.power.is_off(), "evacuate: {error}"),
+        }
+    }
+
     /// After every step: the power is on and all is right, or it is off and comes back.
     fn verify(&mut self) {
         while self.machine.power.is_off() {
@@ -164,32 +181,33 @@ impl Life {
     }
 }
 
-fn live(acts: &[Act], spares: usize, block: u64) -> u64 {
+fn live(acts: &[Act], spares: usize, block: u64) -> (u64, u64) {
     // Blocks of eight sectors make a bad sector a bad block; that is for another test.
     let shape = Shape { block, spares: vec![10_240 + 40; spares], ..Shape::new(spares) };
     let world = World::new(&shape, Power::new());
     world.machine.create().unwrap();
     let World { machine, model, .. } = world;
-    let mut life = Life { shape, machine, model, cut: None, crashes: 0 };
+    let mut life = Life { shape, machine, model, cut: None, crashes: 0, evacuated: 0 };
     for act in acts {
         life.step(act);
         life.verify();
     }
     let sure: Model = life.model.get().clone();
     drop(sure);
-    life.crashes
+    (life.crashes, life.evacuated)
 }
 
 #[test]
 fn no_life_of_a_setup_ever_shows_wrong_data() {
     let start = Instant::now();
-    let (lives, crashes) = (std::cell::Cell::new(0u64), std::cell::Cell::new(0u64));
+    let (lives, counts) = (std::cell::Cell::new(0u64), std::cell::Cell::new((0u64, 0u64)));
     let seed: [u8; 32] = *b"dm-remap: lives with power cuts.";
     let config = Config { cases: 400, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
     let result = runner.run(&(acts(), 1..3usize), |(acts, spares)| {
         if start.elapsed() < BUDGET {
-            crashes.set(crashes.get() + live(&acts, spares, 1));
+            let (crashes, evacuated) = live(&acts, spares, 1);
+            counts.set((counts.get().0 + crashes, counts.get().1 + evacuated));
             lives.set(lives.get() + 1);
         }
         Ok(())
@@ -197,7 +215,7 @@ fn no_life_of_a_setup_ever_shows_wrong_data() {
     if let Err(error) = result {
         panic!("after {} lives (seed {:?}): {error}", lives.get(), std::str::from_utf8(&seed));
     }
-    let (lives, crashes) = (lives.get(), crashes.get());
-    println!("{lives} lives, {crashes} power cuts");
-    assert!(lives >= 30 && crashes >= 60, "too few: {lives} lives, {crashes} power cuts");
+    let (lives, (crashes, evacuated)) = (lives.get(), counts.get());
+    println!("{lives} lives, {crashes} power cuts, {evacuated} extents evacuated");
+    assert!(lives >= 30 && crashes >= 60 && evacuated >= 10, "too few: {lives} lives, {crashes} cuts, {evacuated}");
 }

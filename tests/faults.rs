@@ -33,14 +33,17 @@ enum What {
     Remap,
     RemapHeld,
     Restore,
+    /// From slot to slot, with held sectors.
+    Evacuate,
 }
 
 impl What {
-    const ALL: [What; 3] = [What::Remap, What::RemapHeld, What::Restore];
+    const ALL: [What; 4] = [What::Remap, What::RemapHeld, What::Restore, What::Evacuate];
 
     fn shape(self, spares: usize) -> Shape {
         let bad = match self {
             What::RemapHeld => vec![range(65, 2)],
+            What::Evacuate => vec![range(57, 2)],
             _ => Vec::new(),
         };
         Shape { bad, ..Shape::new(spares) }
@@ -51,6 +54,10 @@ impl What {
         let world = World::new(&self.shape(spares), Power::new());
         world.machine.create().unwrap();
         world.machine.remap(&[range(8, 8), range(24, 16)], Hold).unwrap();
+        if let What::Evacuate = self {
+            world.machine.remap(&[range(56, 8)], Hold).unwrap();
+            world.model.get().set(range(57, 2), Value::Held);
+        }
         world.write(10);
         world.write(33);
         world.flush();
@@ -64,6 +71,7 @@ impl What {
             What::Remap => vec![range(40, 8), range(56, 8)],
             What::RemapHeld => vec![range(40, 8), range(64, 8)],
             What::Restore => vec![range(8, 8), range(24, 8)],
+            What::Evacuate => vec![range(24, 8), range(56, 8)],
         }
     }
 
@@ -74,6 +82,7 @@ impl What {
         let machine = &world.machine;
         match self {
             What::Restore => machine.restore_with(Some(&self.moves()), Hold, runner).map(|_| ()),
+            What::Evacuate => machine.evacuate_with(&machine.slots_of(&self.moves())?, Hold, runner).map(|_| ()),
             _ => machine.remap_with(&self.moves(), Hold, runner).map(|_| ()),
         }
     }
@@ -312,7 +321,7 @@ fn an_unknowable_commit_makes_the_moved_sectors_answer_eio_until_recover() {
 #[test]
 fn one_of_three_spares_may_fail_for_good_at_any_write() {
     let (mut faults, mut marked) = (0, 0);
-    for what in [What::Remap, What::Restore] {
+    for what in [What::Remap, What::Restore, What::Evacuate] {
         for failing in 0..3 {
             let world = what.start(3);
             let before = world.machine.spares[failing].operations().0;
@@ -469,7 +478,9 @@ fn without_its_emergency_table_an_unsettled_device_waits_for_recover() {
         let spare = world.machine.spares[0].clone();
         world.machine.dm.refuse_next(Op::EmergencyLoad, Errno::ENOMEM, 100);
         let failing = spare.clone();
-        world.machine.dm.on(Op::Suspend, Box::new(move |_| failing.fail_operations(3, u64::MAX / 2, Errno::EIO)));
+        // In the commit: before it, what was written meanwhile is copied again, and flushed.
+        let first = if let What::Evacuate = what { 5 } else { 3 };
+        world.machine.dm.on(Op::Suspend, Box::new(move |_| failing.fail_operations(first, u64::MAX / 2, Errno::EIO)));
         let result = what.run_plainly(&world);
         assert!(matches!(result, Err(EngineError::StillSuspended { .. })), "{what:?}: {result:?}");
         assert_eq!(world.machine.suspended(), [NAME], "{what:?}: neither table may go on");

@@ -14,12 +14,15 @@ mod support;
 
 use dm_remap::format::DATA_START;
 use dm_remap::format::copy::encode;
+use dm_remap::format::metadata::UnreadablePolicy::Hold;
 use dm_remap::format::metadata::{Metadata, SpareState};
 use dm_remap::map::{Map, SpareIndex};
+use dm_remap::plan::Refusal;
+use dm_remap::plan::moves::{Home, apply, bad_blocks_with, plan_evacuate};
 use dm_remap::pool::{Allocation, Pool};
 use dm_remap::units::{Range, Sectors};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use support::{metadata, range, slot};
 
@@ -193,6 +196,67 @@ proptest! {
         }
         encode(&metadata).unwrap();
     }
+
+    #[test]
+    fn an_evacuation_moves_every_unit_that_touches_a_bad_sector_and_no_other(
+        case in cases(),
+        bad in prop::collection::vec((0u8..16, DATA..DATA + 700, 1u64..40), 0..12),
+    ) {
+        let metadata = case.metadata;
+        let unit = metadata.map.unit();
+        let mut on_spares: BTreeMap<SpareIndex, Vec<Range>> = BTreeMap::new();
+        for (spare, start, len) in bad {
+            let spare = spare % metadata.spares.len() as u8;
+            let end = (start + len).min(metadata.spares[usize::from(spare)].identity.size.0);
+            let run = Range::between(Sectors(start), Sectors(end));
+            on_spares.entry(SpareIndex(spare)).or_default().extend(run);
+        }
+        let is_bad = |spare: SpareIndex, at: u64| {
+            on_spares.get(&spare).into_iter().flatten().any(|run| run.contains(Sectors(at)))
+        };
+        // Units of main that must go, found in the plainest way.
+        let mut leaving = BTreeSet::new();
+        for extent in metadata.map.extents() {
+            for part in extent.range.chunks(unit) {
+                let slot = extent.clip(part).unwrap().slot;
+                if (slot.start.0..slot.start.0 + part.len().0).any(|at| is_bad(slot.spare, at)) {
+                    leaving.insert(part.start());
+                }
+            }
+        }
+        let plan = match plan_evacuate(&metadata, &on_spares, Hold, |_| true) {
+            Ok(plan) => plan,
+            Err(Refusal::NoFreeSlot { needed, free }) => {
+                prop_assert!(needed > free, "{} needed, {} free", needed, free);
+                return Ok(());
+            }
+            Err(other) => panic!("{other}"),
+        };
+        let moved: BTreeSet<Sectors> =
+            plan.moves.iter().flat_map(|step| step.range.chunks(unit)).map(|part| part.start()).collect();
+        prop_assert_eq!(&moved, &leaving);
+        prop_assert!(plan.moves.windows(2).all(|w| w[0].range.end() <= w[1].range.start()));
+        // The new slots are free of everything that is in use, was bad, or is known to be bad now.
+        let bad_blocks = bad_blocks_with(&metadata, &on_spares).unwrap();
+        let view = Metadata { bad_blocks, ..metadata.clone() };
+        for step in &plan.moves {
+            let (Home::Slot(from), Home::Slot(to)) = (step.from, step.to) else { panic!("{step}") };
+            let old = metadata.map.extents_in(step.range).next().unwrap();
+            prop_assert_eq!((old.range, old.slot), (step.range, from));
+            let taken = forbidden(&view, to.spare.0);
+            prop_assert!((to.start.0..to.start.0 + step.range.len().0).all(|at| !taken.contains(&at)));
+            prop_assert_eq!(view.spares[to.spare.as_usize()].state, SpareState::Present);
+        }
+        // What it leads to is a right map that serves the same sectors.
+        let map = apply(&view.map, &plan.moves, &[]).unwrap();
+        let after = Metadata { map, ..view };
+        after.check().unwrap();
+        prop_assert_eq!(after.map.remapped(), metadata.map.remapped());
+        prop_assert!(metadata.map.extents().all(|e| after.map.serves(e.range)));
+        // Nothing is left to do.
+        let again = plan_evacuate(&after, &on_spares, Hold, |_| true).unwrap();
+        prop_assert!(again.moves.is_empty(), "{:?}", again.moves);
+    }
 }
 
 #[test]
@@ -291,4 +355,20 @@ fn a_hundred_thousand_allocations_from_a_fragmented_spare_take_no_quadratic_time
     let large = time_fragmented(100_000);
     // Ten times the work: linear is a factor of 10, quadratic one of 100.
     assert!(large < small * 45, "{small:?} for 10,000, {large:?} for 100,000");
+}
+
+#[test]
+fn an_evacuation_is_refused_when_a_spare_is_missing_or_does_not_have_the_sectors() {
+    let mut setup = setup(&[DATA + 80; 2], 8);
+    setup.map.insert(range(0, 8), slot(0, DATA)).unwrap();
+    let bad = |spare, start| BTreeMap::from([(SpareIndex(spare), vec![range(start, 2)])]);
+    for (spare, start, size) in [(0, DATA + 79, DATA + 80), (2, 100, 0)] {
+        let refused = plan_evacuate(&setup, &bad(spare, start), Hold, |_| true).unwrap_err();
+        let size = Sectors(size);
+        assert_eq!(refused, Refusal::NotOnSpare { spare: SpareIndex(spare), range: range(start, 2), size });
+    }
+    let refused = plan_evacuate(&setup, &bad(0, DATA + 7), Hold, |index| index.0 == 1).unwrap_err();
+    assert!(matches!(refused, Refusal::SpareMissing { index: SpareIndex(0), .. }), "{refused}");
+    // In free space of the same spare nothing has to move.
+    assert!(plan_evacuate(&setup, &bad(0, DATA + 8), Hold, |index| index.0 == 1).unwrap().moves.is_empty());
 }

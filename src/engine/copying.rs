@@ -6,15 +6,15 @@
 //! - a block that was salvaged is never replaced by a tombstone, unless it was written since and cannot be read now.
 
 use super::dirty::DirtyWatch;
-use super::salvage::{Copied, Copy, CopyFault, Salvager};
-use super::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome};
+use super::salvage::{Copied, Copy, CopyFault, Filling, Salvager};
+use super::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome, add_found_bad};
 use super::window::{Gap, Recopy};
 use super::{EngineError, Session};
 use crate::block::buffer::AlignedBuffer;
 use crate::block::{Disk, FaultClass};
-use crate::format::metadata::{Metadata, UnreadablePolicy};
-use crate::map::{Fate, Loss, Map, SpareIndex};
-use crate::plan::moves::apply;
+use crate::format::metadata::UnreadablePolicy;
+use crate::map::{Fate, Loss, Map};
+use crate::plan::moves::{add_bad, apply};
 use crate::plan::{Home, Move, MoveKind, MovePlan, Refusal};
 use crate::pool::Pool;
 use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
@@ -76,10 +76,23 @@ fn locate(session: &Session<'_>, home: Home, range: Range) -> Result<(Arc<dyn Di
     }
 }
 
-fn copy_of(session: &Session<'_>, step: &Move) -> Result<Copy, EngineError> {
+fn copy_of(session: &Session<'_>, step: &Move, filling: Filling) -> Result<Copy, EngineError> {
     let (source, from) = locate(session, step.from, step.range)?;
     let (destination, to) = locate(session, step.to, step.range)?;
-    Ok(Copy { range: step.range, source, from, destination, to })
+    Ok(Copy { range: step.range, source, from, destination, to, filling })
+}
+
+/// What takes the place of blocks that are lost by this plan.
+fn filling_of(session: &Session<'_>, plan: &MovePlan) -> Filling {
+    match plan.unreadable {
+        UnreadablePolicy::Zero => Filling::Zeros,
+        _ => Filling::Tombstones(session.setup()),
+    }
+}
+
+/// The held sectors inside `range`, in order.
+fn held_in(map: &Map, range: Range) -> Vec<Range> {
+    map.losses().within(range).filter(|loss| loss.fate == Fate::Held).map(|loss| loss.range).collect()
 }
 
 /// Copies all moves, replacing bad slots and leaving out what cannot be moved.
@@ -101,7 +114,9 @@ pub(super) fn copy_all<'a>(
             options.observer.progress(done, total);
         };
         let copied = match plan.kind {
-            MoveKind::Remap => copy_to_spare(session, &step, salvager, options, &mut progress),
+            MoveKind::Remap | MoveKind::Evacuate => {
+                copy_to_spare(session, plan, &step, salvager, options, &mut progress)
+            }
             MoveKind::Restore => copy_to_main(session, plan, &step, salvager, options, &mut progress, &mut work),
         };
         match copied {
@@ -115,7 +130,7 @@ pub(super) fn copy_all<'a>(
                 Home::Slot(slot) if tries < ATTEMPTS => {
                     options.observer.note(&format!("spare {} is bad itself: {why}", slot.spare));
                     outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
-                    let again = replace_slot(session, &work, &queue, &step, slot.spare, bad)?;
+                    let again = replace_slot(session, plan, outcome, &work, &queue, &step)?;
                     queue.extend(again.into_iter().map(|m| (m, tries + 1)));
                 }
                 Home::Slot(slot) => {
@@ -130,16 +145,32 @@ pub(super) fn copy_all<'a>(
     Ok(work)
 }
 
+/// Copies a move into its slot. A slot that is left may hold tombstones: they are copied like data, for they tell their
+/// sector of the setup; where one cannot be read it is made anew, because what was held is never zeroed.
 fn copy_to_spare(
     session: &Session<'_>,
+    plan: &MovePlan,
     step: &Move,
     salvager: &mut Salvager,
     options: &SpliceOptions<'_>,
     progress: &mut dyn FnMut(Sectors),
 ) -> Result<Vec<(Copy, Copied)>, CopyFault> {
-    let copy = copy_of(session, step)?;
-    let copied = salvager.copy(&copy, options.observer, progress)?;
-    Ok(vec![(copy, copied)])
+    let filling = filling_of(session, plan);
+    let held = held_in(&session.metadata.map, step.range);
+    let solid = step.range.without(&held).into_iter().map(|range| (range, filling));
+    let tombstones = held.iter().map(|range| (*range, Filling::Tombstones(session.setup())));
+    let parts: Vec<(Range, Filling)> = match filling {
+        Filling::Zeros => solid.chain(tombstones).collect(),
+        Filling::Tombstones(_) => vec![(step.range, filling)],
+    };
+    let mut copies = Vec::new();
+    for (range, filling) in parts {
+        let Some(part) = step.clip(range) else { continue };
+        let copy = copy_of(session, &part, filling)?;
+        let copied = salvager.copy(&copy, options.observer, &mut *progress)?;
+        copies.push((copy, copied));
+    }
+    Ok(copies)
 }
 
 /// Copies all but what is held: of that main must be able to say something itself, or the move is left out.
@@ -153,8 +184,8 @@ fn copy_to_main(
     work: &mut Work<'_>,
 ) -> Result<Vec<(Copy, Copied)>, CopyFault> {
     let map = &session.metadata.map;
-    let held: Vec<Range> =
-        map.losses().within(step.range).filter(|loss| loss.fate == Fate::Held).map(|loss| loss.range).collect();
+    let held = held_in(map, step.range);
+    let filling = filling_of(session, plan);
     let mut losses = Vec::new();
     for range in &held {
         let unreadable = unreadable_on_main(session, *range)?;
@@ -171,7 +202,7 @@ fn copy_to_main(
     let ends = held.iter().map(|r| (r.start(), r.end())).chain([(step.range.end(), step.range.end())]);
     for (until, next) in ends {
         if let Some(part) = Range::between(at, until).and_then(|solid| step.clip(solid)) {
-            let copy = copy_of(session, &part)?;
+            let copy = copy_of(session, &part, filling)?;
             let copied = salvager.copy(&copy, options.observer, &mut *progress)?;
             if let Some(lost) = copied.lost.first() {
                 return Err(EngineError::Device(format!(
@@ -186,7 +217,7 @@ fn copy_to_main(
     }
     work.losses.extend(losses);
     for part in held.iter().filter_map(|range| step.clip(*range)) {
-        work.tombstones.push(copy_of(session, &part)?);
+        work.tombstones.push(copy_of(session, &part, filling)?);
     }
     Ok(copies)
 }
@@ -219,25 +250,32 @@ fn unreadable_on_main(session: &Session<'_>, range: Range) -> Result<Vec<Range>,
     Ok(coalesce(found))
 }
 
-/// Finds another slot for a move whose slot is bad; the bad sectors are recorded and never used again.
+/// Finds another slot for a move whose slot is bad. The slots that are in use stay taken until after the swap: also
+/// those that extents are to leave.
 fn replace_slot(
-    session: &mut Session<'_>,
+    session: &Session<'_>,
+    plan: &MovePlan,
+    outcome: &SpliceOutcome,
     work: &Work<'_>,
     queue: &[(Move, u32)],
     step: &Move,
-    spare: SpareIndex,
-    bad: Vec<Range>,
 ) -> Result<Vec<Move>, EngineError> {
-    let runs = session.metadata.bad_blocks.entry(spare).or_default();
-    runs.extend(bad);
-    *runs = coalesce(std::mem::take(runs));
-    let pending: Vec<Move> = work.moves.iter().chain(queue.iter().map(|(m, _)| m)).copied().collect();
-    let reserved = apply(&session.metadata.map, &pending, &[])?;
-    let view = Metadata { map: reserved, ..session.metadata.clone() };
+    let mut view = session.metadata.clone();
+    add_found_bad(&mut view.bad_blocks, plan, outcome);
+    for pending in work.moves.iter().chain(queue.iter().map(|(m, _)| m)) {
+        if let Home::Slot(slot) = pending.to {
+            let taken = view.map.slot_len(pending.range.len()).and_then(|len| Range::new(slot.start, len));
+            add_bad(&mut view.bad_blocks, slot.spare, taken);
+        }
+    }
     let mut pool = Pool::new(&view, |index| session.spare(index).is_some());
     let parts =
         pool.allocate(step.range).map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
-    Ok(parts.into_iter().map(|part| Move { range: part.range, from: step.from, to: Home::Slot(part.slot) }).collect())
+    let again = parts.into_iter().map(|part| {
+        let from = step.clip(part.range).map_or(step.from, |part| part.from);
+        Move { range: part.range, from, to: Home::Slot(part.slot) }
+    });
+    Ok(again.collect())
 }
 
 /// Copies again what was written while it was copied, until little is left for the window.
@@ -308,14 +346,31 @@ pub(super) fn make_ready(
         UnreadablePolicy::Zero => Fate::Zeroed,
         UnreadablePolicy::Leave => Fate::Left,
     };
-    let stays = if plan.kind == MoveKind::Remap && fate == Fate::Left {
-        units_of(&session.metadata.map, &lost)
-    } else {
-        Vec::new()
-    };
+    let map = &session.metadata.map;
     let mut losses = work.losses.clone();
-    if plan.kind == MoveKind::Remap {
-        losses.extend(lost.into_iter().map(|range| (range, Some(fate))));
+    let mut stays = Vec::new();
+    match plan.kind {
+        MoveKind::Restore => {}
+        MoveKind::Remap => {
+            if fate == Fate::Left {
+                stays = units_of(map, &lost);
+            }
+            losses.extend(lost.into_iter().map(|range| (range, Some(fate))));
+        }
+        MoveKind::Evacuate => {
+            // What was held before stays so, whatever the policy.
+            let held: Vec<Range> = lost.iter().flat_map(|range| held_in(map, *range)).collect();
+            let fresh: Vec<Range> = lost.iter().flat_map(|range| range.without(&held)).collect();
+            losses.extend(held.into_iter().map(|range| (range, Some(Fate::Held))));
+            if fate == Fate::Left {
+                stays = units_of(map, &fresh);
+                let why = "it cannot be read from its slot, and stays there".to_string();
+                outcome.dropped = stays.iter().map(|range| (*range, why.clone())).collect();
+                losses.retain(|(range, _)| !stays.iter().any(|unit| unit.overlaps(*range)));
+            } else {
+                losses.extend(fresh.into_iter().map(|range| (range, Some(fate))));
+            }
+        }
     }
     outcome.lost = losses.iter().filter_map(|(range, fate)| Some(Loss { range: *range, fate: (*fate)? })).collect();
     let moves: Vec<Move> =
@@ -331,7 +386,7 @@ pub(super) fn make_ready(
             None => map.clear_loss(range),
         }
     }
-    Ok(Ready { moves, copies: recopies(work, &stays), destinations, map })
+    Ok(Ready { moves, copies: recopies(session, work, &stays), destinations, map })
 }
 
 /// Whole units that cover the ranges.
@@ -350,14 +405,17 @@ fn destinations(work: &Work<'_>) -> Vec<Arc<dyn Disk>> {
 }
 
 /// What the window may have to copy again; what is held on the source is checked to be so still.
-fn recopies(work: &Work<'_>, stays: &[Range]) -> Vec<Recopy> {
+fn recopies(session: &Session<'_>, work: &Work<'_>, stays: &[Range]) -> Vec<Recopy> {
     let areas_of = |range| work.watch.as_ref().map_or(0..0, |w| w.areas_of(range));
     let copied = work.copies.iter().flat_map(|(copy, copied)| {
         let parts = copy.range.without(stays).into_iter().filter_map(|part| copy.clip(part));
-        parts.map(|part| Recopy {
-            areas: areas_of(part.range),
-            gaps: copied.lost.iter().filter_map(|r| Some((r.intersect(part.range)?, Gap::Unreadable))).collect(),
-            copy: part,
+        parts.map(|part| {
+            let held = held_in(&session.metadata.map, part.range);
+            let tombstones = held.iter().flat_map(|r| r.without(&copied.lost)).map(|r| (r, Gap::Tombstone));
+            let unreadable = copied.lost.iter().filter_map(|r| Some((r.intersect(part.range)?, Gap::Unreadable)));
+            let mut gaps: Vec<(Range, Gap)> = tombstones.chain(unreadable).collect();
+            gaps.sort_unstable_by_key(|(range, _)| *range);
+            Recopy { areas: areas_of(part.range), gaps, copy: part }
         })
     });
     let held = work.tombstones.iter().map(|copy| Recopy {

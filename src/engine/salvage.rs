@@ -30,6 +30,8 @@ pub struct Copy {
     pub destination: Arc<dyn Disk>,
     /// First sector there.
     pub to: Sectors,
+    /// What takes the place of blocks that cannot be read.
+    pub filling: Filling,
 }
 
 impl Copy {
@@ -98,16 +100,17 @@ impl From<EngineError> for CopyFault {
 #[derive(Debug)]
 pub struct Salvager {
     retries: u32,
-    filling: Filling,
+    block: Sectors,
     data: AlignedBuffer,
     check: AlignedBuffer,
 }
 
 impl Salvager {
-    /// A salvager that reads a bad block `retries` times more, and fills lost ones with `filling`.
-    pub fn new(retries: u32, filling: Filling) -> Salvager {
+    /// A salvager that reads a bad block `retries` times more. `block` is the least that is lost at once: a logical
+    /// block of the setup, which may be larger than one of the source.
+    pub fn new(retries: u32, block: Sectors) -> Salvager {
         let len = CHUNK.to_usize_bytes().unwrap_or(0);
-        Salvager { retries, filling, data: AlignedBuffer::new(len), check: AlignedBuffer::new(len) }
+        Salvager { retries, block, data: AlignedBuffer::new(len), check: AlignedBuffer::new(len) }
     }
 
     /// Copies, reads back and compares. Does not flush. Calls `done` with the sectors of each finished chunk.
@@ -140,7 +143,7 @@ impl Salvager {
     fn copy_chunk(&mut self, part: &Copy, result: &mut Copied) -> Result<(), CopyFault> {
         let bytes = part.range.len().to_usize_bytes().unwrap_or(0);
         let data = self.data.get_mut(..bytes).unwrap_or_default();
-        let reading = read_salvaging(&*part.source, part.from, data, self.retries)?;
+        let reading = read_salvaging(&*part.source, self.block, part.from, data, self.retries)?;
         result.recovered = Sectors(result.recovered.0.saturating_add(reading.recovered.0));
         for lost in reading.lost {
             let skipped = lost.start().saturating_sub(part.from);
@@ -148,7 +151,7 @@ impl Salvager {
             let first = skipped.to_usize_bytes().unwrap_or(0);
             let len = lost.len().to_usize_bytes().unwrap_or(0);
             let hole = data.get_mut(first..first.saturating_add(len)).unwrap_or_default();
-            match self.filling {
+            match part.filling {
                 Filling::Zeros => hole.fill(0),
                 Filling::Tombstones(setup) => tombstone::fill(hole, setup, at),
             }
@@ -168,13 +171,19 @@ struct Reading {
 }
 
 /// Reads in one request, and where that fails block by block with retries.
-fn read_salvaging(disk: &dyn Disk, start: Sectors, buf: &mut [u8], retries: u32) -> Result<Reading, EngineError> {
+fn read_salvaging(
+    disk: &dyn Disk,
+    block: Sectors,
+    start: Sectors,
+    buf: &mut [u8],
+    retries: u32,
+) -> Result<Reading, EngineError> {
     let mut reading = Reading::default();
     match disk.read(start, buf) {
         Ok(()) => return Ok(reading),
         Err(error) => believe(&error)?,
     }
-    let block = disk.logical_block();
+    let block = disk.logical_block().max(block);
     let block_bytes = block.to_usize_bytes().unwrap_or(SECTOR_SIZE).max(SECTOR_SIZE);
     let mut at = start;
     let mut doubtful = None;

@@ -6,14 +6,15 @@
 //! - what the map says is durable is on its device, read back and flushed.
 
 use super::copying::{Ready, Work, copy_all, follow_writes, make_ready};
-use super::salvage::{Filling, Salvager};
+use super::salvage::Salvager;
 use super::window::{UndoCause, WindowEnd, WindowJob, WindowRunner};
 use super::{EngineError, Observer, Session, held, now};
 use crate::block::buffer::AlignedBuffer;
 use crate::dm::TableSlot;
 use crate::format::copy::encode;
-use crate::format::metadata::{Metadata, UnreadablePolicy};
+use crate::format::metadata::Metadata;
 use crate::map::{Loss, Map, SpareIndex};
+use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with};
 use crate::plan::{Move, MoveKind, MovePlan};
 use crate::segments::{setup_table, unsettled_table};
 use crate::store::{Commit, CommitReport, CommitTarget};
@@ -73,13 +74,10 @@ pub fn splice(
     held::list_again(session)?;
     let mut outcome = SpliceOutcome { rewritten: settle_held(session, options.observer)?, ..Default::default() };
     if plan.moves.is_empty() {
+        record_bad_slots(session, &plan.bad_slots)?;
         return Ok(outcome);
     }
-    let filling = match plan.unreadable {
-        UnreadablePolicy::Zero => Filling::Zeros,
-        _ => Filling::Tombstones(session.setup()),
-    };
-    let mut salvager = Salvager::new(options.retries, filling);
+    let mut salvager = Salvager::new(options.retries, session.block());
     let mut kept = None;
     for _ in 0..ATTEMPTS {
         let mut work = match kept.take() {
@@ -93,8 +91,11 @@ pub fn splice(
         follow_writes(session, &mut work, &mut salvager, options)?;
         let ready = make_ready(session, plan, &work, &mut outcome)?;
         if ready.moves.is_empty() {
-            if !outcome.lost.is_empty() {
-                session.commit(|next| next.map = ready.map)?;
+            if !outcome.lost.is_empty() || !plan.bad_slots.is_empty() || !outcome.bad_slots.is_empty() {
+                session.commit(|next| {
+                    next.map = ready.map;
+                    add_found_bad(&mut next.bad_blocks, plan, &outcome);
+                })?;
             }
             return Ok(outcome);
         }
@@ -103,9 +104,10 @@ pub fn splice(
             return Ok(outcome);
         }
         options.observer.note("sectors changed while they were copied; trying again");
-        // It may have been a held sector that was written: then it has data now, and has to be copied too.
+        // It may have been a held sector that was written: then it has data now, and has to be copied too. From a slot
+        // it is copied again as anything that was written; what is restored was never copied.
         let rewritten = settle_held(session, options.observer)?;
-        if rewritten.is_empty() {
+        if rewritten.is_empty() || plan.kind != MoveKind::Restore {
             kept = Some(work);
         }
         outcome.rewritten.extend(rewritten);
@@ -127,6 +129,31 @@ pub fn settle_held(session: &mut Session<'_>, observer: &dyn Observer) -> Result
     session.commit(|next| next.map = map)?;
     held::sync_all(session, Some(&before), &[&session.metadata.map], observer)?;
     Ok(rewritten)
+}
+
+/// Records bad sectors of spares, in one commit, so that no extent is put there any more; for those in free space. (Those
+/// in slots that are in use are recorded by the commit that moves the extents away.) No commit is made when all of
+/// them are recorded already. Returns whether there was one.
+///
+/// # Errors
+/// [`crate::plan::Refusal::NotOnSpare`], or when the commit fails.
+pub fn record_bad_slots(session: &mut Session<'_>, bad: &OnSpares) -> Result<bool, EngineError> {
+    let bad_blocks = bad_blocks_with(&session.metadata, bad)?;
+    if bad_blocks == session.metadata.bad_blocks {
+        return Ok(false);
+    }
+    session.commit(|next| next.bad_blocks = bad_blocks)?;
+    Ok(true)
+}
+
+/// Adds the bad sectors of spares that the plan knows of, and those that were found on the way.
+pub(super) fn add_found_bad(all: &mut OnSpares, plan: &MovePlan, outcome: &SpliceOutcome) {
+    for (spare, runs) in &plan.bad_slots {
+        add_bad(all, *spare, runs.iter().copied());
+    }
+    for (spare, range) in &outcome.bad_slots {
+        add_bad(all, *spare, [*range]);
+    }
 }
 
 /// Whether the swap was made.
@@ -186,6 +213,7 @@ fn run_window<'a>(
         watch: work.watch.take(),
         changed: std::mem::take(&mut work.changed),
         setup: session.setup(),
+        block: session.block(),
         data: AlignedBuffer::new(WINDOW_CHUNK),
         check: AlignedBuffer::new(WINDOW_CHUNK),
     };
@@ -226,12 +254,13 @@ fn next_metadata(
     let health = &mut new.health;
     health.splices = health.splices.saturating_add(1);
     match plan.kind {
-        MoveKind::Remap => health.sectors_moved = health.sectors_moved.saturating_add(moved),
+        MoveKind::Remap | MoveKind::Evacuate => health.sectors_moved = health.sectors_moved.saturating_add(moved),
         MoveKind::Restore => health.sectors_restored = health.sectors_restored.saturating_add(moved),
     }
     let lost = outcome.lost.iter().map(|l| l.range.len().0).fold(0, u64::saturating_add);
     health.sectors_lost = health.sectors_lost.saturating_add(lost);
     health.sectors_recovered = health.sectors_recovered.saturating_add(outcome.recovered.0);
+    add_found_bad(&mut new.bad_blocks, plan, outcome);
     new.map = map;
     new
 }

@@ -134,6 +134,8 @@ pub struct WindowJob<'a> {
     pub destinations: Vec<Arc<dyn Disk>>,
     /// UUID of the setup, for tombstones.
     pub setup: Uuid,
+    /// Logical block of the setup in sectors: gaps are whole ones.
+    pub block: Sectors,
     /// Room for a chunk of data.
     pub data: AlignedBuffer,
     /// Room to read it back.
@@ -257,22 +259,23 @@ impl WindowJob<'_> {
 
     /// Copies again what was written since it was copied, and flushes.
     fn make_current(&mut self) -> Result<(), UndoCause> {
+        let gaps = Gaps { setup: self.setup, block: self.block };
         self.changed.fill(false);
         let known = self.watch.as_mut().is_some_and(|watch| watch.refresh(&mut self.changed).is_ok());
         let watch = self.watch.as_ref().filter(|_| known);
         for recopy in &self.copies {
             // What is held is asked of the spare itself: it costs little, and a write to it must not be lost.
             for (gap, _) in recopy.gaps.iter().filter(|(_, why)| *why == Gap::Tombstone) {
-                still_a_gap(&recopy.copy, *gap, Gap::Tombstone, self.setup, &mut self.data)?;
+                gaps.check(&recopy.copy, *gap, Gap::Tombstone, &mut self.data)?;
             }
             let Some(watch) = watch else {
-                repeat(recopy, recopy.copy.range, Trust::Nothing, &mut self.data, &mut self.check)?;
+                repeat(recopy, recopy.copy.range, Trust::Nothing, gaps, &mut self.data, &mut self.check)?;
                 continue;
             };
             for area in recopy.areas.clone().filter(|area| self.changed.get(*area) == Some(&true)) {
                 let part = watch.area_range(area).and_then(|range| range.intersect(recopy.copy.range));
                 let Some(part) = part else { continue };
-                repeat(recopy, part, Trust::Watch, &mut self.data, &mut self.check)?;
+                repeat(recopy, part, Trust::Watch, gaps, &mut self.data, &mut self.check)?;
             }
         }
         for disk in &self.destinations {
@@ -309,7 +312,14 @@ enum Trust {
 
 /// Repeats a part of a copy; every gap must still be one, and no new one may appear. A gap that was written has to be
 /// looked at again outside the window: reading bad sectors takes too long in here.
-fn repeat(recopy: &Recopy, part: Range, trust: Trust, data: &mut [u8], check: &mut [u8]) -> Result<(), UndoCause> {
+fn repeat(
+    recopy: &Recopy,
+    part: Range,
+    trust: Trust,
+    gaps: Gaps,
+    data: &mut [u8],
+    check: &mut [u8],
+) -> Result<(), UndoCause> {
     let mut at = part.start();
     for (gap, why) in &recopy.gaps {
         let Some(gap) = gap.intersect(part) else { continue };
@@ -319,7 +329,7 @@ fn repeat(recopy: &Recopy, part: Range, trust: Trust, data: &mut [u8], check: &m
         match (why, trust) {
             (Gap::Tombstone, _) => {}
             (Gap::Unreadable, Trust::Watch) => return Err(UndoCause::Unsteady(gap)),
-            (Gap::Unreadable, Trust::Nothing) => still_a_gap(&recopy.copy, gap, *why, Uuid::nil(), data)?,
+            (Gap::Unreadable, Trust::Nothing) => gaps.check(&recopy.copy, gap, *why, data)?,
         }
         at = gap.end();
     }
@@ -356,28 +366,38 @@ fn repeat_solid(copy: &Copy, solid: Range, data: &mut [u8], check: &mut [u8]) ->
     Ok(())
 }
 
-fn still_a_gap(copy: &Copy, gap: Range, why: Gap, setup: Uuid, data: &mut [u8]) -> Result<(), UndoCause> {
-    let block = copy.source.logical_block();
-    let bytes = block.to_usize_bytes().unwrap_or(SECTOR_SIZE);
-    let mut at = gap.start();
-    while at < gap.end() {
-        let buf = data.get_mut(..bytes).unwrap_or_default();
-        let read = copy.source.read(place(copy.from, copy, at), buf);
-        let unchanged = match (why, read) {
-            (Gap::Unreadable, Err(error)) => {
-                matches!(error.class(), FaultClass::Medium | FaultClass::Ambiguous)
+/// Asks whether gaps are still what they were.
+#[derive(Clone, Copy, Debug)]
+struct Gaps {
+    setup: Uuid,
+    block: Sectors,
+}
+
+impl Gaps {
+    /// Reads the source of a gap, block by block. A block with some of its tombstones is a torn write, and held.
+    fn check(self, copy: &Copy, gap: Range, why: Gap, data: &mut [u8]) -> Result<(), UndoCause> {
+        let block = copy.source.logical_block().max(self.block);
+        let bytes = block.to_usize_bytes().unwrap_or(SECTOR_SIZE);
+        let mut at = gap.start();
+        while at < gap.end() {
+            let buf = data.get_mut(..bytes).unwrap_or_default();
+            let read = copy.source.read(place(copy.from, copy, at), buf);
+            let unchanged = match (why, read) {
+                (Gap::Unreadable, Err(error)) => {
+                    matches!(error.class(), FaultClass::Medium | FaultClass::Ambiguous)
+                }
+                (Gap::Tombstone, Ok(())) => (at.0..)
+                    .zip(buf.chunks_exact(SECTOR_SIZE))
+                    .any(|(sector, data)| tombstone::is_tombstone(data, self.setup, Sectors(sector))),
+                _ => false,
+            };
+            if !unchanged {
+                return Err(UndoCause::Unsteady(gap));
             }
-            (Gap::Tombstone, Ok(())) => (at.0..)
-                .zip(buf.chunks_exact(SECTOR_SIZE))
-                .all(|(sector, data)| tombstone::is_tombstone(data, setup, Sectors(sector))),
-            _ => false,
-        };
-        if !unchanged {
-            return Err(UndoCause::Unsteady(gap));
+            at = Sectors(at.0.saturating_add(block.0));
         }
-        at = Sectors(at.0.saturating_add(block.0));
+        Ok(())
     }
-    Ok(())
 }
 
 /// Runs a window.

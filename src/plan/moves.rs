@@ -1,4 +1,4 @@
-//! Planning the movement of extents: remap (main to spare) and restore (spare to main).
+//! Planning the movement of extents: remap (main to spare), restore (spare to main), evacuate (slot to slot).
 
 use super::Refusal;
 use crate::format::COPY_MAX_BYTES;
@@ -7,6 +7,7 @@ use crate::format::metadata::{Metadata, UnreadablePolicy};
 use crate::map::{Extent, Fate, Map, MapError, Slot, SpareIndex};
 use crate::pool::Pool;
 use crate::units::{Range, Sectors, coalesce};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Where sectors of the setup live.
@@ -64,7 +65,12 @@ pub enum MoveKind {
     Remap,
     /// From a spare to main.
     Restore,
+    /// From a slot that is bad to another one.
+    Evacuate,
 }
+
+/// Sectors of spares, by spare.
+pub type OnSpares = BTreeMap<SpareIndex, Vec<Range>>;
 
 /// Extents to move in one swap.
 #[derive(Clone, Debug)]
@@ -77,6 +83,8 @@ pub struct MovePlan {
     pub already: Vec<Range>,
     /// What to do with sectors that cannot be read.
     pub unreadable: UnreadablePolicy,
+    /// Sectors of spares that are known to be bad; the commit of the moves records them.
+    pub bad_slots: OnSpares,
 }
 
 impl MovePlan {
@@ -138,7 +146,7 @@ pub fn plan_remap(
     if map.remapped().checked_add(Sectors(total)).is_none_or(|all| all >= map.main_len()) {
         return Err(Refusal::WholeMain);
     }
-    let plan = MovePlan { kind: MoveKind::Remap, moves, already, unreadable };
+    let plan = MovePlan { kind: MoveKind::Remap, moves, already, unreadable, bad_slots: OnSpares::new() };
     check_room(metadata, &plan)?;
     Ok(plan)
 }
@@ -166,7 +174,93 @@ pub fn plan_restore(
             }
         }
     }
-    Ok(MovePlan { kind: MoveKind::Restore, moves, already: Vec::new(), unreadable })
+    let bad_slots = OnSpares::new();
+    Ok(MovePlan { kind: MoveKind::Restore, moves, already: Vec::new(), unreadable, bad_slots })
+}
+
+/// Plans to move every unit whose slot touches one of the `bad` sectors of the spares to another slot, on any spare for
+/// which `usable` says yes. The slots that are left are not free: their bad sectors are recorded with the moves. The
+/// plan has no moves when all bad sectors lie outside the slots in use.
+///
+/// `unreadable` is for what cannot be read from its slot any more, and was not lost before: it is held, or zeroed, or
+/// its unit stays in the slot ([`UnreadablePolicy::Leave`]).
+///
+/// # Errors
+/// [`Refusal`] when a bad range lies on no spare, a spare that serves it is not there, or free slots or metadata do not
+/// suffice.
+pub fn plan_evacuate(
+    metadata: &Metadata,
+    bad: &OnSpares,
+    unreadable: UnreadablePolicy,
+    usable: impl Fn(SpareIndex) -> bool,
+) -> Result<MovePlan, Refusal> {
+    let map = &metadata.map;
+    let bad_blocks = bad_blocks_with(metadata, bad)?;
+    let mut leaving: Vec<Extent> = Vec::new();
+    for (spare, runs) in bad {
+        let units = coalesce(runs.iter().filter_map(|r| r.widen_to(map.unit(), Sectors(u64::MAX))).collect());
+        let parts: Vec<Extent> = map.extents_by_slot(*spare).flat_map(|extent| touched(extent, &units)).collect();
+        if !parts.is_empty() && !usable(*spare) {
+            let (name, index) = (metadata.config.name.clone(), *spare);
+            let what = "its extents are to be moved".into();
+            return Err(Refusal::SpareMissing { name, index, what });
+        }
+        leaving.extend(parts);
+    }
+    leaving.sort_unstable_by_key(|part| part.range);
+    let view = Metadata { bad_blocks, ..metadata.clone() };
+    let mut pool = Pool::new(&view, usable);
+    let needed = Sectors(leaving.iter().map(|part| part.range.len().0).fold(0, u64::saturating_add));
+    let free = pool.free();
+    let mut moves = Vec::new();
+    for part in leaving {
+        let slots = pool.allocate(part.range).map_err(|_| Refusal::NoFreeSlot { needed, free })?;
+        for to in slots {
+            let from = part.clip(to.range).unwrap_or(part).slot;
+            moves.push(Move { range: to.range, from: Home::Slot(from), to: Home::Slot(to.slot) });
+        }
+    }
+    let bad_slots = bad.clone();
+    let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots };
+    check_room(&view, &plan)?;
+    Ok(plan)
+}
+
+/// The parts of an extent whose slot touches `bad` (whole units of the spare, sorted and disjoint).
+fn touched(extent: Extent, bad: &[Range]) -> Vec<Extent> {
+    let Some(slot) = extent.slot_range() else { return Vec::new() };
+    let first = bad.partition_point(|run| run.end() <= slot.start());
+    let inside = bad.iter().skip(first).map_while(|run| run.intersect(slot));
+    let part = |run: Range| {
+        let skipped = run.start().checked_sub(slot.start())?;
+        extent.clip(Range::new(extent.range.start().checked_add(skipped)?, run.len())?)
+    };
+    inside.filter_map(part).collect()
+}
+
+/// The recorded bad sectors of the spares, with these.
+///
+/// # Errors
+/// [`Refusal::NotOnSpare`] when a range does not lie on a spare of the setup.
+pub fn bad_blocks_with(metadata: &Metadata, bad: &OnSpares) -> Result<OnSpares, Refusal> {
+    let mut all = metadata.bad_blocks.clone();
+    for (spare, runs) in bad {
+        let size = metadata.spare(*spare).map_or(Sectors::ZERO, |record| record.identity.size);
+        if let Some(range) = runs.iter().find(|range| range.end() > size) {
+            return Err(Refusal::NotOnSpare { spare: *spare, range: *range, size });
+        }
+        add_bad(&mut all, *spare, runs.iter().copied());
+    }
+    Ok(all)
+}
+
+/// Adds bad sectors of one spare.
+pub(crate) fn add_bad(all: &mut OnSpares, spare: SpareIndex, bad: impl IntoIterator<Item = Range>) {
+    let mut runs = all.remove(&spare).unwrap_or_default();
+    runs.extend(bad);
+    if !runs.is_empty() {
+        all.insert(spare, coalesce(runs));
+    }
 }
 
 /// Whole units that cover the ranges, sorted and joined.

@@ -110,6 +110,16 @@ pub enum Refusal {
         /// Length of main.
         main_len: Sectors,
     },
+    /// Sectors that a spare does not have.
+    #[error("sectors {range} are not on spare {spare}, which has {size} sectors: nothing can be recorded of them")]
+    NotOnSpare {
+        /// The spare.
+        spare: SpareIndex,
+        /// What was said of it.
+        range: Range,
+        /// Its size; zero when the setup has no such spare.
+        size: Sectors,
+    },
     /// Sectors that live on a spare already.
     #[error(
         "sectors {range} are already remapped: {} lives on spare {} at sector {}",

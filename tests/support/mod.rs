@@ -29,7 +29,7 @@ use dm_remap::format::metadata::{Policy, UnreadablePolicy};
 use dm_remap::identity::Identity;
 use dm_remap::map::SpareIndex;
 use dm_remap::plan::create::{Contents, CreateFacts, DeviceFacts, SpareFacts, plan};
-use dm_remap::plan::moves::{AlreadyMapped, plan_remap, plan_restore};
+use dm_remap::plan::moves::{AlreadyMapped, OnSpares, plan_evacuate, plan_remap, plan_restore};
 use dm_remap::store::read_copies;
 use dm_remap::units::{DevNo, Range, Sectors};
 use std::sync::Arc;
@@ -195,6 +195,32 @@ impl Machine {
         let mut session = self.session()?;
         let plan = plan_restore(&session.metadata, ranges, policy)?;
         splice(&mut session, &plan, &SpliceOptions { runner, ..options() })
+    }
+
+    /// Moves away what lives in these sectors of a spare.
+    pub fn evacuate(&self, bad: &OnSpares, policy: UnreadablePolicy) -> Result<SpliceOutcome, EngineError> {
+        self.evacuate_with(bad, policy, &Unguarded)
+    }
+
+    pub fn evacuate_with(
+        &self,
+        bad: &OnSpares,
+        policy: UnreadablePolicy,
+        runner: &dyn WindowRunner,
+    ) -> Result<SpliceOutcome, EngineError> {
+        let mut session = self.session()?;
+        let plan = plan_evacuate(&session.metadata, bad, policy, |_| true)?;
+        splice(&mut session, &plan, &SpliceOptions { runner, ..options() })
+    }
+
+    /// The first sectors of the slots that serve these ranges.
+    pub fn slots_of(&self, ranges: &[Range]) -> Result<OnSpares, EngineError> {
+        let map = self.session()?.metadata.map;
+        let mut slots = OnSpares::new();
+        for extent in ranges.iter().flat_map(|window| map.extents_in(*window).collect::<Vec<_>>()) {
+            slots.entry(extent.slot.spare).or_default().push(range(extent.slot.start.0, 1));
+        }
+        Ok(slots)
     }
 
     pub fn recover(&self) -> Result<Recovered, EngineError> {
