@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - every sector of the area is in exactly one of the sets, in flight, or known to read;
-//! - a sector is bad only if a request for its logical block alone failed; one that failed with EIO, which may mean
-//!   anything, is bad only if it failed so twice;
+//! - a sector is bad only if a request for its logical block alone failed. EIO may mean anything: of the blocks that
+//!   failed so a sample is read once more ([`SAMPLE`]), and if a single one of these reads now, so are all the others;
 //! - a large request is made only once for any sector, and after a failure only one request is in flight at a time;
 //! - a saved survey goes on where it was: what was in flight is read again, and nothing else.
 
@@ -159,6 +159,8 @@ pub struct Survey {
     unsplit: RangeSet,
     /// Blocks that failed with EIO once.
     doubtful: RangeSet,
+    /// Those of them that are to be read again; all, when there is no choice yet or the sample did not agree.
+    sample: Option<RangeSet>,
     /// Places that took long.
     unmeasured: RangeSet,
     retries_done: u32,
@@ -180,6 +182,10 @@ struct Walk {
     compared: Option<(Range, Duration)>,
 }
 
+/// Of so many blocks that failed with EIO at most this many are read again. Each one more would cost a dying disk
+/// seconds; and what is moved is read several times more before it is given up.
+pub const SAMPLE: usize = 256;
+
 /// The longest skip is this part of the area.
 const SKIP_AT_MOST: u64 = 100;
 
@@ -196,6 +202,7 @@ impl Survey {
             unscraped: RangeSet::default(),
             unsplit: RangeSet::default(),
             doubtful: RangeSet::default(),
+            sample: None,
             unmeasured: RangeSet::default(),
             retries_done: 0,
             retry_from: Sectors::ZERO,
@@ -263,6 +270,9 @@ impl Survey {
         }
         found.weak.retain(|weak| limits.overlaps(weak.range));
         found.recovered.retain(|recovered| limits.overlaps(recovered.range));
+        // A choice made before may not be one of these any more.
+        self.sample = None;
+        self.phase = self.phase.min(Phase::Scrape);
     }
 
     /// What to read next, at most `limit` sectors of it when it is a large read. May be called again before the answer
@@ -316,6 +326,10 @@ impl Survey {
 
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
+        let steady = self.found.transient == Sectors::ZERO;
+        if phase == Phase::Confirm && self.sample.is_none() && steady {
+            self.sample = Some(sample_of(&self.doubtful, self.shape.block));
+        }
         (self.walk.cursor, self.walk.failures, self.walk.last_failure) = (None, 0, None);
     }
 
@@ -346,7 +360,7 @@ impl Survey {
             },
             Phase::Scrape => first_part(self.unscraped.first()?, step),
             Phase::Split => first_part(self.unsplit.first()?, block),
-            Phase::Confirm => first_part(self.doubtful.first()?, block),
+            Phase::Confirm => first_part(self.next_to_confirm()?, block),
             Phase::Retry => loop {
                 if self.retries_done >= retries || self.found.bad.is_empty() {
                     return None;
@@ -413,14 +427,7 @@ impl Survey {
                 self.unsplit.remove(request.range);
                 self.settle(request.range, answer);
             }
-            (Phase::Confirm, _) => {
-                self.doubtful.remove(request.range);
-                if failed {
-                    self.found.bad.insert(request.range);
-                } else {
-                    self.found.transient = Sectors(self.found.transient.0.saturating_add(request.range.len().0));
-                }
-            }
+            (Phase::Confirm, _) => self.answer_confirm(request.range, failed),
             (Phase::Retry, _) => {
                 self.retry_from = request.range.end();
                 if !failed {
@@ -527,6 +534,37 @@ impl Survey {
         }
     }
 
+    /// The first block of the sample; when all of it has failed again, nothing: then the others are bad, too.
+    fn next_to_confirm(&mut self) -> Option<Range> {
+        match &self.sample {
+            None => self.doubtful.first(),
+            Some(sample) => {
+                if let Some(run) = sample.first() {
+                    return Some(run);
+                }
+                self.sample = None;
+                for run in std::mem::take(&mut self.doubtful).iter() {
+                    self.found.bad.insert(run);
+                }
+                None
+            }
+        }
+    }
+
+    fn answer_confirm(&mut self, range: Range, failed: bool) {
+        self.doubtful.remove(range);
+        if let Some(sample) = &mut self.sample {
+            sample.remove(range);
+        }
+        if failed {
+            self.found.bad.insert(range);
+        } else {
+            self.found.transient = Sectors(self.found.transient.0.saturating_add(range.len().0));
+            // It does not always fail: then no other is believed either, before it was read again.
+            self.sample = None;
+        }
+    }
+
     fn answer_comparison(&mut self, answer: Answer) {
         let Some((slow, took)) = self.walk.compared.take() else { return };
         self.unmeasured.remove(slow);
@@ -540,6 +578,16 @@ impl Survey {
     fn is_slow(&self, took: Duration) -> bool {
         self.shape.slow_ms > 0 && took.as_millis() > u128::from(self.shape.slow_ms)
     }
+}
+
+/// Blocks spread over all of the runs: the first blocks of up to [`SAMPLE`] of them, or all when there are few.
+fn sample_of(doubtful: &RangeSet, block: Sectors) -> RangeSet {
+    let most = u64::try_from(SAMPLE).unwrap_or(u64::MAX);
+    if doubtful.sectors().0 / block.0.max(1) <= most {
+        return doubtful.clone();
+    }
+    let every = doubtful.len().div_ceil(SAMPLE).max(1);
+    doubtful.iter().step_by(every).filter_map(|run| first_part(run, block)).collect()
 }
 
 /// The beginning of a run, up to the next multiple of `size`.

@@ -136,6 +136,35 @@ fn an_eio_that_does_not_repeat_is_no_bad_sector() {
 }
 
 #[test]
+fn of_many_that_fail_with_eio_a_sample_is_asked_again_and_all_when_one_of_it_reads() {
+    let area: RangeSet = [range(0, 100_000)].into_iter().collect();
+    let failing = || (0..2_000u64).map(|n| (n * 50 + 7, u32::MAX)).collect::<BTreeMap<_, _>>();
+    let mut disk = Platter { doubtful: failing(), ..Platter::default() };
+    let confirmed = |disk: &Platter| disk.order.iter().filter(|r| r.phase == Phase::Confirm).count();
+    let found = surveyed(area.clone(), shape(), &mut disk, 4);
+    assert_eq!(found.bad.sectors(), Sectors(2_000));
+    assert!(confirmed(&disk) <= SAMPLE, "{}", confirmed(&disk));
+
+    // Every one of these fails twice, in the chunk and by itself, and then reads.
+    let mut disk = Platter { doubtful: failing(), ..Platter::default() };
+    let honest = disk.doubtful.iter_mut().skip(500).step_by(2);
+    honest.for_each(|(_, left)| *left = 2);
+    let mut survey = Survey::new(area, Shape { chunk: Sectors(50), ..shape() });
+    // Killed in the middle of it, it does not forget that EIO means nothing here.
+    while survey.found().transient == Sectors::ZERO {
+        assert!(!run(&mut survey, &mut disk, 1, 10));
+        survey = survey.saved();
+    }
+    let text = serde_json::to_string(&survey.saved()).unwrap();
+    let mut survey: Survey = serde_json::from_str(&text).unwrap();
+    let area = survey.area().clone();
+    survey.fit(Shape { chunk: Sectors(50), ..shape() }, &area);
+    assert!(run(&mut survey, &mut disk, 1, u64::MAX / 2));
+    assert_eq!(survey.found().bad.sectors(), Sectors(1_250));
+    assert_eq!(survey.found().transient, Sectors(750));
+}
+
+#[test]
 fn retries_tell_on_which_try_a_block_has_read() {
     let mut disk = Platter { bad: [range(10, 1)].into_iter().collect(), ..Platter::default() };
     // Chunk, block, confirmation, first retry; the second retry reads.
