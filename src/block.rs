@@ -7,6 +7,7 @@
 //! - errors keep the errno, so that a caller can tell a bad sector from a bad cable.
 
 pub mod buffer;
+pub mod counters;
 pub mod device;
 pub mod direct;
 #[cfg(test)]
@@ -18,6 +19,7 @@ pub mod judge;
 mod links;
 mod overlap;
 mod partition_table;
+pub mod priority;
 pub mod ram;
 pub mod usage;
 

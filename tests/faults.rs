@@ -474,19 +474,27 @@ fn a_slot_that_does_not_keep_what_is_written_is_found_out() {
 #[test]
 fn without_its_emergency_table_an_unsettled_device_waits_for_recover() {
     for what in What::ALL {
-        let world = what.start(1);
-        let spare = world.machine.spares[0].clone();
-        world.machine.dm.refuse_next(Op::EmergencyLoad, Errno::ENOMEM, 100);
-        let failing = spare.clone();
-        // In the commit: before it, what was written meanwhile is copied again, and flushed.
-        let first = if let What::Evacuate = what { 5 } else { 3 };
-        world.machine.dm.on(Op::Suspend, Box::new(move |_| failing.fail_operations(first, u64::MAX / 2, Errno::EIO)));
-        let result = what.run_plainly(&world);
-        assert!(matches!(result, Err(EngineError::StillSuspended { .. })), "{what:?}: {result:?}");
-        assert_eq!(world.machine.suspended(), [NAME], "{what:?}: neither table may go on");
-        world.quiet();
-        spare.fail_operations(0, 0, Errno::EIO);
-        settled_by_hand(&world, what, false, &format!("{what:?} without an emergency table"));
+        // The spare fails in the commit. What was written meanwhile is copied again before it, and flushed.
+        let waits = |first| {
+            let world = what.start(1);
+            let spare = world.machine.spares[0].clone();
+            world.machine.dm.refuse_next(Op::EmergencyLoad, Errno::ENOMEM, 100);
+            let failing = spare.clone();
+            world
+                .machine
+                .dm
+                .on(Op::Suspend, Box::new(move |_| failing.fail_operations(first, u64::MAX / 2, Errno::EIO)));
+            let result = what.run_plainly(&world);
+            if !matches!(result, Err(EngineError::StillSuspended { .. })) {
+                return false;
+            }
+            assert_eq!(world.machine.suspended(), [NAME], "{what:?}: neither table may go on");
+            world.quiet();
+            spare.fail_operations(0, 0, Errno::EIO);
+            settled_by_hand(&world, what, false, &format!("{what:?} without an emergency table"));
+            true
+        };
+        assert!((3..9).any(waits), "{what:?}");
     }
 }
 

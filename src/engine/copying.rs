@@ -6,7 +6,7 @@
 //! - a block that was salvaged is never replaced by a tombstone, unless it was written since and cannot be read now.
 
 use super::dirty::DirtyWatch;
-use super::salvage::{Copied, Copy, CopyFault, Filling, Salvager};
+use super::salvage::{Copied, Copy, CopyFault, Filling, Salvager, join_records};
 use super::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome, add_found_bad};
 use super::window::{Gap, Recopy};
 use super::{EngineError, Session};
@@ -204,7 +204,7 @@ fn copy_to_main(
         if let Some(part) = Range::between(at, until).and_then(|solid| step.clip(solid)) {
             let copy = copy_of(session, &part, filling)?;
             let copied = salvager.copy(&copy, options.observer, &mut *progress)?;
-            if let Some(lost) = copied.lost.first() {
+            if let Some(lost) = copied.lost().first() {
                 return Err(EngineError::Device(format!(
                     "sectors {lost} cannot be read from {}: they stay on the spare, and nothing was changed",
                     copy.source.name()
@@ -338,9 +338,10 @@ pub(super) fn make_ready(
     work: &Work<'_>,
     outcome: &mut SpliceOutcome,
 ) -> Result<Ready, EngineError> {
-    let lost = coalesce(work.copies.iter().flat_map(|(_, copied)| copied.lost.clone()).collect());
-    let recovered = work.copies.iter().map(|(_, c)| c.recovered.0).fold(0, u64::saturating_add);
+    let lost = coalesce(work.copies.iter().flat_map(|(_, copied)| copied.lost()).collect());
+    let recovered = work.copies.iter().map(|(_, copied)| copied.recovered().0).fold(0, u64::saturating_add);
     outcome.recovered = Sectors(recovered);
+    outcome.blocks = join_records(work.copies.iter().flat_map(|(_, copied)| copied.blocks.clone()).collect());
     let fate = match plan.unreadable {
         UnreadablePolicy::Hold => Fate::Held,
         UnreadablePolicy::Zero => Fate::Zeroed,
@@ -409,10 +410,11 @@ fn recopies(session: &Session<'_>, work: &Work<'_>, stays: &[Range]) -> Vec<Reco
     let areas_of = |range| work.watch.as_ref().map_or(0..0, |w| w.areas_of(range));
     let copied = work.copies.iter().flat_map(|(copy, copied)| {
         let parts = copy.range.without(stays).into_iter().filter_map(|part| copy.clip(part));
-        parts.map(|part| {
+        let lost = copied.lost();
+        parts.map(move |part| {
             let held = held_in(&session.metadata.map, part.range);
-            let tombstones = held.iter().flat_map(|r| r.without(&copied.lost)).map(|r| (r, Gap::Tombstone));
-            let unreadable = copied.lost.iter().filter_map(|r| Some((r.intersect(part.range)?, Gap::Unreadable)));
+            let tombstones = held.iter().flat_map(|r| r.without(&lost)).map(|r| (r, Gap::Tombstone));
+            let unreadable = lost.iter().filter_map(|r| Some((r.intersect(part.range)?, Gap::Unreadable)));
             let mut gaps: Vec<(Range, Gap)> = tombstones.chain(unreadable).collect();
             gaps.sort_unstable_by_key(|(range, _)| *range);
             Recopy { areas: areas_of(part.range), gaps, copy: part }

@@ -5,12 +5,17 @@
 //! - only a medium error, or an EIO that repeats while known-good sectors read, makes a block lost;
 //! - a transport error stops everything.
 
+mod reading;
+
+pub use reading::{BlockOutcome, BlockRecord, join_records};
+
 use super::{EngineError, Observer};
 use crate::block::buffer::AlignedBuffer;
 use crate::block::judge::{PROBES, known_good_fails, spread_probes};
 use crate::block::{Disk, DiskError, FaultClass};
 use crate::format::tombstone;
 use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
+use reading::Reader;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -56,23 +61,29 @@ pub enum Filling {
 /// How a copy went.
 #[derive(Clone, Debug, Default)]
 pub struct Copied {
-    /// Sectors of the setup that could not be read.
-    pub lost: Vec<Range>,
-    /// Sectors that read only after a retry.
-    pub recovered: Sectors,
+    /// Blocks that did not read at once, in order, neighbours with the same outcome joined.
+    pub blocks: Vec<BlockRecord>,
 }
 
 impl Copied {
+    /// Sectors of the setup that could not be read, in order.
+    pub fn lost(&self) -> Vec<Range> {
+        coalesce(self.blocks.iter().filter(|record| record.is_lost()).map(|record| record.range).collect())
+    }
+
+    /// Sectors that read only after a retry.
+    pub fn recovered(&self) -> Sectors {
+        let recovered = self.blocks.iter().filter(|record| !record.is_lost()).map(|record| record.range.len().0);
+        Sectors(recovered.fold(0, u64::saturating_add))
+    }
+
     /// Takes over how the copy of a part went that was made again.
     pub fn replace(&mut self, part: Range, again: Copied) {
-        let kept = self.lost.iter().flat_map(|lost| {
-            [
-                Range::between(lost.start(), part.start().min(lost.end())),
-                Range::between(lost.start().max(part.end()), lost.end()),
-            ]
+        let outside = self.blocks.iter().flat_map(|record| {
+            let outcome = record.outcome;
+            record.range.without(&[part]).into_iter().map(move |range| BlockRecord { range, outcome })
         });
-        self.lost = coalesce(kept.flatten().chain(again.lost).collect());
-        self.recovered = Sectors(self.recovered.0.saturating_add(again.recovered.0));
+        self.blocks = join_records(outside.chain(again.blocks).collect());
     }
 }
 
@@ -101,16 +112,26 @@ impl From<EngineError> for CopyFault {
 pub struct Salvager {
     retries: u32,
     block: Sectors,
+    /// Sectors of the setup that are read block by block; sorted and disjoint.
+    suspects: Vec<Range>,
     data: AlignedBuffer,
     check: AlignedBuffer,
 }
 
 impl Salvager {
     /// A salvager that reads a bad block `retries` times more. `block` is the least that is lost at once: a logical
-    /// block of the setup, which may be larger than one of the source.
-    pub fn new(retries: u32, block: Sectors) -> Salvager {
+    /// block of the setup, which may be larger than one of the source. `suspects` are sectors of the setup that are known
+    /// to be bad: they are not read as part of a large request, because each read of a bad sector may take long. Blocks
+    /// that make trouble are suspected from then on.
+    pub fn new(retries: u32, block: Sectors, suspects: Vec<Range>) -> Salvager {
         let len = CHUNK.to_usize_bytes().unwrap_or(0);
-        Salvager { retries, block, data: AlignedBuffer::new(len), check: AlignedBuffer::new(len) }
+        Salvager {
+            retries,
+            block,
+            suspects: coalesce(suspects),
+            data: AlignedBuffer::new(len),
+            check: AlignedBuffer::new(len),
+        }
     }
 
     /// Copies, reads back and compares. Does not flush. Calls `done` with the sectors of each finished chunk.
@@ -133,91 +154,42 @@ impl Salvager {
             offset = Sectors(offset.0.saturating_add(len.0));
             done(len);
         }
-        result.lost = coalesce(result.lost);
-        for range in &result.lost {
+        for range in result.lost() {
             observer.note(&format!("sectors {range} cannot be read from {}", copy.source.name()));
         }
+        result.blocks = join_records(result.blocks);
+        self.suspects.extend(result.blocks.iter().map(|record| record.range));
+        self.suspects = coalesce(std::mem::take(&mut self.suspects));
         Ok(result)
     }
 
     fn copy_chunk(&mut self, part: &Copy, result: &mut Copied) -> Result<(), CopyFault> {
         let bytes = part.range.len().to_usize_bytes().unwrap_or(0);
         let data = self.data.get_mut(..bytes).unwrap_or_default();
-        let reading = read_salvaging(&*part.source, self.block, part.from, data, self.retries)?;
-        result.recovered = Sectors(result.recovered.0.saturating_add(reading.recovered.0));
-        for lost in reading.lost {
-            let skipped = lost.start().saturating_sub(part.from);
+        let first = self.suspects.partition_point(|suspect| suspect.end() <= part.range.start());
+        let inside = self.suspects.iter().skip(first).map_while(|suspect| part.clip(*suspect));
+        let suspects: Vec<Range> = inside.filter_map(|suspect| Range::new(suspect.from, suspect.range.len())).collect();
+        let reader = Reader::new(&*part.source, self.block, self.retries);
+        for BlockRecord { range, outcome } in reader.read(part.from, data, &suspects)? {
+            let skipped = range.start().saturating_sub(part.from);
             let at = Sectors(part.range.start().0.saturating_add(skipped.0));
+            let Some(range) = Range::new(at, range.len()) else { continue };
+            let record = BlockRecord { range, outcome };
+            result.blocks.push(record);
+            if !record.is_lost() {
+                continue;
+            }
             let first = skipped.to_usize_bytes().unwrap_or(0);
-            let len = lost.len().to_usize_bytes().unwrap_or(0);
+            let len = range.len().to_usize_bytes().unwrap_or(0);
             let hole = data.get_mut(first..first.saturating_add(len)).unwrap_or_default();
             match part.filling {
                 Filling::Zeros => hole.fill(0),
                 Filling::Tombstones(setup) => tombstone::fill(hole, setup, at),
             }
-            result.lost.extend(Range::new(at, lost.len()));
         }
         let check = self.check.get_mut(..bytes).unwrap_or_default();
         write_checked(&*part.destination, part.to, data, check)
     }
-}
-
-/// What a salvaging read has found.
-#[derive(Debug, Default)]
-struct Reading {
-    /// Sectors of the device that could not be read.
-    lost: Vec<Range>,
-    recovered: Sectors,
-}
-
-/// Reads in one request, and where that fails block by block with retries.
-fn read_salvaging(
-    disk: &dyn Disk,
-    block: Sectors,
-    start: Sectors,
-    buf: &mut [u8],
-    retries: u32,
-) -> Result<Reading, EngineError> {
-    let mut reading = Reading::default();
-    match disk.read(start, buf) {
-        Ok(()) => return Ok(reading),
-        Err(error) => believe(&error)?,
-    }
-    let block = disk.logical_block().max(block);
-    let block_bytes = block.to_usize_bytes().unwrap_or(SECTOR_SIZE).max(SECTOR_SIZE);
-    let mut at = start;
-    let mut doubtful = None;
-    for chunk in buf.chunks_mut(block_bytes) {
-        let mut attempt = 0;
-        loop {
-            match disk.read(at, chunk) {
-                Ok(()) => {
-                    if attempt > 0 {
-                        reading.recovered = Sectors(reading.recovered.0.saturating_add(block.0));
-                    }
-                    break;
-                }
-                Err(error) => {
-                    believe(&error)?;
-                    if attempt >= retries {
-                        if error.class() == FaultClass::Ambiguous {
-                            doubtful.get_or_insert(error);
-                        }
-                        reading.lost.extend(Range::new(at, block));
-                        break;
-                    }
-                    attempt += 1;
-                }
-            }
-        }
-        at = Sectors(at.0.saturating_add(block.0));
-    }
-    reading.lost = coalesce(reading.lost);
-    if let Some(error) = doubtful {
-        let around = Range::between(start, at).unwrap_or(Range::MAX);
-        confirm_medium(disk, around, error)?;
-    }
-    Ok(reading)
 }
 
 /// Passes errors that may be about a sector, and stops on all others.
@@ -289,3 +261,7 @@ fn write_and_compare(disk: &dyn Disk, start: Sectors, data: &[u8], check: &mut [
     disk.read(start, check).map_err(WriteFault::Disk)?;
     if data == check { Ok(()) } else { Err(WriteFault::Differs { device: disk.name().clone(), at: start }) }
 }
+
+#[cfg(test)]
+#[path = "salvage_tests.rs"]
+mod tests;

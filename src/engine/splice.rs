@@ -6,7 +6,7 @@
 //! - what the map says is durable is on its device, read back and flushed.
 
 use super::copying::{Ready, Work, copy_all, follow_writes, make_ready};
-use super::salvage::Salvager;
+use super::salvage::{BlockRecord, Salvager};
 use super::window::{UndoCause, WindowEnd, WindowJob, WindowRunner};
 use super::{EngineError, Observer, Session, held, now};
 use crate::block::buffer::AlignedBuffer;
@@ -14,7 +14,7 @@ use crate::dm::TableSlot;
 use crate::format::copy::encode;
 use crate::format::metadata::Metadata;
 use crate::map::{Loss, Map, SpareIndex};
-use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with};
+use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with, on_setup};
 use crate::plan::{Move, MoveKind, MovePlan};
 use crate::segments::{setup_table, unsettled_table};
 use crate::store::{Commit, CommitReport, CommitTarget};
@@ -35,6 +35,9 @@ pub struct SpliceOptions<'a> {
     pub runner: &'a dyn WindowRunner,
     /// Is told how it goes.
     pub observer: &'a dyn Observer,
+    /// Sectors of the setup that are known to be bad where they live now: they are read block by block, and the sectors
+    /// around them in large requests. In any order. (An evacuation knows its bad slots itself.)
+    pub suspects: &'a [Range],
 }
 
 impl std::fmt::Debug for dyn Observer + '_ {
@@ -54,6 +57,9 @@ pub struct SpliceOutcome {
     pub dropped: Vec<(Range, String)>,
     /// Sectors that read only after a retry.
     pub recovered: Sectors,
+    /// Blocks that did not read at once, in order, neighbours with the same outcome joined. A block that was suspected
+    /// and read by the first request for it has no record.
+    pub blocks: Vec<BlockRecord>,
     /// Slots that were found bad on the way, by spare.
     pub bad_slots: Vec<(SpareIndex, Range)>,
     /// Held sectors that were found to have been written since, and are ordinary now.
@@ -77,7 +83,8 @@ pub fn splice(
         record_bad_slots(session, &plan.bad_slots)?;
         return Ok(outcome);
     }
-    let mut salvager = Salvager::new(options.retries, session.block());
+    let suspects = on_setup(&session.metadata.map, &plan.bad_slots).into_iter().chain(options.suspects.iter().copied());
+    let mut salvager = Salvager::new(options.retries, session.block(), suspects.collect());
     let mut kept = None;
     for _ in 0..ATTEMPTS {
         let mut work = match kept.take() {

@@ -226,7 +226,7 @@ pub fn plan_evacuate(
     Ok(plan)
 }
 
-/// The parts of an extent whose slot touches `bad` (whole units of the spare, sorted and disjoint).
+/// The parts of an extent that live in `bad` (sectors of its spare, sorted and disjoint).
 fn touched(extent: Extent, bad: &[Range]) -> Vec<Extent> {
     let Some(slot) = extent.slot_range() else { return Vec::new() };
     let first = bad.partition_point(|run| run.end() <= slot.start());
@@ -236,6 +236,15 @@ fn touched(extent: Extent, bad: &[Range]) -> Vec<Extent> {
         extent.clip(Range::new(extent.range.start().checked_add(skipped)?, run.len())?)
     };
     inside.filter_map(part).collect()
+}
+
+/// The sectors of the setup that live in these sectors of spares.
+pub(crate) fn on_setup(map: &Map, spares: &OnSpares) -> Vec<Range> {
+    let served = spares.iter().flat_map(|(spare, runs)| {
+        let runs = coalesce(runs.clone());
+        map.extents_by_slot(*spare).flat_map(move |extent| touched(extent, &runs))
+    });
+    coalesce(served.map(|part| part.range).collect())
 }
 
 /// The recorded bad sectors of the spares, with these.

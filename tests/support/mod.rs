@@ -281,7 +281,7 @@ impl Machine {
 }
 
 pub fn options() -> SpliceOptions<'static> {
-    SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent }
+    SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent, suspects: &[] }
 }
 
 /// Data that tells its sector and version.

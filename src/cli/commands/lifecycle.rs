@@ -329,7 +329,7 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         let plan = plan_restore(&session.metadata, None, UnreadablePolicy::Hold)?;
         // The moves are no result of their own here.
         let mut moved = Output::new(out.is_json());
-        moves::run(context, &mut session, &plan, 3, &mut moved)?;
+        moves::run(context, &mut session, &plan, 3, &[], &mut moved)?;
         if !session.metadata.map.is_empty() {
             out.text(&moved.into_text());
             let left = session.metadata.map.len();

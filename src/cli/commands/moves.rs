@@ -5,6 +5,7 @@ use crate::cli::args::{OnlyLeave, Remap, Restore};
 use crate::cli::context::Usage;
 use crate::cli::report::{count, loss_words, move_rows, sizes};
 use crate::engine::guardian::Guarded;
+use crate::engine::salvage::{BlockOutcome, BlockRecord};
 use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
 use crate::engine::{EngineError, Session};
 use crate::format::lists::{read_badblocks, read_mapfile};
@@ -34,7 +35,7 @@ pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result
     let (_lock, mut session) = context.locked_session(&args.name)?;
     session.check_live()?;
     let plan = plan(&session)?;
-    run(context, &mut session, &plan, args.retries, out)
+    run(context, &mut session, &plan, args.retries, &requested, out)
 }
 
 pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Result<Exit> {
@@ -50,7 +51,7 @@ pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Re
     let (_lock, mut session) = context.locked_session(&args.name)?;
     session.check_live()?;
     let plan = plan(&session)?;
-    run(context, &mut session, &plan, 3, out)
+    run(context, &mut session, &plan, 3, &[], out)
 }
 
 /// Runs a plan with a guardian, and reports.
@@ -59,9 +60,10 @@ pub(super) fn run(
     session: &mut Session<'_>,
     plan: &MovePlan,
     retries: u32,
+    suspects: &[Range],
     out: &mut Output,
 ) -> Result<Exit> {
-    let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress };
+    let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress, suspects };
     let generation = session.metadata.generation;
     let result = splice(session, plan, &options);
     if session.metadata.generation != generation {
@@ -121,6 +123,7 @@ fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Rang
             "not_moved": dropped,
             "already": already,
             "recovered_by_retry": outcome.recovered,
+            "blocks": outcome.blocks.iter().map(block_row).collect::<Vec<_>>(),
             "bad_slots": bad,
             "rewritten": outcome.rewritten,
         }));
@@ -141,6 +144,15 @@ fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Rang
     if outcome.recovered.0 > 0 {
         out.line(format!("  {} read only after a retry", sizes(outcome.recovered)));
     }
+    for record in outcome.blocks.iter().take(MOST) {
+        out.line(format!("  {}", block_words(record)));
+    }
+    if outcome.blocks.len() > MOST {
+        out.line(format!(
+            "  … and {} more runs that did not read at once; --json lists all",
+            outcome.blocks.len() - MOST
+        ));
+    }
     for (spare, range) in &outcome.bad_slots {
         out.line(format!("  spare {spare} is bad at {range}: other slots were taken"));
     }
@@ -155,6 +167,31 @@ fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Rang
     }
     for (range, why) in &outcome.dropped {
         out.line(format!("  NOT MOVED {range}: {why}"));
+    }
+}
+
+/// A run of blocks that did not read at once, in words.
+fn block_words(record: &BlockRecord) -> String {
+    let range = record.range;
+    match record.outcome {
+        BlockOutcome::Recovered { attempt } => format!("{range}: read at attempt {attempt}"),
+        BlockOutcome::Lost { attempts, errno } => {
+            let reads = count(usize::try_from(attempts).unwrap_or(usize::MAX), "attempt");
+            format!("{range}: not read in {reads}: {} ({errno:?})", errno.desc())
+        }
+    }
+}
+
+/// The same for programs.
+fn block_row(record: &BlockRecord) -> serde_json::Value {
+    let range = record.range;
+    match record.outcome {
+        BlockOutcome::Recovered { attempt } => {
+            serde_json::json!({ "range": range, "outcome": "recovered", "attempt": attempt })
+        }
+        BlockOutcome::Lost { attempts, errno } => serde_json::json!({
+            "range": range, "outcome": "lost", "attempts": attempts, "errno": format!("{errno:?}"),
+        }),
     }
 }
 

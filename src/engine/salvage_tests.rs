@@ -1,0 +1,190 @@
+//! Tests of salvage: what is read how often, and what is said of it.
+
+use super::*;
+use crate::block::ram::{Bad, RamDisk};
+use crate::engine::Silent;
+use crate::format::tombstone;
+use nix::errno::Errno;
+use std::sync::Mutex;
+
+/// Notes each read, and can make the first reads of a sector fail.
+#[derive(Debug)]
+struct Watched {
+    disk: RamDisk,
+    reads: Mutex<Vec<Range>>,
+    /// Sector, and how many reads of it fail.
+    shy: Mutex<Vec<(u64, u32)>>,
+}
+
+impl Watched {
+    fn new(sectors: u64) -> Watched {
+        let disk = RamDisk::new("main", Sectors(sectors));
+        for sector in 0..sectors {
+            disk.write(Sectors(sector), &[(sector % 251) as u8; 512]).unwrap();
+        }
+        Watched { disk, reads: Mutex::default(), shy: Mutex::default() }
+    }
+
+    /// Requests that touched this sector.
+    fn reads_of(&self, sector: u64) -> usize {
+        self.reads.lock().unwrap().iter().filter(|r| r.contains(Sectors(sector))).count()
+    }
+
+    fn requests(&self) -> usize {
+        self.reads.lock().unwrap().len()
+    }
+}
+
+impl Disk for Watched {
+    fn name(&self) -> &Arc<str> {
+        self.disk.name()
+    }
+    fn size(&self) -> Sectors {
+        self.disk.size()
+    }
+    fn logical_block(&self) -> Sectors {
+        Sectors(1)
+    }
+    fn read(&self, start: Sectors, buf: &mut [u8]) -> Result<(), DiskError> {
+        let wanted = range(start.0, (buf.len() / 512) as u64);
+        self.reads.lock().unwrap().push(wanted);
+        let mut shy = self.shy.lock().unwrap();
+        if let Some((_, left)) = shy.iter_mut().find(|(s, left)| *left > 0 && wanted.contains(Sectors(*s))) {
+            *left -= 1;
+            let (device, operation, errno) = (self.name().clone(), crate::block::Operation::Read, Errno::ENODATA);
+            return Err(DiskError { device, operation, start, len: wanted.len(), errno });
+        }
+        self.disk.read(start, buf)
+    }
+    fn write(&self, start: Sectors, buf: &[u8]) -> Result<(), DiskError> {
+        self.disk.write(start, buf)
+    }
+    fn flush(&self) -> Result<(), DiskError> {
+        self.disk.flush()
+    }
+}
+
+fn range(start: u64, len: u64) -> Range {
+    Range::new(Sectors(start), Sectors(len)).unwrap()
+}
+
+/// Copies all of main to a spare of the same size; the spare, and how it went.
+fn copy_all(main: &Arc<Watched>, block: u64, suspects: &[Range]) -> (Arc<RamDisk>, Copied) {
+    let spare = Arc::new(RamDisk::new("spare", main.size()));
+    let filling = Filling::Tombstones(Uuid::nil());
+    let (source, destination) = (main.clone(), spare.clone());
+    let whole = range(0, main.size().0);
+    let copy = Copy { range: whole, source, from: Sectors::ZERO, destination, to: Sectors::ZERO, filling };
+    let mut salvager = Salvager::new(3, Sectors(block), suspects.to_vec());
+    let copied = salvager.copy(&copy, &Silent, |_| {}).unwrap();
+    (spare, copied)
+}
+
+fn assert_copied(spare: &RamDisk, lost: &[Range]) {
+    for sector in 0..spare.size().0 {
+        let mut data = [0; 512];
+        spare.read(Sectors(sector), &mut data).unwrap();
+        let is_lost = lost.iter().any(|r| r.contains(Sectors(sector)));
+        assert_eq!(tombstone::is_tombstone(&data, Uuid::nil(), Sectors(sector)), is_lost, "sector {sector}");
+        assert!(is_lost || data == [(sector % 251) as u8; 512], "sector {sector}");
+    }
+}
+
+const BAD: [u64; 10] = [5, 1000, 1001, 1024, 2500, 3071, 4444, 5000, 6000, 7999];
+
+#[test]
+fn a_suspected_sector_is_read_only_as_often_as_it_has_attempts() {
+    let lost: Vec<Range> = coalesce(BAD.iter().map(|s| range(*s, 1)).collect());
+    let count = |suspects: &[Range]| {
+        let main = Arc::new(Watched::new(8000));
+        BAD.iter().for_each(|s| main.disk.set_bad(range(*s, 1), Bad::Reads(Errno::ENODATA)));
+        let (spare, copied) = copy_all(&main, 1, suspects);
+        assert_eq!(copied.lost(), lost);
+        assert_copied(&spare, &lost);
+        (BAD.iter().map(|s| main.reads_of(*s)).sum::<usize>(), main.requests())
+    };
+    let (before, all_before) = count(&[]);
+    let (after, all_after) = count(&lost);
+    println!("reads of bad sectors: {before} before, {after} after; requests: {all_before} before, {all_after} after");
+    // One attempt and three retries for each; without suspects, one more in the large request.
+    assert_eq!((before, after), (50, 40));
+    assert!(all_after < 70 && all_before > 5000, "{all_before}, {all_after}");
+}
+
+#[test]
+fn each_block_that_did_not_read_at_once_is_recorded() {
+    let main = Arc::new(Watched::new(3000));
+    for (sectors, errno) in [(range(2000, 3), Errno::ENODATA), (range(2003, 1), Errno::EIO)] {
+        main.disk.set_bad(sectors, Bad::Reads(errno));
+    }
+    // The large request is the first to fail; of the suspected one, that was said to be bad, the first attempt.
+    *main.shy.lock().unwrap() = vec![(10, 2), (11, 1), (1500, 2), (1600, 0)];
+    let (spare, copied) = copy_all(&main, 1, &[range(1500, 1), range(1600, 2)]);
+    let lost = |errno| BlockOutcome::Lost { attempts: 4, errno };
+    let expected = [
+        (range(10, 2), BlockOutcome::Recovered { attempt: 2 }),
+        (range(1500, 1), BlockOutcome::Recovered { attempt: 3 }),
+        (range(2000, 3), lost(Errno::ENODATA)),
+        (range(2003, 1), lost(Errno::EIO)),
+    ];
+    let found: Vec<_> = copied.blocks.iter().map(|record| (record.range, record.outcome)).collect();
+    assert_eq!(found, expected);
+    assert_eq!((copied.recovered(), copied.lost()), (Sectors(3), vec![range(2000, 4)]));
+    assert_copied(&spare, &copied.lost());
+}
+
+#[test]
+fn a_list_that_names_far_too_much_does_not_make_every_block_a_request() {
+    let main = Arc::new(Watched::new(8192));
+    let (spare, copied) = copy_all(&main, 1, &[range(0, 8192)]);
+    assert!(copied.blocks.is_empty());
+    assert_copied(&spare, &[]);
+    // Sixteen blocks and the rest, for each of eight chunks.
+    assert_eq!(main.requests(), 8 * 17);
+}
+
+#[test]
+fn suspects_are_widened_to_blocks_of_the_setup() {
+    let main = Arc::new(Watched::new(2048));
+    main.disk.set_bad(range(1030, 1), Bad::Reads(Errno::ENODATA));
+    let (spare, copied) = copy_all(&main, 8, &[range(1030, 1), range(1020, 1)]);
+    assert_eq!(copied.lost(), [range(1024, 8)]);
+    assert_copied(&spare, &copied.lost());
+    assert!(main.reads.lock().unwrap().iter().all(|r| r.len().is_multiple_of(Sectors(8))));
+    assert_eq!(main.reads_of(1030), 4);
+}
+
+#[test]
+fn what_made_trouble_once_is_suspected_from_then_on() {
+    let main = Arc::new(Watched::new(512));
+    main.disk.set_bad(range(100, 1), Bad::Reads(Errno::ENODATA));
+    let spare = Arc::new(RamDisk::new("spare", Sectors(512)));
+    let (source, destination, filling) = (main.clone(), spare.clone(), Filling::Zeros);
+    let whole = range(0, 512);
+    let copy = Copy { range: whole, source, from: Sectors::ZERO, destination, to: Sectors::ZERO, filling };
+    let mut salvager = Salvager::new(0, Sectors(1), Vec::new());
+    let mut copied = salvager.copy(&copy, &Silent, |_| {}).unwrap();
+    assert_eq!((main.reads_of(100), main.requests()), (2, 513));
+    let part = copy.clip(range(96, 16)).unwrap();
+    copied.replace(part.range, salvager.copy(&part, &Silent, |_| {}).unwrap());
+    assert_eq!((main.reads_of(100), main.requests()), (3, 516));
+    assert_eq!(copied.lost(), [range(100, 1)]);
+    main.disk.clear_bad();
+    let again = salvager.copy(&part, &Silent, |_| {}).unwrap();
+    copied.replace(part.range, again);
+    assert!(copied.blocks.is_empty());
+}
+
+#[test]
+fn transport_errors_of_a_suspected_sector_stop_everything() {
+    let main = Arc::new(Watched::new(512));
+    main.disk.set_bad(range(100, 1), Bad::Reads(Errno::ETIMEDOUT));
+    let spare = Arc::new(RamDisk::new("spare", Sectors(512)));
+    let (source, destination, filling) = (main.clone(), spare, Filling::Zeros);
+    let whole = range(0, 512);
+    let copy = Copy { range: whole, source, from: Sectors::ZERO, destination, to: Sectors::ZERO, filling };
+    let mut salvager = Salvager::new(3, Sectors(1), vec![range(100, 1)]);
+    let failed = salvager.copy(&copy, &Silent, |_| {});
+    assert!(matches!(failed, Err(CopyFault::Stop(EngineError::Transport(_)))), "{failed:?}");
+    assert_eq!(main.reads_of(100), 1);
+}
