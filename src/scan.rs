@@ -8,6 +8,7 @@
 pub mod act;
 pub mod checkpoint;
 pub mod conduct;
+pub mod neighbours;
 pub mod pace;
 pub mod pass;
 pub mod run;

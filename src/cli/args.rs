@@ -198,6 +198,16 @@ pub struct Scan {
     /// Show no progress bar.
     #[arg(long)]
     pub no_progress: bool,
+    /// For cron and systemd timers: say nothing unless something changed, go on where the last run stopped, look at what
+    /// the kernel has reported since, and leave setups alone that another run is at work on.
+    #[arg(long, conflicts_with_all = ["ranges", "full", "resume", "restart", "report_only"])]
+    pub cron: bool,
+    /// With --cron: the time that a whole pass is spread over; what is left of it is for later runs.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "24h", requires = "cron")]
+    pub interval: Duration,
+    /// With --cron: wait a random time up to this before beginning, so that not all machines begin at once.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", requires = "cron")]
+    pub jitter: Duration,
 }
 
 /// How to ask the disk.
@@ -386,4 +396,27 @@ pub enum MapFormat {
     Badblocks,
     /// A mapfile for GNU ddrescue.
     Mapfile,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        assert_eq!("max".parse(), Ok(Rate::Max));
+        assert_eq!("65536".parse(), Ok(Rate::Bytes(65_536)));
+        assert_eq!("500K".parse(), Ok(Rate::Bytes(500 << 10)));
+        assert_eq!("20MiB".parse(), Ok(Rate::Bytes(20 << 20)));
+        assert_eq!("1g".parse(), Ok(Rate::Bytes(1 << 30)));
+        for wrong in ["", "K", "1X", "1.5M", "-1M", "1", "99999999999999999999", "18446744073709551615T", "é"] {
+            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+        }
+    }
 }

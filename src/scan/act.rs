@@ -9,7 +9,7 @@ use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
 use crate::engine::{EngineError, Session};
 use crate::format::metadata::{Metadata, UnreadablePolicy};
 use crate::map::SpareIndex;
-use crate::plan::moves::{AlreadyMapped, MovePlan, plan_remap};
+use crate::plan::moves::{AlreadyMapped, MovePlan, OnSpares, plan_evacuate, plan_remap};
 use crate::plan::Refusal;
 use crate::units::{Range, Sectors, coalesce};
 
@@ -36,16 +36,21 @@ pub struct Acted {
     pub not_moved: NotMoved,
 }
 
-/// The sectors of main that are to be moved.
-pub fn wanted(found: &Found, policy: &Policy, main_len: Sectors) -> Vec<Range> {
+/// What should not stay where it is.
+fn doomed(found: &Found, policy: &Policy) -> Vec<Range> {
     let weak = found.weak.iter().map(|weak| weak.range).filter(|_| policy.move_weak);
     // What read on a retry only may not do so the next time.
     let recovered = found.recovered.iter().map(|recovered| recovered.range);
+    coalesce(found.bad.iter().chain(weak).chain(recovered).collect())
+}
+
+/// The sectors of main that are to be moved: with a margin on both sides.
+fn wanted(found: &Found, policy: &Policy, main_len: Sectors) -> Vec<Range> {
     let widen = |range: Range| {
         let end = Sectors(range.end().0.saturating_add(policy.margin.0)).min(main_len);
         Range::between(range.start().saturating_sub(policy.margin), end)
     };
-    coalesce(found.bad.iter().chain(weak).chain(recovered).filter_map(widen).collect())
+    coalesce(doomed(found, policy).into_iter().filter_map(widen).collect())
 }
 
 /// Plans to move as many of `wanted` (in order) as there is room for; the plan, and the rest.
@@ -94,8 +99,39 @@ pub fn move_found(
     let (plan, not_moved) =
         plan_what_fits(&session.metadata, &wanted, unreadable, |spare| session.spare(spare).is_some())?;
     let outcome = match plan {
-        Some(plan) => splice(session, &plan, options)?,
+        // What is known to be bad is not read once more in a large request: each such read can cost seconds.
+        Some(plan) => {
+            let suspects: Vec<Range> = found.bad.iter().collect();
+            let SpliceOptions { retries, runner, observer, .. } = *options;
+            splice(session, &plan, &SpliceOptions { retries, runner, observer, suspects: &suspects })?
+        }
         None => SpliceOutcome::default(),
     };
     Ok(Acted { outcome, not_moved })
+}
+
+/// Moves what lives in slots of a spare that are bad to other slots, in one swap, under the setup's lock. The bad sectors
+/// are never used again.
+///
+/// # Errors
+/// [`EngineError`], as [`splice`].
+pub fn leave_slots(
+    session: &mut Session<'_>,
+    spare: SpareIndex,
+    found: &Found,
+    policy: &Policy,
+    options: &SpliceOptions<'_>,
+) -> Result<Acted, EngineError> {
+    session.check_live()?;
+    let runs = doomed(found, policy);
+    let unreadable = policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
+    let bad: OnSpares = [(spare, runs.clone())].into_iter().filter(|(_, runs)| !runs.is_empty()).collect();
+    match plan_evacuate(&session.metadata, &bad, unreadable, |index| session.spare(index).is_some()) {
+        Ok(plan) => Ok(Acted { outcome: splice(session, &plan, options)?, not_moved: Vec::new() }),
+        Err(refusal @ (Refusal::NoFreeSlot { .. } | Refusal::MetadataFull { .. })) => {
+            let why = format!("on spare {spare}: {refusal}");
+            Ok(Acted { not_moved: runs.into_iter().map(|range| (range, why.clone())).collect(), ..Acted::default() })
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
 }

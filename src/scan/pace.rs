@@ -21,6 +21,9 @@ const SMALL: Sectors = Sectors(256);
 /// How often the counters are looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
+/// How often the scan pauses until nothing of its own is in flight, to see whether anything else is.
+const LISTEN_EVERY: Duration = Duration::from_millis(250);
+
 /// How long nobody else must have used the disk before the scan goes at full speed again. Doubled when that was too
 /// early, up to the longest.
 const QUIET: Duration = Duration::from_secs(1);
@@ -45,6 +48,8 @@ pub trait Others {
     /// Whether anybody else has used the disk since the last call. `own` is what the scan has read so far, and
     /// `in_flight` what it has asked for and not got yet.
     fn seen(&mut self, own: Sectors, in_flight: Sectors) -> bool;
+    /// Whether they can be told from the scan only while it has nothing in flight.
+    fn needs_quiet(&self) -> bool;
 }
 
 /// Nobody to give way to.
@@ -53,6 +58,9 @@ pub struct Alone;
 
 impl Others for Alone {
     fn seen(&mut self, _own: Sectors, _in_flight: Sectors) -> bool {
+        false
+    }
+    fn needs_quiet(&self) -> bool {
         false
     }
 }
@@ -78,6 +86,7 @@ pub struct Pacer<'a> {
     tokens: f64,
     counted: Duration,
     sampled: Option<Duration>,
+    listened: Duration,
     busy_until: Duration,
     quiet: Duration,
     /// When the disk was last taken for idle, if it was since.
@@ -113,6 +122,7 @@ impl<'a> Pacer<'a> {
             tokens: 0.0,
             counted: Duration::ZERO,
             sampled: None,
+            listened: Duration::ZERO,
             busy_until: Duration::ZERO,
             quiet: QUIET,
             resumed: None,
@@ -131,6 +141,12 @@ impl<'a> Pacer<'a> {
     /// Whether a request may be made at `now` (time since the scan began).
     pub fn admit(&mut self, now: Duration) -> Admission {
         self.look(now);
+        let listening = self.manners != Manners::None
+            && self.others.needs_quiet()
+            && now >= self.listened.saturating_add(LISTEN_EVERY);
+        if listening && self.requests > 0 {
+            return Admission::Wait(Duration::from_millis(1));
+        }
         let mut limit = self.chunk;
         let mut depth = self.depth;
         if self.gives_way(now) {
@@ -169,8 +185,13 @@ impl<'a> Pacer<'a> {
 
     /// Looks at the counters, now and then.
     fn look(&mut self, now: Duration) {
-        if self.manners == Manners::None || self.sampled.is_some_and(|at| now < at.saturating_add(SAMPLE_EVERY)) {
+        let due = self.sampled.is_none_or(|at| now >= at.saturating_add(SAMPLE_EVERY));
+        let heard = self.requests == 0 && now >= self.listened.saturating_add(LISTEN_EVERY);
+        if self.manners == Manners::None || !(due || heard) {
             return;
+        }
+        if self.requests == 0 {
+            self.listened = now;
         }
         let first = self.sampled.is_none();
         self.sampled = Some(now);
@@ -226,6 +247,9 @@ mod tests {
         fn seen(&mut self, _own: Sectors, _in_flight: Sectors) -> bool {
             let now = self.now.load(std::sync::atomic::Ordering::SeqCst);
             self.busy.iter().any(|(from, to)| (*from..*to).contains(&now))
+        }
+        fn needs_quiet(&self) -> bool {
+            true
         }
     }
 

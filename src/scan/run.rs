@@ -195,21 +195,24 @@ impl<'a, 'p> Crew<'a, 'p> {
     /// One thread: takes requests and makes them, until it is over.
     fn work(&self) {
         let mut buffer = AlignedBuffer::new(CHUNK.to_usize_bytes().unwrap_or(0));
-        while let Some(request) = self.take() {
-            let begun = Instant::now();
+        // The clock is looked at once for each read: where that is a system call, it would cost as much as the read.
+        let mut now = self.begun.elapsed();
+        while let Some(request) = self.take(&mut now) {
             let result = self.read(request, &mut buffer);
-            self.answer(request, result, begun.elapsed());
+            let begun = std::mem::replace(&mut now, self.begun.elapsed());
+            self.answer(request, result, now, now.saturating_sub(begun));
         }
         self.changed.notify_all();
     }
 
-    fn take(&self) -> Option<Request> {
+    /// The next request to make; waits for it, and then sets `now`.
+    fn take(&self, now: &mut Duration) -> Option<Request> {
         let mut shared = self.lock();
         loop {
             if shared.is_over() {
                 return None;
             }
-            let nap = match shared.pacer.admit(self.begun.elapsed()) {
+            let nap = match shared.pacer.admit(*now) {
                 Admission::Wait(wait) => wait,
                 Admission::Go(limit) => match shared.survey.next(limit.min(CHUNK)) {
                     Next::Read(request) => {
@@ -224,6 +227,7 @@ impl<'a, 'p> Crew<'a, 'p> {
                 },
             };
             shared = self.changed.wait_timeout(shared, nap).unwrap_or_else(PoisonError::into_inner).0;
+            *now = self.begun.elapsed();
         }
     }
 
@@ -235,9 +239,9 @@ impl<'a, 'p> Crew<'a, 'p> {
         self.disk.read(request.range.start(), buffer.get_mut(..bytes).unwrap_or_default())
     }
 
-    fn answer(&self, request: Request, result: Result<(), DiskError>, took: Duration) {
+    fn answer(&self, request: Request, result: Result<(), DiskError>, now: Duration, took: Duration) {
         let mut shared = self.lock();
-        shared.pacer.end(self.begun.elapsed(), request.range.len(), took);
+        shared.pacer.end(now, request.range.len(), took);
         let answer = match result {
             Ok(()) => {
                 shared.remember(request.range);

@@ -9,7 +9,8 @@
 //! - every sector of the area is in exactly one of the sets, in flight, or known to read;
 //! - a sector is bad only if a request for its logical block alone failed. EIO may mean anything: of the blocks that
 //!   failed so a sample is read once more ([`SAMPLE`]), and if a single one of these reads now, so are all the others;
-//! - a large request is made only once for any sector, and after a failure only one request is in flight at a time;
+//! - a large request is made only once for any sector, and a small one once for each purpose;
+//! - near trouble only one request is in flight at a time: a drive that fails one of several aborts the others;
 //! - a saved survey goes on where it was: what was in flight is read again, and nothing else.
 
 use crate::units::{Range, RangeSet, Sectors};
@@ -177,7 +178,9 @@ struct Walk {
     /// Failures in a row, and the last of them.
     failures: u32,
     last_failure: Option<Range>,
-    in_flight: Vec<Range>,
+    in_flight: Vec<Request>,
+    /// Small reads that have succeeded since one failed.
+    calm: u32,
     /// A slow unit that waits for the comparison, and how long it took.
     compared: Option<(Range, Duration)>,
 }
@@ -185,6 +188,10 @@ struct Walk {
 /// Of so many blocks that failed with EIO at most this many are read again. Each one more would cost a dying disk
 /// seconds; and what is moved is read several times more before it is given up.
 pub const SAMPLE: usize = 256;
+
+/// After so many small reads without a failure several of them may be in flight, but no more than this.
+const CALM: u32 = 16;
+const AHEAD: u32 = 8;
 
 /// The longest skip is this part of the area.
 const SKIP_AT_MOST: u64 = 100;
@@ -234,7 +241,8 @@ impl Survey {
     /// Sectors of which it is known whether they read.
     pub fn settled(&self) -> Sectors {
         let open = [&self.untried, &self.failed, &self.trimmed_front, &self.unscraped, &self.unsplit, &self.doubtful];
-        let in_flight = self.walk.in_flight.iter().map(|r| r.len().0);
+        let taken = self.walk.in_flight.iter().filter(|request| request.phase <= Phase::Scrape);
+        let in_flight = taken.map(|request| request.range.len().0);
         let open = open.iter().map(|set| set.sectors().0).chain(in_flight).fold(0, u64::saturating_add);
         self.area.sectors().saturating_sub(Sectors(open))
     }
@@ -242,9 +250,19 @@ impl Survey {
     /// The survey as it is to be saved: what is in flight will be read again.
     pub fn saved(&self) -> Survey {
         let mut saved = self.clone();
-        saved.walk.in_flight.iter().for_each(|range| saved.untried.insert(*range));
-        saved.walk = Walk::default();
+        for request in std::mem::take(&mut saved.walk).in_flight {
+            saved.put_back(request);
+        }
         saved
+    }
+
+    /// Puts what was taken out for a request back. Requests of the later phases take nothing out before the answer.
+    fn put_back(&mut self, request: Request) {
+        match request.phase {
+            Phase::Forward | Phase::Backward | Phase::Rest => self.untried.insert(request.range),
+            Phase::Trim | Phase::Scrape => self.unscraped.insert(request.range),
+            _ => {}
+        }
     }
 
     /// Makes a survey that comes from a file fit the device as it is now: other sizes of requests, and nothing outside
@@ -287,18 +305,20 @@ impl Survey {
                 }
                 if let Some(range) = self.large(limit) {
                     self.untried.remove(range);
-                    self.walk.in_flight.push(range);
-                    return Next::Read(Request { range, phase: self.phase });
+                    return self.begin(Request { range, phase: self.phase });
                 }
             }
-            if waiting {
+            if waiting && !self.may_read_ahead() {
                 return Next::Wait;
             }
             if self.phase > Phase::Rest
                 && let Some(request) = self.small()
             {
-                self.walk.in_flight.push(request.range);
-                return Next::Read(request);
+                self.take_out(request);
+                return self.begin(request);
+            }
+            if waiting {
+                return Next::Wait;
             }
             match self.following() {
                 Phase::Done => {
@@ -307,6 +327,26 @@ impl Survey {
                 }
                 next => self.enter(next),
             }
+        }
+    }
+
+    fn begin(&mut self, request: Request) -> Next {
+        self.walk.in_flight.push(request);
+        Next::Read(request)
+    }
+
+    /// Whether several small reads may be in flight: each of them has to be made, whatever becomes of the others.
+    fn may_read_ahead(&self) -> bool {
+        let few = u32::try_from(self.walk.in_flight.len()).is_ok_and(|number| number < AHEAD);
+        matches!(self.phase, Phase::Trim | Phase::Scrape) && self.walk.calm >= CALM && few
+    }
+
+    fn take_out(&mut self, request: Request) {
+        match request.phase {
+            Phase::Trim if self.trimmed_front.overlaps(request.range) => self.trimmed_front.remove(request.range),
+            Phase::Trim => self.failed.remove(request.range),
+            Phase::Scrape => self.unscraped.remove(request.range),
+            _ => {}
         }
     }
 
@@ -402,27 +442,25 @@ impl Survey {
 
     /// Takes back a request that was not made or not answered: it will be asked for again.
     pub fn cancel(&mut self, request: Request) {
-        self.walk.in_flight.retain(|range| *range != request.range);
-        if request.phase <= Phase::Rest {
-            self.untried.insert(request.range);
-            self.walk.cursor = None;
-        }
+        self.walk.in_flight.retain(|other| *other != request);
+        self.put_back(request);
+        self.walk.cursor = None;
+        // A piece of a failed run that was taken back is read when the runs are scraped.
+        self.phase = if request.phase <= Phase::Rest { self.phase } else { self.phase.min(Phase::Scrape) };
     }
 
     /// Takes note of how a request ended.
     pub fn answer(&mut self, request: Request, answer: Answer) {
-        self.walk.in_flight.retain(|range| *range != request.range);
+        self.walk.in_flight.retain(|other| *other != request);
         let failed = !matches!(answer, Answer::Read(_));
         if failed {
             self.found.failed_reads = self.found.failed_reads.saturating_add(1);
         }
+        self.walk.calm = if failed { 0 } else { self.walk.calm.saturating_add(1) };
         match (request.phase, answer) {
             (Phase::Forward | Phase::Backward | Phase::Rest, _) => self.answer_large(request, answer),
             (Phase::Trim, _) => self.answer_trim(request.range, answer),
-            (Phase::Scrape, _) => {
-                self.unscraped.remove(request.range);
-                self.settle(request.range, answer);
-            }
+            (Phase::Scrape, _) => self.settle(request.range, answer),
             (Phase::Split, _) => {
                 self.unsplit.remove(request.range);
                 self.settle(request.range, answer);
@@ -489,19 +527,19 @@ impl Survey {
         });
     }
 
+    /// A run that was trimmed from the front is trimmed from the back next, and then the rest is scraped. Reads ahead may
+    /// have taken a little out of the run beyond the block that failed.
     fn answer_trim(&mut self, range: Range, answer: Answer) {
-        let failed = !matches!(answer, Answer::Read(_));
-        let (from, to) = if self.trimmed_front.overlaps(range) {
-            (&mut self.trimmed_front, &mut self.unscraped)
-        } else {
-            (&mut self.failed, &mut self.trimmed_front)
-        };
-        let run = from.run_at(range.start());
-        from.remove(range);
-        if failed {
-            for rest in run.into_iter().flat_map(|run| run.without(&[range])) {
-                from.remove(rest);
-                to.insert(rest);
+        if !matches!(answer, Answer::Read(_)) {
+            let near = |gap: Sectors| gap.0 <= self.shape.step.0.saturating_mul(u64::from(AHEAD));
+            let behind = self.trimmed_front.last_before(range.start());
+            let front = self.failed.first_from(range.end());
+            if let Some(rest) = behind.filter(|run| near(range.start().saturating_sub(run.end()))) {
+                self.trimmed_front.remove(rest);
+                self.unscraped.insert(rest);
+            } else if let Some(rest) = front.filter(|run| near(run.start().saturating_sub(range.end()))) {
+                self.failed.remove(rest);
+                self.trimmed_front.insert(rest);
             }
         }
         self.settle(range, answer);

@@ -9,19 +9,22 @@ use crate::cli::context::Usage;
 use crate::cli::signals::Signals;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
+use crate::engine::session::find_active;
 use crate::engine::splice::SpliceOptions;
 use crate::engine::{EngineError, Observer, Session, now};
 use crate::plan::Refusal;
-use crate::scan::act::{Acted, Policy, move_found};
+use crate::scan::act::{Acted, Policy, leave_slots, move_found};
 use crate::scan::checkpoint;
 use crate::scan::conduct::{Pace, Present, Progress, Stage, conduct};
-use crate::scan::pace::{Alone, Manners, Others};
+use crate::scan::neighbours::Neighbours;
+use crate::scan::pace::{Manners, Others};
 use crate::scan::pass::{Area, Order, Pass, Place, Subject, areas_of_setup, limits};
 use crate::scan::run::{CHUNK, End, Flow, Verify};
 use crate::scan::survey::{Found, Shape};
 use crate::units::{DevNo, Range, RangeSet, Sectors};
 use anyhow::Result;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -175,6 +178,9 @@ struct SetupStage<'a> {
     name: &'a str,
     order: Order,
     acted: Vec<Acted>,
+    /// The setup's own device, and those that it lies on, as far as they were opened.
+    devno: DevNo,
+    devices: BTreeMap<Place, DevNo>,
 }
 
 fn scan_setup(context: &Context, args: &Scan, name: &str, out: &mut Output) -> Result<Exit> {
@@ -182,6 +188,8 @@ fn scan_setup(context: &Context, args: &Scan, name: &str, out: &mut Output) -> R
     let session = context.reading_session(name)?;
     session.check_live()?;
     let setup = session.setup();
+    let (state, _) = find_active(session.dm, name)?;
+    let devno = state.devno;
     let _lock = context.lock(&format!("{setup}.scan"), name)?;
     let order = scanner.order(args.report_only);
     check_ranges(&order, session.metadata.map.main_len())?;
@@ -193,7 +201,7 @@ fn scan_setup(context: &Context, args: &Scan, name: &str, out: &mut Output) -> R
     pass.result.trouble = None;
     drop(session);
     let order = pass.order.clone();
-    let mut stage = SetupStage { scanner, name, order, acted: Vec::new() };
+    let mut stage = SetupStage { scanner, name, order, acted: Vec::new(), devno, devices: BTreeMap::new() };
     let pace = stage.scanner.pace();
     let end = conduct(&mut pass, &mut stage, pace);
     finish(Shown::Setup(name), &mut pass, end, stage.scanner, &stage.acted, out)
@@ -209,6 +217,7 @@ impl Stage for SetupStage<'_> {
             Place::Spare(index) => session.spare(index),
         };
         let Some(member) = member else { return Ok(None) };
+        self.devices.insert(place, member.devno);
         let (block, unit) = (member.disk.logical_block(), session.metadata.map.unit());
         Ok(Some(Present {
             disk: member.disk.clone(),
@@ -217,8 +226,9 @@ impl Stage for SetupStage<'_> {
         }))
     }
 
-    fn others(&mut self, _place: Place) -> Box<dyn Others + Send> {
-        Box::new(Alone)
+    fn others(&mut self, place: Place) -> Box<dyn Others + Send> {
+        let (device, setup) = (self.devices.get(&place).copied(), self.devno);
+        Box::new(Neighbours::new(&self.scanner.context.host, device.unwrap_or(setup), &[setup]))
     }
 
     fn verify(&mut self, _place: Place, _bad: &RangeSet) -> Option<Box<Verify<'static>>> {
@@ -226,7 +236,7 @@ impl Stage for SetupStage<'_> {
     }
 
     fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<()> {
-        if self.scanner.args.report_only || place != Place::Main {
+        if self.scanner.args.report_only {
             return Ok(());
         }
         let policy = Policy {
@@ -234,7 +244,7 @@ impl Stage for SetupStage<'_> {
             margin: Sectors(self.scanner.args.margin),
             unreadable: self.scanner.args.unreadable.map(Into::into),
         };
-        let acted = act(self.scanner.context, self.name, found, &policy, self.scanner.args.retries)?;
+        let acted = act(self.scanner.context, self.name, place, found, &policy, self.scanner.args.retries)?;
         let sum = |ranges: &mut dyn Iterator<Item = Range>| ranges.map(|r| r.len().0).fold(0, u64::saturating_add);
         let moved = sum(&mut acted.outcome.moved.iter().map(|m| m.range));
         let lost = sum(&mut acted.outcome.lost.iter().map(|l| l.range));
@@ -254,12 +264,22 @@ impl Stage for SetupStage<'_> {
     }
 }
 
-/// Moves what was found on main, under the setup's lock.
-fn act(context: &Context, name: &str, found: &Found, policy: &Policy, retries: u32) -> Result<Acted> {
+/// Moves what was found away from where it is bad, under the setup's lock.
+fn act(
+    context: &Context,
+    name: &str,
+    place: Place,
+    found: &Found,
+    policy: &Policy,
+    retries: u32,
+) -> Result<Acted> {
     let (_lock, mut session) = patient_session(context, name)?;
-    let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress };
+    let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress, suspects: &[] };
     let generation = session.metadata.generation;
-    let result = move_found(&mut session, found, policy, &options);
+    let result = match place {
+        Place::Main => move_found(&mut session, found, policy, &options),
+        Place::Spare(spare) => leave_slots(&mut session, spare, found, policy, &options),
+    };
     if session.metadata.generation != generation {
         context.keep_backup(&session.metadata);
     }
@@ -346,7 +366,7 @@ impl Stage for DeviceStage<'_> {
     }
 
     fn others(&mut self, _place: Place) -> Box<dyn Others + Send> {
-        Box::new(Alone)
+        Box::new(Neighbours::new(&self.scanner.context.host, self.device.devno, &[]))
     }
 
     fn verify(&mut self, _place: Place, _bad: &RangeSet) -> Option<Box<Verify<'static>>> {

@@ -1,0 +1,260 @@
+//! `scan`, end to end: what it finds, what it moves, and what it leaves alone.
+// guest: --disk 256M --disk 32M --disk 32M
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)]
+
+mod guest_support;
+
+use guest_support::*;
+use nix::errno::Errno;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+/// A device over `lower` on which some sectors answer EIO, as many bad ones of a disk do behind a USB bridge.
+fn device_with_errors(name: &str, lower: &str, bad: &[(u64, u64)]) -> String {
+    let size: u64 = sh(&format!("blockdev --getsz {lower}")).trim().parse().unwrap();
+    let mut table = String::new();
+    let mut at = 0;
+    for (start, count) in bad {
+        if *start > at {
+            writeln!(table, "{at} {} linear {lower} {at}", start - at).unwrap();
+        }
+        writeln!(table, "{start} {count} error").unwrap();
+        at = start + count;
+    }
+    if at < size {
+        writeln!(table, "{at} {} linear {lower} {at}", size - at).unwrap();
+    }
+    std::fs::write("/tmp/work-table", table).unwrap();
+    sh(&format!("dmsetup create --noudevsync {name} /tmp/work-table && dmsetup mknodes {name}"));
+    format!("/dev/mapper/{name}")
+}
+
+/// Scattered single sectors and clusters, none touching another.
+fn scattered(random: &mut Random, size: u64, singles: usize, clusters: usize) -> Vec<(u64, u64)> {
+    let mut taken = BTreeSet::new();
+    let mut out = Vec::new();
+    let mut place = |random: &mut Random, count: u64| loop {
+        let start = random.below(size - count - 1) + 1;
+        if (start - 1..=start + count).any(|s| taken.contains(&s)) {
+            continue;
+        }
+        taken.extend(start..start + count);
+        return (start, count);
+    };
+    for _ in 0..clusters {
+        let count = 50 + random.below(400);
+        out.push(place(random, count));
+    }
+    for _ in 0..singles {
+        out.push(place(random, 1));
+    }
+    out.sort_unstable();
+    out
+}
+
+fn bad_of(json: &Value) -> Vec<(u64, u64)> {
+    ranges(&json["areas"][0]["bad"])
+}
+
+/// Runs a command under strace and counts its reads that failed.
+fn failed_reads(command: &str) -> u64 {
+    sh(&format!(
+        "strace -f -qq -e trace=read,pread64 -o /tmp/work-strace {command} >/tmp/work-out 2>/tmp/work-err || true; \
+         grep -c 'EIO\\|ENODATA' /tmp/work-strace || true"
+    ))
+    .trim()
+    .parse()
+    .unwrap()
+}
+
+#[test]
+fn medium_errors_of_a_live_disk_are_found_and_moved_in_one_swap() {
+    let Some(guest) = Guest::begin() else { return };
+    let disk = guest.scsi_debug(48, "");
+    let main = disk.device.as_str();
+    dmr(&["create", "data", "--main", main, "--spare", &guest.disks[1]]).ok();
+    dm_remap("scan data").ok().says(&["read 98304 sectors", "nothing wrong was found"]);
+    disk.bad(50_001, 13);
+
+    let mut still = Still::new(&[main, &guest.disks[1]]);
+    let json = dmr(&["--json", "scan", "data", "--report-only"]).exits(3).json();
+    still.check("--report-only");
+    assert_eq!(bad_of(&json), [(50_001, 13)]);
+    assert_eq!(json["moves"].as_array().unwrap().len(), 0);
+
+    let before = dm_remap("--json status data").json()["setups"][0]["generation"].as_u64().unwrap();
+    let json = dmr(&["--json", "scan", "data"]).exits(3).json();
+    assert_eq!(bad_of(&json), [(50_001, 13)]);
+    assert_eq!(ranges(&json["lost"]), [(50_001, 13)]);
+    assert_eq!(ranges(&json["moves"]), [(50_000, 16)]);
+    let after = dm_remap("--json status data").json()["setups"][0]["generation"].as_u64().unwrap();
+    assert_eq!(after, before + 1, "one commit, one swap");
+    assert_eq!(Direct::open("/dev/mapper/data").read(50_001, 1).err(), Some(Errno::EIO));
+
+    // What was moved is not read again, and nothing else is wrong.
+    dm_remap("scan data").ok().says(&["nothing wrong was found"]);
+    still.renew();
+    for line in ["scan data --range 98304+1", "scan data --rate 5Q", "scan", "scan data --resume", "scan a b"] {
+        dm_remap(line).exits(2);
+    }
+    dm_remap("scan nothing").exits(4);
+    dm_remap("scan --device /dev/null").exits(1);
+    still.check("bad usage");
+    dm_remap("destroy data --discard-extents").ok();
+}
+
+#[test]
+fn five_thousand_scattered_and_twenty_clustered_are_found_exactly_and_with_fewer_bad_reads_than_badblocks() {
+    let Some(guest) = Guest::begin() else { return };
+    let mut random = Random::new();
+    let size = 256 * 2048;
+    let bad = scattered(&mut random, size, 5_000, 20);
+    let device = device_with_errors("weary", &guest.disks[0], &bad);
+    let json = dmr(&["--json", "scan", "--device", &device, "--retries", "0"]).exits(3).json();
+    assert_eq!(bad_of(&json), bad, "none missed, none invented");
+    let own = failed_reads(&format!("$DMR scan --device {device} --retries 0 --restart"));
+    assert_eq!(own, json["areas"][0]["failed_reads"].as_u64().unwrap());
+    let badblocks = failed_reads(&format!("badblocks -b 512 -o /tmp/work-bad {device}"));
+    let listed: BTreeSet<u64> = std::fs::read_to_string("/tmp/work-bad").unwrap().lines().map(|l| l.parse().unwrap()).collect();
+    assert_eq!(listed, bad.iter().flat_map(|(s, n)| *s..s + n).collect());
+    println!("failed reads: scan {own}, badblocks -b 512 {badblocks}, bad sectors {}", listed.len());
+    assert!(own < badblocks, "{own} failed reads, badblocks {badblocks}");
+}
+
+#[test]
+fn a_killed_scan_goes_on_and_ends_the_same() {
+    let Some(guest) = Guest::begin() else { return };
+    let mut random = Random::new();
+    let bad = scattered(&mut random, 256 * 2048, 500, 20);
+    let device = device_with_errors("weary", &guest.disks[0], &bad);
+    dmr(&["scan", "--device", &device, "--resume"]).exits(2).complains(&["no scan was stopped"]);
+    let mut kills = 0;
+    let mut resume = String::new();
+    loop {
+        // Long enough for a checkpoint now and then, and at any moment otherwise.
+        let wait = 0.05 + random.below(50) as f64 / 10.0;
+        let ran = shell(&format!(
+            "timeout -s KILL {wait} $DMR --json scan --device {device} --rate 40M --retries 0 {resume} > /tmp/work-json"
+        ));
+        if ran.code == 3 {
+            break;
+        }
+        assert_eq!(ran.code, 137, "{ran:?}");
+        kills += 1;
+        let known = sh("cat /var/lib/dm-remap/scan/*.json 2>/dev/null || true");
+        resume = if known.is_empty() { String::new() } else { "--resume".into() };
+        if kills == 3 {
+            // Without a word it does not throw away what is known.
+            if !known.is_empty() {
+                dmr(&["scan", "--device", &device]).exits(2).complains(&["--resume", "--restart"]);
+            }
+        }
+    }
+    let json: Value = serde_json::from_str(&std::fs::read_to_string("/tmp/work-json").unwrap()).unwrap();
+    assert_eq!(bad_of(&json), bad);
+    println!("killed {kills} times");
+    assert!(kills >= 2);
+}
+
+#[test]
+fn trouble_that_is_not_of_the_medium_moves_nothing() {
+    let Some(guest) = Guest::begin() else { return };
+    // Everything fails with EIO from some place on: a controller that has lost its mind.
+    let size = 256 * 2048;
+    let all = device_with_errors("dead", &guest.disks[0], &[]);
+    dmr(&["create", "data", "--main", &all, "--spare", &guest.disks[1]]).ok();
+    let mut still = Still::new(&[&guest.disks[1]]);
+    sh(&format!("dmsetup suspend --nolockfs dead && dmsetup load dead --table '0 {size} error' && dmsetup resume dead"));
+    let ran = dm_remap("scan data").exits(1);
+    ran.clone().complains(&["trouble with the device"]).says(&["stopped by trouble"]);
+    still.check("a controller that fails everywhere");
+    sh(&format!(
+        "dmsetup suspend --nolockfs dead && dmsetup load dead --table '0 {size} linear {} 0' && dmsetup resume dead",
+        guest.disks[0]
+    ));
+    dm_remap("scan data --resume").ok().says(&["nothing wrong was found"]);
+    dm_remap("destroy data").ok();
+    sh("dmsetup remove --noudevsync dead");
+
+    // A disk that is gone, and one that the kernel has taken offline.
+    let disk = guest.scsi_debug(48, "");
+    let name = disk.device.trim_start_matches("/dev/");
+    dmr(&["create", "data", "--main", &disk.device, "--spare", &guest.disks[1]]).ok();
+    still.renew();
+    sh(&format!("echo offline > /sys/block/{name}/device/state"));
+    dm_remap("scan data").exits(1).complains(&["trouble with the device"]);
+    sh(&format!("echo running > /sys/block/{name}/device/state"));
+    dm_remap("scan data --resume").ok();
+    sh(&format!("(sleep 0.7; echo 1 > /sys/block/{name}/device/delete) & $DMR scan data --rate 20M; [ $? = 1 ]"));
+    still.check("a disk that goes away");
+    assert_eq!(dm_remap("--json map data").json()["extents"].as_array().unwrap().len(), 0);
+    dm_remap("deactivate data");
+}
+
+#[test]
+fn slow_places_are_found_and_moved_while_they_can_be_read() {
+    let Some(guest) = Guest::begin() else { return };
+    let size: u64 = 48 * 2048;
+    let lower = &guest.disks[0];
+    Direct::open(lower).write(20_000, &patterns(20_000, 32, 3)).unwrap();
+    let table = format!(
+        "0 20008 linear {lower} 0\\n20008 8 delay {lower} 20008 120\\n20016 {} linear {lower} 20016\\n", size - 20_016
+    );
+    sh(&format!("printf '{table}' | dmsetup create --noudevsync slow && dmsetup mknodes slow"));
+    dmr(&["create", "data", "--main", "/dev/mapper/slow", "--spare", &guest.disks[1]]).ok();
+    let json = dmr(&["--json", "scan", "data", "--slow-ms", "60"]).ok().json();
+    let weak = &json["areas"][0]["weak"];
+    assert_eq!(ranges(weak), [(20_008, 8)], "{json}");
+    assert!(weak[0]["milliseconds"].as_u64().unwrap() >= 120);
+    assert_eq!(json["moves"].as_array().unwrap().len(), 0, "not without being told");
+    let json = dmr(&["--json", "scan", "data", "--slow-ms", "60", "--move-weak", "--margin", "8"]).ok().json();
+    assert_eq!(ranges(&json["moves"]), [(20_000, 24)]);
+    assert_eq!(json["lost"].as_array().unwrap().len(), 0);
+    assert!(Direct::open("/dev/mapper/data").read(20_000, 32).unwrap() == patterns(20_000, 32, 3));
+    dm_remap("scan data --slow-ms 60").ok().says(&["nothing wrong was found"]);
+    dm_remap("destroy data --discard-extents").ok();
+}
+
+#[test]
+fn bad_slots_on_a_spare_are_left() {
+    let Some(guest) = Guest::begin() else { return };
+    let main = Direct::open(&guest.disks[0]);
+    main.write(1_000, &patterns(1_000, 64, 5)).unwrap();
+    let spare = guest.scsi_debug(48, "");
+    dmr(&["create", "data", "--main", &guest.disks[0], "--spare", &spare.device, &guest.disks[1]]).ok();
+    dm_remap("remap data 1000+64").ok();
+    let extents = dm_remap("--json map data").json()["extents"].clone();
+    assert_eq!(extents[0]["spare"], 0, "{extents}");
+    let slot = extents[0]["slot"].as_u64().unwrap();
+    spare.bad(slot + 16, 1);
+    let json = dmr(&["--json", "scan", "data"]).exits(3).json();
+    assert_eq!(json["areas"][1]["spare"], 0);
+    assert_eq!(ranges(&json["areas"][1]["bad"]), [(slot + 16, 1)]);
+    assert_eq!(ranges(&json["moves"]), [(1_016, 8)]);
+    assert_eq!(ranges(&json["lost"]), [(1_016, 1)]);
+    let setup = Direct::open("/dev/mapper/data");
+    for sector in 1_000..1_064 {
+        let read = setup.read(sector, 1);
+        if sector == 1_016 {
+            assert_eq!(read.err(), Some(Errno::EIO));
+        } else {
+            assert!(read.unwrap() == patterns(sector, 1, 5), "sector {sector}");
+        }
+    }
+    dm_remap("scan data").ok().says(&["nothing wrong was found"]);
+    dm_remap("destroy data --discard-extents").ok();
+}
+
+#[test]
+fn a_scan_that_is_told_to_stop_says_so_and_goes_on_later() {
+    let Some(guest) = Guest::begin() else { return };
+    let device = &guest.disks[0];
+    dmr(&["scan", "--device", device, "--rate", "20M", "--time-budget", "1s"]).ok().says(&["the time is up", "--resume"]);
+    let ran = shell(&format!("timeout -s TERM 1 $DMR scan --device {device} --rate 20M --resume; [ $? = 124 ] && cat /dev/null"));
+    ran.ok().says(&["interrupted"]);
+    dmr(&["scan", "--device", device, "--resume"]).ok().says(&["read 524288 sectors", "nothing wrong was found"]);
+    let second = shell(&format!("$DMR scan --device {device} --rate 20M --time-budget 2s & sleep 0.7; $DMR scan --device {device}; echo $?; wait"));
+    second.ok().says(&["4\n"]);
+}
