@@ -1,5 +1,5 @@
 //! `scan`, end to end: what it finds, what it moves, and what it leaves alone.
-// guest: --disk 256M --disk 32M --disk 32M
+// guest: --disk 64M --disk 32M --disk 32M
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
@@ -44,7 +44,7 @@ fn scattered(random: &mut Random, size: u64, singles: usize, clusters: usize) ->
         return (start, count);
     };
     for _ in 0..clusters {
-        let count = 50 + random.below(400);
+        let count = 20 + random.below(300);
         out.push(place(random, count));
     }
     for _ in 0..singles {
@@ -109,7 +109,7 @@ fn medium_errors_of_a_live_disk_are_found_and_moved_in_one_swap() {
 fn five_thousand_scattered_and_twenty_clustered_are_found_exactly_and_with_fewer_bad_reads_than_badblocks() {
     let Some(guest) = Guest::begin() else { return };
     let mut random = Random::new();
-    let size = 256 * 2048;
+    let size = 64 * 2048;
     let bad = scattered(&mut random, size, 5_000, 20);
     let device = device_with_errors("weary", &guest.disks[0], &bad);
     let json = dmr(&["--json", "scan", "--device", &device, "--retries", "0"]).exits(3).json();
@@ -127,7 +127,7 @@ fn five_thousand_scattered_and_twenty_clustered_are_found_exactly_and_with_fewer
 fn a_killed_scan_goes_on_and_ends_the_same() {
     let Some(guest) = Guest::begin() else { return };
     let mut random = Random::new();
-    let bad = scattered(&mut random, 256 * 2048, 500, 20);
+    let bad = scattered(&mut random, 64 * 2048, 200, 20);
     let device = device_with_errors("weary", &guest.disks[0], &bad);
     dmr(&["scan", "--device", &device, "--resume"]).exits(2).complains(&["no scan was stopped"]);
     let mut kills = 0;
@@ -136,7 +136,7 @@ fn a_killed_scan_goes_on_and_ends_the_same() {
         // Long enough for a checkpoint now and then, and at any moment otherwise.
         let wait = 0.05 + random.below(50) as f64 / 10.0;
         let ran = shell(&format!(
-            "timeout -s KILL {wait} $DMR --json scan --device {device} --rate 40M --retries 0 {resume} > /tmp/work-json"
+            "timeout -s KILL {wait} $DMR --json scan --device {device} --rate 5M --retries 0 {resume} > /tmp/work-json"
         ));
         if ran.code == 3 {
             break;
@@ -162,7 +162,7 @@ fn a_killed_scan_goes_on_and_ends_the_same() {
 fn trouble_that_is_not_of_the_medium_moves_nothing() {
     let Some(guest) = Guest::begin() else { return };
     // Everything fails with EIO from some place on: a controller that has lost its mind.
-    let size = 256 * 2048;
+    let size = 64 * 2048;
     let all = device_with_errors("dead", &guest.disks[0], &[]);
     dmr(&["create", "data", "--main", &all, "--spare", &guest.disks[1]]).ok();
     let mut still = Still::new(&[&guest.disks[1]]);
@@ -251,10 +251,10 @@ fn bad_slots_on_a_spare_are_left() {
 fn a_scan_that_is_told_to_stop_says_so_and_goes_on_later() {
     let Some(guest) = Guest::begin() else { return };
     let device = &guest.disks[0];
-    dmr(&["scan", "--device", device, "--rate", "20M", "--time-budget", "1s"]).ok().says(&["the time is up", "--resume"]);
-    let ran = shell(&format!("timeout -s TERM 1 $DMR scan --device {device} --rate 20M --resume; [ $? = 124 ] && cat /dev/null"));
+    dmr(&["scan", "--device", device, "--rate", "4M", "--time-budget", "1s"]).ok().says(&["the time is up", "--resume"]);
+    let ran = shell(&format!("timeout -s TERM 1 $DMR scan --device {device} --rate 4M --resume; [ $? = 124 ] && cat /dev/null"));
     ran.ok().says(&["interrupted"]);
-    dmr(&["scan", "--device", device, "--resume"]).ok().says(&["read 524288 sectors", "nothing wrong was found"]);
-    let second = shell(&format!("$DMR scan --device {device} --rate 20M --time-budget 2s & sleep 0.7; $DMR scan --device {device}; echo $?; wait"));
+    dmr(&["scan", "--device", device, "--resume"]).ok().says(&["read 131072 sectors", "nothing wrong was found"]);
+    let second = shell(&format!("$DMR scan --device {device} --rate 4M --time-budget 2s & sleep 0.7; $DMR scan --device {device}; echo $?; wait"));
     second.ok().says(&["4\n"]);
 }

@@ -183,6 +183,11 @@ impl<'a> Pacer<'a> {
         self.pause_until = now.saturating_add(took.saturating_mul(SHARE - 1));
     }
 
+    /// Takes note of sectors that the scan has read beside its requests.
+    pub fn counts(&mut self, len: Sectors) {
+        self.own = Sectors(self.own.0.saturating_add(len.0));
+    }
+
     /// Looks at the counters, now and then.
     fn look(&mut self, now: Duration) {
         let due = self.sampled.is_none_or(|at| now >= at.saturating_add(SAMPLE_EVERY));

@@ -309,6 +309,9 @@ impl Shared<'_, '_> {
             avoid.push(request.range);
             probes.extend(spread_probes(disk, &avoid, PROBES));
         }
+        for probe in &probes {
+            self.pacer.counts(disk.logical_block().min(probe.len()));
+        }
         match known_good_fails(disk, &probes) {
             Some((probe, _)) => Err(RunFault::NotTheMedium { error, probe }),
             None => {

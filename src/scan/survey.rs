@@ -10,7 +10,8 @@
 //! - a sector is bad only if a request for its logical block alone failed. EIO may mean anything: of the blocks that
 //!   failed so a sample is read once more ([`SAMPLE`]), and if a single one of these reads now, so are all the others;
 //! - a large request is made only once for any sector, and a small one once for each purpose;
-//! - near trouble only one request is in flight at a time: a drive that fails one of several aborts the others;
+//! - near trouble only one request is in flight at a time: the kernel may join neighbours into one request, and then
+//!   fails all of them for one bad sector; and a drive that fails one of several aborts the others;
 //! - a saved survey goes on where it was: what was in flight is read again, and nothing else.
 
 use crate::units::{Range, RangeSet, Sectors};
@@ -179,8 +180,6 @@ struct Walk {
     failures: u32,
     last_failure: Option<Range>,
     in_flight: Vec<Request>,
-    /// Small reads that have succeeded since one failed.
-    calm: u32,
     /// A slow unit that waits for the comparison, and how long it took.
     compared: Option<(Range, Duration)>,
 }
@@ -188,10 +187,6 @@ struct Walk {
 /// Of so many blocks that failed with EIO at most this many are read again. Each one more would cost a dying disk
 /// seconds; and what is moved is read several times more before it is given up.
 pub const SAMPLE: usize = 256;
-
-/// After so many small reads without a failure several of them may be in flight, but no more than this.
-const CALM: u32 = 16;
-const AHEAD: u32 = 8;
 
 /// The longest skip is this part of the area.
 const SKIP_AT_MOST: u64 = 100;
@@ -308,7 +303,7 @@ impl Survey {
                     return self.begin(Request { range, phase: self.phase });
                 }
             }
-            if waiting && !self.may_read_ahead() {
+            if waiting {
                 return Next::Wait;
             }
             if self.phase > Phase::Rest
@@ -316,9 +311,6 @@ impl Survey {
             {
                 self.take_out(request);
                 return self.begin(request);
-            }
-            if waiting {
-                return Next::Wait;
             }
             match self.following() {
                 Phase::Done => {
@@ -333,12 +325,6 @@ impl Survey {
     fn begin(&mut self, request: Request) -> Next {
         self.walk.in_flight.push(request);
         Next::Read(request)
-    }
-
-    /// Whether several small reads may be in flight: each of them has to be made, whatever becomes of the others.
-    fn may_read_ahead(&self) -> bool {
-        let few = u32::try_from(self.walk.in_flight.len()).is_ok_and(|number| number < AHEAD);
-        matches!(self.phase, Phase::Trim | Phase::Scrape) && self.walk.calm >= CALM && few
     }
 
     fn take_out(&mut self, request: Request) {
@@ -456,7 +442,6 @@ impl Survey {
         if failed {
             self.found.failed_reads = self.found.failed_reads.saturating_add(1);
         }
-        self.walk.calm = if failed { 0 } else { self.walk.calm.saturating_add(1) };
         match (request.phase, answer) {
             (Phase::Forward | Phase::Backward | Phase::Rest, _) => self.answer_large(request, answer),
             (Phase::Trim, _) => self.answer_trim(request.range, answer),
@@ -527,17 +512,14 @@ impl Survey {
         });
     }
 
-    /// A run that was trimmed from the front is trimmed from the back next, and then the rest is scraped. Reads ahead may
-    /// have taken a little out of the run beyond the block that failed.
+    /// A run that was trimmed from the front is trimmed from the back next, and then the rest is scraped.
     fn answer_trim(&mut self, range: Range, answer: Answer) {
         if !matches!(answer, Answer::Read(_)) {
-            let near = |gap: Sectors| gap.0 <= self.shape.step.0.saturating_mul(u64::from(AHEAD));
-            let behind = self.trimmed_front.last_before(range.start());
-            let front = self.failed.first_from(range.end());
-            if let Some(rest) = behind.filter(|run| near(range.start().saturating_sub(run.end()))) {
+            let last = range.start().checked_sub(Sectors(1));
+            if let Some(rest) = last.and_then(|last| self.trimmed_front.run_at(last)) {
                 self.trimmed_front.remove(rest);
                 self.unscraped.insert(rest);
-            } else if let Some(rest) = front.filter(|run| near(run.start().saturating_sub(range.end()))) {
+            } else if let Some(rest) = self.failed.run_at(range.end()) {
                 self.failed.remove(rest);
                 self.trimmed_front.insert(rest);
             }
