@@ -10,7 +10,7 @@ pub mod buffer;
 pub mod device;
 pub mod direct;
 #[cfg(test)]
-mod fake_tree;
+pub(crate) mod fake_tree;
 pub mod foreign;
 pub mod host;
 mod identify;
