@@ -4,6 +4,7 @@ use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Keep a block device with bad sectors in service.
 #[derive(Debug, Parser)]
@@ -34,7 +35,7 @@ pub enum Command {
     /// List the extents.
     Map(Map),
     /// Show state, spares and losses.
-    Status(Names),
+    Status(Status),
     /// List the active setups.
     List,
     /// Bring a setup up again from its spares.
@@ -100,9 +101,27 @@ pub struct Remap {
     /// How often to read a bad block again before it is given up.
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub retries: u32,
+    /// Where to stop looking for files.
+    #[command(flatten)]
+    pub files: FileSearch,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
+}
+
+/// How long to look for the files that were hit.
+#[derive(Debug, Args)]
+pub struct FileSearch {
+    /// How long to look for the files that lost sectors belong to; 0 does not look.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub file_search: u32,
+}
+
+impl FileSearch {
+    /// As a duration.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.file_search.into())
+    }
 }
 
 /// Arguments of `restore`.
@@ -119,6 +138,9 @@ pub struct Restore {
     /// What to do with held blocks that main cannot read either: 'leave' lets main answer for them.
     #[arg(long, value_enum)]
     pub unreadable: Option<OnlyLeave>,
+    /// Where to stop looking for files.
+    #[command(flatten)]
+    pub files: FileSearch,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
@@ -137,11 +159,14 @@ pub struct Map {
     pub block_size: u64,
 }
 
-/// Setups to show.
+/// Arguments of `status`.
 #[derive(Debug, Args)]
-pub struct Names {
+pub struct Status {
     /// The setups; all active ones when none is named.
     pub names: Vec<String>,
+    /// Where to stop looking for files.
+    #[command(flatten)]
+    pub files: FileSearch,
 }
 
 /// Arguments of `activate`.
