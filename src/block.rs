@@ -11,7 +11,7 @@ pub mod counters;
 pub mod device;
 pub mod direct;
 #[cfg(test)]
-mod fake_tree;
+pub(crate) mod fake_tree;
 pub mod foreign;
 pub mod host;
 mod identify;

@@ -2,7 +2,7 @@
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
 //! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`].
-//! Edges: [`dm`], [`block`], [`store`], [`engine`], [`cli`].
+//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
@@ -10,6 +10,7 @@ pub mod block;
 pub mod cli;
 pub mod dm;
 pub mod engine;
+pub mod files;
 pub mod format;
 pub mod identity;
 pub mod map;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 13] = [
+const PARTS: [(&str, &[&str]); 14] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("map", &["units"]),
@@ -19,11 +19,18 @@ const PARTS: [(&str, &[&str]); 13] = [
     ("dm", &["units", "segments"]),
     ("block", &["units", "identity", "format::signature", "format::header"]),
     ("store", &["units", "map", "format", "block"]),
+    ("files", &["units", "format::signature", "block"]),
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
-    ("cli", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "engine"]),
+    (
+        "cli",
+        &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files", "engine"],
+    ),
     (
         "bin",
-        &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "engine", "cli"],
+        &[
+            "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files", "engine",
+            "cli",
+        ],
     ),
 ];
 

@@ -109,7 +109,7 @@ impl Host {
 }
 
 /// Splits a device number as `stat` gives it.
-pub(super) fn devno(raw: u64) -> DevNo {
+pub(crate) fn devno(raw: u64) -> DevNo {
     // The C library defines both as 32 bits; what does not fit could not be looked up either.
     DevNo {
         major: u32::try_from(nix::sys::stat::major(raw)).unwrap_or(u32::MAX),

@@ -80,9 +80,23 @@ impl fmt::Display for Use {
     }
 }
 
+/// A place where the filesystem of a device is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPoint {
+    /// The folder.
+    pub at: PathBuf,
+    /// What of the filesystem is seen there: `/` for all of it, a folder or a subvolume otherwise.
+    pub root: PathBuf,
+    /// Type of the filesystem (`ext4`).
+    pub kind: String,
+    /// Whether a later mount at the same place, or above it, hides this one.
+    pub hidden: bool,
+}
+
 /// A line of /proc/self/mountinfo.
 struct Mount {
     number: DevNo,
+    root: PathBuf,
     at: PathBuf,
     kind: String,
     source: PathBuf,
@@ -116,6 +130,27 @@ impl Host {
             out.extend(uses.map(|usage| Use::DiskInUse { disk: disk.name.clone(), usage: Box::new(usage) }));
         }
         out
+    }
+
+    /// Where the filesystem on the device itself, not on a partition of it, is mounted; empty when it is not, or only
+    /// in other namespaces.
+    pub fn mount_points(&self, device: &BlockDevice) -> Vec<MountPoint> {
+        let mounts = self.mounts();
+        let mut out = Vec::new();
+        for (index, mount) in mounts.iter().enumerate() {
+            if self.is_mount_of(mount, device.devno) {
+                // The file lists mounts in the order in which they were made.
+                let hidden = mounts.iter().skip(index + 1).any(|later| mount.at.starts_with(&later.at));
+                let (at, root, kind) = (mount.at.clone(), mount.root.clone(), mount.kind.clone());
+                out.push(MountPoint { at, root, kind, hidden });
+            }
+        }
+        out
+    }
+
+    /// Whether the device is a device-mapper device that is suspended: whoever reads it waits.
+    pub fn is_suspended(&self, device: &BlockDevice) -> bool {
+        self.sys_folder(device.devno).is_some_and(|folder| host::flag(&folder.join("dm/suspended")))
     }
 
     /// Asks the kernel whether anybody has claimed the device: opens it exclusively for reading, and closes it.
@@ -251,11 +286,13 @@ fn parse_mount(line: &str) -> Option<Mount> {
     let (before, after) = line.split_once(" - ")?;
     let mut before = before.split(' ');
     let number = before.nth(2)?.parse().ok()?;
-    let at = before.nth(1)?;
+    let root = host::unescape(before.next()?).into();
+    let at = before.next()?;
     let mut after = after.split(' ');
     let kind = after.next()?;
     let source = after.next()?;
-    Some(Mount { number, at: host::unescape(at).into(), kind: kind.to_string(), source: host::unescape(source).into() })
+    let (at, source) = (host::unescape(at).into(), host::unescape(source).into());
+    Some(Mount { number, root, at, kind: kind.to_string(), source })
 }
 
 #[cfg(test)]

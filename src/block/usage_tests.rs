@@ -44,6 +44,32 @@ fn a_btrfs_mount_is_found_by_source_and_membership() {
 }
 
 #[test]
+fn mount_points_tell_what_is_seen_and_what_is_hidden() {
+    let tree = Tree::new();
+    tree.ata_disk();
+    tree.write(
+        "proc/self/mountinfo",
+        "22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+         30 22 8:1 / /srv/a rw - xfs /dev/sda1 rw\n\
+         31 22 8:1 /in\\040side /srv/b rw - xfs /dev/sda1 rw\n\
+         32 22 0:40 / /srv/a rw - tmpfs tmpfs rw\n",
+    );
+    let points = tree.host().mount_points(&tree.device("sda1"));
+    let point = |at: &str, root: &str, hidden| MountPoint { at: at.into(), root: root.into(), kind: "xfs".into(), hidden };
+    assert_eq!(points, [point("/srv/a", "/", true), point("/srv/b", "/in side", false)]);
+    assert!(tree.host().mount_points(&tree.device("sda")).is_empty());
+}
+
+#[test]
+fn a_suspended_device_is_told() {
+    let tree = Tree::new();
+    let dm = tree.disk("dm-0", "253:0", 5000);
+    assert!(!tree.host().is_suspended(&tree.device("dm-0")));
+    tree.write(&format!("{dm}/dm/suspended"), "1\n");
+    assert!(tree.host().is_suspended(&tree.device("dm-0")));
+}
+
+#[test]
 fn swap_holders_and_loops_are_found() {
     let tree = Tree::new();
     let (disk, part) = tree.ata_disk();

@@ -36,7 +36,7 @@ pub enum Command {
     /// List the extents.
     Map(Map),
     /// Show state, spares and losses.
-    Status(Names),
+    Status(Status),
     /// List the active setups.
     List,
     /// Bring a setup up again from its spares.
@@ -104,9 +104,27 @@ pub struct Remap {
     /// How often to read a bad block again before it is given up.
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub retries: u32,
+    /// Where to stop looking for files.
+    #[command(flatten)]
+    pub files: FileSearch,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
+}
+
+/// How long to look for the files that were hit.
+#[derive(Debug, Args)]
+pub struct FileSearch {
+    /// How long to look for the files that lost sectors belong to; 0 does not look.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub file_search: u32,
+}
+
+impl FileSearch {
+    /// As a duration.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.file_search.into())
+    }
 }
 
 /// Arguments of `restore`.
@@ -123,6 +141,9 @@ pub struct Restore {
     /// What to do with held blocks that main cannot read either: 'leave' lets main answer for them.
     #[arg(long, value_enum)]
     pub unreadable: Option<OnlyLeave>,
+    /// Where to stop looking for files.
+    #[command(flatten)]
+    pub files: FileSearch,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
@@ -254,11 +275,14 @@ impl FromStr for Rate {
     }
 }
 
-/// Setups to show.
+/// Arguments of `status`.
 #[derive(Debug, Args)]
-pub struct Names {
+pub struct Status {
     /// The setups; all active ones when none is named.
     pub names: Vec<String>,
+    /// Where to stop looking for files.
+    #[command(flatten)]
+    pub files: FileSearch,
 }
 
 /// Arguments of `activate`.

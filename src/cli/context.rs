@@ -12,13 +12,16 @@ use crate::engine::activate::{Mark, remove_remains};
 use crate::engine::lock::{self, Lock};
 use crate::engine::session::{LiveDevices, Session, UUID_PREFIX, live_devices, setup_of_uuid};
 use crate::engine::{DiskSource, EngineError, Member, backup};
+use crate::files::{self, Owned};
 use crate::format::metadata::Metadata;
-use crate::units::DevNo;
+use crate::map::Loss;
+use crate::units::{DevNo, Range};
 use anyhow::Result;
 use nix::errno::Errno;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A mistake in the arguments that the parser could not see. Exit code 2.
@@ -161,6 +164,21 @@ impl Context {
         match self.host.device_by_number(devno) {
             Ok(device) => device.path.display().to_string(),
             Err(_) => devno.to_string(),
+        }
+    }
+
+    /// What the lost sectors of a setup that is up belong to; nothing when there are none, or nobody wants to know.
+    pub(super) fn owners(&self, name: &str, losses: &[Loss], patience: Duration) -> Vec<Owned> {
+        if losses.is_empty() || patience.is_zero() {
+            return Vec::new();
+        }
+        let ranges: Vec<Range> = losses.iter().map(|loss| loss.range).collect();
+        match self.host.device(&self.host.dev().join("mapper").join(name)) {
+            Ok(device) => files::owners_within(&self.host, &device, &ranges, patience),
+            Err(error) => {
+                self.note(&format!("the files that were hit are not known: {error}"));
+                Vec::new()
+            }
         }
     }
 

@@ -45,11 +45,6 @@ impl Output {
         self.json
     }
 
-    /// What was gathered, instead of writing it.
-    pub(super) fn into_text(self) -> String {
-        self.text
-    }
-
     /// Adds text as it is.
     pub(super) fn text(&mut self, text: &str) {
         self.text.push_str(text);

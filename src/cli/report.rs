@@ -1,5 +1,6 @@
 //! Maps, moves and losses as text, for people and for other programs. Pure.
 
+use crate::files::Owned;
 use crate::format::lists::{write_badblocks, write_mapfile};
 use crate::map::{Extent, Fate, Loss, Map};
 use crate::plan::Move;
@@ -99,6 +100,42 @@ pub(super) fn loss_words(loss: &Loss) -> String {
         Fate::Rewritten => "rewritten: the old data is lost, the new is good",
     };
     format!("{}  {meaning}", loss.range)
+}
+
+/// A loss as JSON has it: with what the sectors belong to.
+#[derive(Debug, Serialize)]
+pub(super) struct LossRow {
+    #[serde(flatten)]
+    loss: Loss,
+    /// Empty when it was not looked up.
+    owners: Vec<Owned>,
+}
+
+/// Losses with the parts of `owned` that lie in them.
+pub(super) fn loss_rows(losses: &[Loss], owned: &[Owned]) -> Vec<LossRow> {
+    let inside = |loss: &Loss| {
+        let parts = owned.iter().filter_map(|one| Some(Owned { range: one.range.intersect(loss.range)?, ..one.clone() }));
+        parts.collect()
+    };
+    losses.iter().map(|loss| LossRow { loss: *loss, owners: inside(loss) }).collect()
+}
+
+impl LossRow {
+    /// As people read it: what became of the sectors, then a line for each thing that they belong to.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let part = |owned: &Owned| {
+            let of = if owned.range == self.loss.range { String::new() } else { format!("{}: ", owned.range) };
+            format!("  in {of}{owned}")
+        };
+        // All of a long list would hide the rest.
+        const MOST: usize = 10;
+        let mut out = vec![loss_words(&self.loss)];
+        out.extend(self.owners.iter().take(MOST).map(part));
+        if self.owners.len() > MOST {
+            out.push(format!("  … and {} more; see --json", self.owners.len() - MOST));
+        }
+        out
+    }
 }
 
 /// Moves as JSON has them.

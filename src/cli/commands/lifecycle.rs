@@ -22,6 +22,7 @@ use crate::store::SpareReading;
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use std::path::PathBuf;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// A setup that was found on its devices.
@@ -327,11 +328,10 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
     }
     if extents > 0 && args.merge_back {
         let plan = plan_restore(&session.metadata, None, UnreadablePolicy::Hold)?;
-        // The moves are no result of their own here.
-        let mut moved = Output::new(out.is_json());
-        moves::run(context, &mut session, &plan, 3, &[], &mut moved)?;
+        // The moves are no result of their own, unless they fail.
+        let ran = moves::run(context, &mut session, &plan, 3, &[])?;
         if !session.metadata.map.is_empty() {
-            out.text(&moved.into_text());
+            moves::report(context, &args.name, &ran, Duration::ZERO, out);
             let left = session.metadata.map.len();
             return Err(EngineError::Device(format!(
                 "{left} extents of '{}' could not be moved back (see above); the setup stays as it is",

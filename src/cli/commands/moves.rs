@@ -3,7 +3,7 @@
 use super::{Context, Exit, Output};
 use crate::cli::args::{OnlyLeave, Remap, Restore};
 use crate::cli::context::Usage;
-use crate::cli::report::{count, loss_words, move_rows, sizes};
+use crate::cli::report::{LossRow, count, loss_rows, move_rows, sizes};
 use crate::engine::guardian::Guarded;
 use crate::engine::salvage::{BlockOutcome, BlockRecord};
 use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
@@ -15,6 +15,7 @@ use crate::units::Range;
 use anyhow::Result;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result<Exit> {
     let listed = listed(context, args)?;
@@ -22,8 +23,7 @@ pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result
     let already = if from_list { AlreadyMapped::Skip } else { AlreadyMapped::Refuse };
     let requested: Vec<Range> = args.sectors.iter().copied().chain(listed).collect();
     if requested.is_empty() && from_list {
-        report(out, &args.name, &SpliceOutcome::default(), &[]);
-        return Ok(Exit::Done);
+        return Ok(report(context, &args.name, &Ran::default(), Duration::ZERO, out));
     }
     let plan = |session: &Session<'_>| {
         let unreadable = args.unreadable.map_or(session.metadata.config.policy.unreadable, Into::into);
@@ -32,10 +32,8 @@ pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result
     if args.dry_run {
         return dry_run(context, &args.name, plan, out);
     }
-    let (_lock, mut session) = context.locked_session(&args.name)?;
-    session.check_live()?;
-    let plan = plan(&session)?;
-    run(context, &mut session, &plan, args.retries, &requested, out)
+    let ran = locked_run(context, &args.name, plan, args.retries, &requested)?;
+    Ok(report(context, &args.name, &ran, args.files.patience(), out))
 }
 
 pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Result<Exit> {
@@ -48,21 +46,42 @@ pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Re
     if args.dry_run {
         return dry_run(context, &args.name, plan, out);
     }
-    let (_lock, mut session) = context.locked_session(&args.name)?;
-    session.check_live()?;
-    let plan = plan(&session)?;
-    run(context, &mut session, &plan, 3, &[], out)
+    let ran = locked_run(context, &args.name, plan, 3, &[])?;
+    Ok(report(context, &args.name, &ran, args.files.patience(), out))
 }
 
-/// Runs a plan with a guardian, and reports.
+/// What a plan did.
+#[derive(Debug, Default)]
+pub(super) struct Ran {
+    outcome: SpliceOutcome,
+    already: Vec<Range>,
+    /// Whether a spare failed on the way.
+    spare_failed: bool,
+}
+
+/// Makes a plan and runs it, under the setup's lock. The lock is free again before anything is reported: looking for
+/// files may take a while.
+fn locked_run(
+    context: &Context,
+    name: &str,
+    plan: impl FnOnce(&Session<'_>) -> Result<MovePlan, crate::plan::Refusal>,
+    retries: u32,
+    suspects: &[Range],
+) -> Result<Ran> {
+    let (_lock, mut session) = context.locked_session(name)?;
+    session.check_live()?;
+    let plan = plan(&session)?;
+    run(context, &mut session, &plan, retries, suspects)
+}
+
+/// Runs a plan with a guardian. `suspects` are sectors that are known to be bad where they live now.
 pub(super) fn run(
     context: &Context,
     session: &mut Session<'_>,
     plan: &MovePlan,
     retries: u32,
     suspects: &[Range],
-    out: &mut Output,
-) -> Result<Exit> {
+) -> Result<Ran> {
     let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress, suspects };
     let generation = session.metadata.generation;
     let result = splice(session, plan, &options);
@@ -71,9 +90,7 @@ pub(super) fn run(
     }
     tell_failed(context, session);
     let outcome = result?;
-    report(out, &session.name, &outcome, &plan.already);
-    let fine = outcome.lost.is_empty() && outcome.dropped.is_empty() && session.failed.is_empty();
-    Ok(if fine { Exit::Done } else { Exit::Attention })
+    Ok(Ran { outcome, already: plan.already.clone(), spare_failed: !session.failed.is_empty() })
 }
 
 /// Says which spares did not take a commit.
@@ -109,7 +126,15 @@ fn dry_run(
     Ok(Exit::Done)
 }
 
-fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Range]) {
+/// Reports what a plan did, with the files that were hit as far as they are found in time; the exit to use.
+pub(super) fn report(context: &Context, name: &str, ran: &Ran, patience: Duration, out: &mut Output) -> Exit {
+    let lost = loss_rows(&ran.outcome.lost, &context.owners(name, &ran.outcome.lost, patience));
+    tell(name, &ran.outcome, &ran.already, &lost, out);
+    let fine = ran.outcome.lost.is_empty() && ran.outcome.dropped.is_empty() && !ran.spare_failed;
+    if fine { Exit::Done } else { Exit::Attention }
+}
+
+fn tell(name: &str, outcome: &SpliceOutcome, already: &[Range], lost: &[LossRow], out: &mut Output) {
     if out.is_json() {
         let dropped: Vec<_> =
             outcome.dropped.iter().map(|(range, why)| serde_json::json!({ "range": range, "why": why })).collect();
@@ -119,7 +144,7 @@ fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Rang
             "dry_run": false,
             "name": name,
             "moves": move_rows(&outcome.moved),
-            "lost": outcome.lost,
+            "lost": lost,
             "not_moved": dropped,
             "already": already,
             "recovered_by_retry": outcome.recovered,
@@ -159,11 +184,13 @@ fn report(out: &mut Output, name: &str, outcome: &SpliceOutcome, already: &[Rang
     for range in &outcome.rewritten {
         out.line(format!("  held sectors {range} were written since, and are ordinary now"));
     }
-    for loss in outcome.lost.iter().take(MOST) {
-        out.line(format!("  LOST {}", loss_words(loss)));
+    for loss in lost.iter().take(MOST) {
+        for (number, line) in loss.lines().iter().enumerate() {
+            out.line(format!("  {}{line}", if number == 0 { "LOST " } else { "     " }));
+        }
     }
-    if outcome.lost.len() > MOST {
-        out.line(format!("  … and {} more losses; see 'dm-remap status {name}'", outcome.lost.len() - MOST));
+    if lost.len() > MOST {
+        out.line(format!("  … and {} more losses; see 'dm-remap status {name}'", lost.len() - MOST));
     }
     for (range, why) in &outcome.dropped {
         out.line(format!("  NOT MOVED {range}: {why}"));

@@ -2,21 +2,22 @@
 
 use super::lifecycle::indexes;
 use super::{Context, Exit, Output};
-use crate::cli::args::{Map, MapFormat, Names};
+use crate::cli::args::{Map, MapFormat, Status};
 use crate::cli::context::Usage;
 use crate::cli::output::Colour;
-use crate::cli::report::{self, count, loss_words, sizes};
+use crate::cli::report::{self, LossRow, count, loss_rows, sizes};
 use crate::dm::{DeviceMapper, TableSlot};
 use crate::engine::held;
 use crate::engine::session::{LiveDevices, Session, find_active, live_devices};
 use crate::format::choose::Expected;
 use crate::format::metadata::SpareState;
-use crate::map::{Fate, SpareIndex};
+use crate::map::{Fate, Loss, SpareIndex};
 use crate::pool::Pool;
 use crate::store::{SpareReading, read_copies};
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use serde::Serialize;
+use std::time::Duration;
 
 pub(super) fn list(context: &Context, out: &mut Output) -> Result<Exit> {
     let active = context.active()?;
@@ -145,11 +146,11 @@ struct StatusReport {
     remapped_sectors: Sectors,
     held_sectors: Sectors,
     rewritten_since_sectors: u64,
-    losses: Vec<crate::map::Loss>,
+    losses: Vec<LossRow>,
     spares: Vec<SpareReport>,
 }
 
-pub(super) fn status(context: &Context, args: &Names, out: &mut Output) -> Result<Exit> {
+pub(super) fn status(context: &Context, args: &Status, out: &mut Output) -> Result<Exit> {
     let names: Vec<String> = if args.names.is_empty() {
         context.active()?.into_iter().map(|live| live.state.name).collect()
     } else {
@@ -161,7 +162,7 @@ pub(super) fn status(context: &Context, args: &Names, out: &mut Output) -> Resul
         // Not being active is the caller's mistake; anything else is what status is for.
         find_active(context.dm()?, &name)?;
         let report = match context.reading_session(&name) {
-            Ok(session) => examine(context, &session)?,
+            Ok(session) => examine(context, &session, args.files.patience())?,
             Err(error) => unreadable(context, &name, &error)?,
         };
         if report.state != State::Healthy {
@@ -185,11 +186,13 @@ pub(super) fn status(context: &Context, args: &Names, out: &mut Output) -> Resul
     Ok(exit)
 }
 
-fn examine(context: &Context, session: &Session<'_>) -> Result<StatusReport> {
+fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Result<StatusReport> {
     let metadata = &session.metadata;
     let map = &metadata.map;
     let spares: Vec<SpareReport> = indexes(session).filter_map(|i| examine_spare(context, session, i)).collect();
     let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let losses: Vec<Loss> = map.losses().iter().collect();
+    let owned = context.owners(&session.name, &losses, patience);
     let mut report = StatusReport {
         name: session.name.clone(),
         uuid: metadata.setup.to_string(),
@@ -205,7 +208,7 @@ fn examine(context: &Context, session: &Session<'_>) -> Result<StatusReport> {
         remapped_sectors: map.remapped(),
         held_sectors: map.losses().sectors(Fate::Held),
         rewritten_since_sectors: rewritten,
-        losses: map.losses().iter().collect(),
+        losses: loss_rows(&losses, &owned),
         spares,
     };
     judge(session, &mut report)?;
@@ -327,7 +330,7 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
             "restore the files that were hit from a backup; writing the sectors makes them ordinary".into(),
         );
     }
-    let others = report.losses.iter().filter(|l| l.fate != Fate::Held).count();
+    let others = session.metadata.map.losses().iter().filter(|l| l.fate != Fate::Held).count();
     if others > 0 {
         let what = if others == 1 {
             "1 run of sectors has lost its data".to_string()
@@ -384,7 +387,9 @@ fn render(out: &mut Output, report: &StatusReport) {
     out.table(8, &rows);
     const MOST: usize = 20;
     for loss in report.losses.iter().take(MOST) {
-        out.line(format!("   lost: {}", loss_words(loss)));
+        for (number, line) in loss.lines().iter().enumerate() {
+            out.line(format!("{}{line}", if number == 0 { "   lost: " } else { "         " }));
+        }
     }
     if report.losses.len() > MOST {
         out.line(format!("   lost: … and {} more; see --json", report.losses.len() - MOST));

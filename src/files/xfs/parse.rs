@@ -1,0 +1,317 @@
+//! What xfs_db and xfs_io print, read. Pure; never fails on any text: what is not understood is left out.
+//!
+//! The formats are those of xfsprogs: db/check.c, io/fsmap.c, io/bmap.c. What is where in a filesystem is in the XFS
+//! Algorithms & Data Structures book; sizes and places below are in the fields of the superblock (xfs_format.h).
+
+use crate::units::{Bytes, Range, Sectors};
+
+/// What the superblock says of the shape of a filesystem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Geometry {
+    /// Sectors in a block.
+    block: u64,
+    /// Sectors of 512 bytes in what the filesystem calls a sector.
+    sector: u64,
+    /// Blocks in an allocation group.
+    group_blocks: u64,
+    group_bits: u32,
+    groups: u64,
+    inode_bits: u32,
+    log_start: u64,
+    log_blocks: u64,
+    blocks: u64,
+    /// Inode of the root directory.
+    pub(super) root: u64,
+}
+
+/// Reads the output of xfs_db's `print` of [`Geometry::FIELDS`].
+pub(super) fn geometry(text: &str) -> Option<Geometry> {
+    let field = |name: &str| -> Option<u64> {
+        let mut fields = text.lines().filter_map(|line| line.split_once(" = "));
+        fields.find(|(found, _)| found.trim() == name)?.1.trim().parse().ok()
+    };
+    let bits = |name: &str| field(name).and_then(|n| u32::try_from(n).ok()).filter(|n| *n < 32);
+    let sectors = |name: &str| field(name).map(|n| Bytes(n).to_sectors_down().0).filter(|n| *n > 0);
+    Some(Geometry {
+        block: sectors("blocksize")?,
+        sector: sectors("sectsize")?,
+        group_blocks: field("agblocks").filter(|n| *n > 0)?,
+        group_bits: bits("agblklog")?,
+        groups: field("agcount")?,
+        inode_bits: bits("inopblog")?,
+        log_start: field("logstart")?,
+        log_blocks: field("logblocks")?,
+        blocks: field("dblocks")?,
+        root: field("rootino")?,
+    })
+}
+
+impl Geometry {
+    /// The fields of the superblock that are needed.
+    pub(super) const FIELDS: [&str; 10] = [
+        "blocksize", "sectsize", "agblocks", "agblklog", "agcount", "inopblog", "logstart", "logblocks", "dblocks",
+        "rootino",
+    ];
+
+    fn run(&self, block: u64, count: u64) -> Option<Range> {
+        let start = Sectors(block).checked_mul(self.block)?;
+        Range::new(start, Sectors(count).checked_mul(self.block)?)
+    }
+
+    /// The sectors of a block of an allocation group.
+    pub(super) fn block(&self, (group, block): (u64, u64)) -> Option<Range> {
+        self.run(group.checked_mul(self.group_blocks)?.checked_add(block)?, 1)
+    }
+
+    /// The log; `None` when it is on another device.
+    pub(super) fn log(&self) -> Option<Range> {
+        let (group, block) = self.split(self.log_start, self.group_bits);
+        let first = group.checked_mul(self.group_blocks)?.checked_add(block)?;
+        self.run(first, self.log_blocks).filter(|_| self.log_start != 0)
+    }
+
+    fn split(&self, number: u64, bits: u32) -> (u64, u64) {
+        let group = number.checked_shr(bits).unwrap_or(0);
+        (group, number.wrapping_sub(group.checked_shl(bits).unwrap_or(0)))
+    }
+
+    /// The block in which an inode lies.
+    pub(super) fn inode(&self, inode: u64) -> Option<Range> {
+        let (group, rest) = self.split(inode, self.group_bits.checked_add(self.inode_bits)?);
+        self.block((group, rest.checked_shr(self.inode_bits)?))
+    }
+
+    /// The four headers of the allocation groups that touch `range`.
+    pub(super) fn headers(&self, range: Range) -> Vec<Range> {
+        let Some(group) = self.group_blocks.checked_mul(self.block) else { return Vec::new() };
+        let first = range.start().0.checked_div(group).unwrap_or(0);
+        let end = range.end().0.div_ceil(group).min(self.groups);
+        let header = |n: u64| Range::new(Sectors(n.checked_mul(group)?), Sectors(self.sector.checked_mul(4)?));
+        (first..end).filter_map(header).collect()
+    }
+
+    /// What lies behind the end of the filesystem.
+    pub(super) fn behind(&self) -> Option<Range> {
+        Range::between(Sectors(self.blocks).checked_mul(self.block)?, Sectors(u64::MAX))
+    }
+
+    /// The blocks that `range` touches, in parts that do not leave their allocation group: first sector, count.
+    pub(super) fn parts(&self, range: Range) -> Vec<(Sectors, u64)> {
+        let (Some(group), block) = (self.group_blocks.checked_mul(self.block), Sectors(self.block)) else {
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        let mut at = range.start().align_down(block);
+        while at < range.end() {
+            let next = Sectors(at.0.saturating_add(1)).align_up(Sectors(group)).unwrap_or(range.end());
+            let end = next.min(range.end());
+            out.push((at, end.saturating_sub(at).0.div_ceil(self.block)));
+            at = end;
+        }
+        out
+    }
+}
+
+/// The owner of a line of `fsmap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MapOwner {
+    /// Free.
+    Free,
+    /// The log.
+    Log,
+    /// Metadata: what.
+    Metadata(&'static str),
+    /// Content of an inode.
+    Content(u64),
+    /// Something else of an inode: what, and its number.
+    Part(&'static str, u64),
+    /// In use, but there is no reverse map that tells by whom.
+    Unknown,
+}
+
+/// Reads a line of `fsmap -m`: `EXT,MAJOR,MINOR,PSTART,PEND,OWNER,…`, in sectors, both ends inside.
+pub(super) fn fsmap(line: &str) -> Option<(Range, MapOwner)> {
+    let mut fields = line.split(',').skip(3);
+    let (start, last) = (fields.next()?.parse().ok()?, fields.next()?.parse::<u64>().ok()?);
+    let owner = fields.next()?;
+    // fs/xfs/libxfs/xfs_fs.h: the special owners of XFS are numbered under 'X', the common ones under 0.
+    let owner = match owner {
+        "special_0:1" => MapOwner::Free,
+        "special_88:1" => MapOwner::Metadata("superblock and headers of an allocation group"),
+        "special_88:2" => MapOwner::Log,
+        "special_88:3" => MapOwner::Metadata("B-trees of an allocation group"),
+        "special_88:4" => MapOwner::Metadata("B-tree of inodes"),
+        "special_88:5" => MapOwner::Metadata("inodes"),
+        "special_88:6" => MapOwner::Metadata("B-tree of reference counts"),
+        "special_88:7" => MapOwner::Metadata("reserved for copies on write"),
+        _ => match owner.strip_prefix("inode_").and_then(|rest| rest.split_once('_')) {
+            Some((inode, "data")) => MapOwner::Content(inode.parse().ok()?),
+            Some((inode, "attr")) => MapOwner::Part("extended attributes", inode.parse().ok()?),
+            Some((inode, _)) => MapOwner::Part("map of blocks", inode.parse().ok()?),
+            None => MapOwner::Unknown,
+        },
+    };
+    Some((Range::between(Sectors(start), Sectors(last.checked_add(1)?))?, owner))
+}
+
+/// What xfs_db's `blockuse` says of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Content of an inode.
+    Content {
+        /// Its number.
+        inode: u64,
+        /// Whether it is a directory.
+        directory: bool,
+        /// Whether other files may share the block.
+        shared: bool,
+    },
+    /// Something else of an inode.
+    Part(&'static str, u64),
+    /// Metadata.
+    Metadata(&'static str),
+    /// The log.
+    Log,
+    /// Free.
+    Free,
+    /// A word that is not known here.
+    Unknown(String),
+}
+
+/// Reads `block 4120 (1/24) type data inode 32897`: the allocation group and the block in it, and its use.
+pub(super) fn blockuse(line: &str) -> Option<((u64, u64), Use)> {
+    let (place, what) = line.strip_prefix("block ")?.split_once(") type ")?;
+    let (group, block) = place.split_once(" (")?.1.split_once('/')?;
+    let mut words = what.split(' ');
+    let kind = words.next()?;
+    let inode = if words.next() == Some("inode") { words.next().and_then(|n| n.parse().ok()) } else { None };
+    let content = |directory, shared| inode.map(|inode| Use::Content { inode, directory, shared });
+    let part = |what| inode.map(|inode| Use::Part(what, inode));
+    // typename[] in db/check.c.
+    let found = match kind {
+        "data" => content(false, false),
+        "rldata" => content(false, true),
+        "symlink" => content(false, false),
+        "dir" => content(true, false),
+        "attr" => part("extended attributes"),
+        "btbmapa" | "btbmapd" => part("map of blocks"),
+        "free1" | "free2" => Some(Use::Free),
+        "freelist" => Some(Use::Metadata("kept for the B-trees of an allocation group")),
+        "log" => Some(Use::Log),
+        "sb" | "agf" | "agfl" | "agi" => Some(Use::Metadata("superblock and headers of an allocation group")),
+        "btbno" | "btcnt" => Some(Use::Metadata("B-tree of free space")),
+        "btino" | "btfino" => Some(Use::Metadata("B-tree of inodes")),
+        "btrmap" => Some(Use::Metadata("reverse map")),
+        "btrefcnt" => Some(Use::Metadata("B-tree of reference counts")),
+        "cowdata" => Some(Use::Metadata("reserved for copies on write")),
+        "inode" => Some(Use::Metadata("inodes")),
+        "quota" => Some(Use::Metadata("quota")),
+        "rtbitmap" | "rtsum" => Some(Use::Metadata("map of the realtime device")),
+        _ => None,
+    };
+    let unknown = || Use::Unknown(what.chars().take(40).collect());
+    Some(((group.parse().ok()?, block.parse().ok()?), found.unwrap_or_else(unknown)))
+}
+
+/// Whether xfs_db refuses because the log has not been replayed.
+pub(super) fn is_dirty(errors: &str) -> bool {
+    errors.contains("valuable metadata changes in a log")
+}
+
+/// Gathers names from xfs_db's `ncheck`, line by line.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    found: Vec<(u64, String)>,
+    /// Whether the entry that was read last is wanted: the next line may be the rest of its name.
+    last_wanted: bool,
+}
+
+impl Names {
+    /// Takes a line.
+    pub(super) fn feed(&mut self, line: &str, wanted: impl Fn(u64) -> bool) {
+        match entry(line) {
+            Some((inode, name)) => {
+                self.last_wanted = wanted(inode);
+                if self.last_wanted {
+                    self.found.push((inode, format!("/{name}")));
+                }
+            }
+            None if self.last_wanted => {
+                if let Some((_, name)) = self.found.last_mut() {
+                    name.push('\n');
+                    name.push_str(line);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Inode, path, and whether it is a directory.
+    pub(super) fn done(self) -> impl Iterator<Item = (u64, String, bool)> {
+        self.found.into_iter().map(|(inode, path)| match path.strip_suffix("/.") {
+            Some(folder) => (inode, folder.to_string(), true),
+            None => (inode, path, false),
+        })
+    }
+}
+
+/// Reads `        131 sub dir/.`: the number stands right in 11 places.
+fn entry(line: &str) -> Option<(u64, &str)> {
+    const WIDTH: usize = 11;
+    let blanks = line.len() - line.trim_start_matches(' ').len();
+    let (number, name) = line.get(blanks..)?.split_once(' ')?;
+    let right = blanks + number.len() == WIDTH || (blanks == 0 && number.len() > WIDTH);
+    let inode = number.parse().ok().filter(|_| right)?;
+    Some((inode, name))
+}
+
+/// An extent of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Where it lies.
+    pub(super) range: Range,
+    /// Whether it was allocated and never written.
+    pub(super) unwritten: bool,
+    /// Whether other files share it.
+    pub(super) shared: bool,
+}
+
+/// Reads the output of `bmap -vp` for the files that were named, in that order. `None` when it does not fit them.
+pub(super) fn bmap(text: &str, files: &[String]) -> Option<Vec<Vec<Extent>>> {
+    let mut rest = text;
+    let mut out = Vec::with_capacity(files.len());
+    for (index, file) in files.iter().enumerate() {
+        rest = rest.strip_prefix(file.as_str())?;
+        if let Some(after) = rest.strip_prefix(": no extents\n") {
+            rest = after;
+            out.push(Vec::new());
+            continue;
+        }
+        rest = rest.strip_prefix(":\n EXT: FILE-OFFSET")?;
+        // The lines of an extent begin with blanks and a number; the next file begins with a slash.
+        let end = match files.get(index + 1) {
+            Some(_) => rest.find("\n/").map(|at| at + 1)?,
+            None => rest.len(),
+        };
+        let (section, after) = rest.split_at_checked(end)?;
+        rest = after;
+        let realtime = section.lines().next().is_some_and(|heading| heading.contains("RT-BLOCK-RANGE"));
+        out.push(if realtime { Vec::new() } else { section.lines().filter_map(extent).collect() });
+    }
+    Some(out)
+}
+
+/// Reads `   0: [0..591]:        32960..33551      1 (192..783)         592 000000`.
+fn extent(line: &str) -> Option<Extent> {
+    let (_, place) = line.split_once("]:")?;
+    let mut words = place.split_ascii_whitespace();
+    let (start, last) = words.next()?.split_once("..")?;
+    let flags = u32::from_str_radix(words.last()?, 8).ok()?;
+    let end = last.parse::<u64>().ok()?.checked_add(1)?;
+    let range = Range::between(Sectors(start.parse().ok()?), Sectors(end))?;
+    Some(Extent { range, unwritten: flags & 0o010_000 != 0, shared: flags & 0o100_000 != 0 })
+}
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;
