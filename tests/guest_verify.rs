@@ -1,6 +1,7 @@
 //! The verify command on a real kernel: what scsi_debug gets, and that "good" from it proves nothing.
 // guest: --disk 16M
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)]
 
 mod guest_support;
 
@@ -98,4 +99,37 @@ fn several_threads_may_ask_at_a_time_and_other_disks_are_refused() {
     let host = Host::real();
     let refused = VerifyDisk::open(&host, &host.device(Path::new(&guest.disks[0])).unwrap()).unwrap_err();
     assert!(matches!(refused, VerifyError::NotADrive { .. }), "{refused}");
+}
+
+/// An NVMe drive that fails reads of one sector, of which the guests of scripts/test have none. By hand: qemu with
+/// `-device nvme` over a `-drive` with blkdebug (`inject-error`, event `read_aio`, `errno = "5"`, `rerror=report`); the
+/// path in the guest in `GUEST_NVME`, the sector in `GUEST_NVME_BAD`. qemu calls it an internal error in a Verify, and an
+/// unrecovered read in a read.
+#[test]
+fn an_nvme_drive_says_bad_where_a_read_fails() {
+    let (Ok(device), Ok(bad)) = (std::env::var("GUEST_NVME"), std::env::var("GUEST_NVME_BAD")) else {
+        println!("skipped: needs an NVMe drive");
+        return;
+    };
+    let bad: u64 = bad.parse().unwrap();
+    let host = Host::real();
+    sh(&format!("modprobe nvme; for i in $(seq 200); do [ -b {device} ] && break; sleep 0.05; done; [ -b {device} ]"));
+    let verify = open(&device);
+    let read = DirectDisk::open(&host, Path::new(&device), Mode::ReadOnly).unwrap();
+    let block = read.logical_block().0;
+    let mut buf = AlignedBuffer::new(512 * block as usize);
+    let mut bad_blocks = 0;
+    for sector in (bad - bad % block - 8 * block..bad + 8 * block).step_by(block as usize) {
+        let said = verify.verify(range(sector, block)).map_err(|e| e.errno);
+        let found = read.read(Sectors(sector), &mut buf).map_err(|e| e.errno);
+        println!("sector {sector}: verify {said:?}, read {found:?}");
+        assert!(matches!(said, Ok(()) | Err(Errno::ENODATA | Errno::EIO)), "sector {sector}");
+        assert_eq!(said.is_ok(), found.is_ok(), "sector {sector}");
+        bad_blocks += u64::from(found == Err(Errno::ENODATA));
+    }
+    assert_eq!(bad_blocks, 1);
+    assert_eq!(verify.verify(range(bad - bad % block + block, 2000 * block)), Ok(()));
+    let error = verify.verify(range(0, 8000 * block)).unwrap_err();
+    assert!(error.start.0 <= bad && bad < error.start.0 + error.len.0, "{error}");
+    assert_eq!(error.len, Sectors(256 * block));
 }

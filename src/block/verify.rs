@@ -31,8 +31,9 @@ pub trait Verify: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`DiskError`] of the request that failed, which may be a part of the range, with the errno: `ENODATA` for an
-    /// unrecovered read error, `EOPNOTSUPP` when the drive does not know the command, `EINVAL` when the range is not
-    /// whole blocks inside the device; all others say nothing about a sector.
+    /// unrecovered read error, `EIO` for an internal error of an NVMe drive, which may be one, `EOPNOTSUPP` when the drive
+    /// does not know the command, `EINVAL` when the range is not whole blocks inside the device; all others say nothing
+    /// about a sector.
     fn verify(&self, range: Range) -> Result<(), DiskError>;
 }
 

@@ -57,6 +57,8 @@ pub(super) fn judge(status: u32) -> Result<(), Errno> {
         0x000 => Ok(()),
         0x001 | 0x002 | 0x00b => Err(Errno::EOPNOTSUPP),
         0x080 => Err(Errno::EINVAL),
+        // Internal error: what a read makes of it too. qemu says so of sectors that a read cannot recover.
+        0x006 => Err(Errno::EIO),
         // Aborted on request, for a queue that goes, or for a missing fused command.
         0x007 | 0x008 => Err(Errno::EAGAIN),
         0x281 => Err(Errno::ENODATA),
@@ -91,6 +93,7 @@ mod tests {
         }
         assert_eq!(judge(0x4001), Err(Errno::EOPNOTSUPP));
         assert_eq!(judge(0x4080), Err(Errno::EINVAL));
+        assert_eq!(judge(0x4006), Err(Errno::EIO));
         assert_eq!(judge(0x371), Err(Errno::ENOLINK));
     }
 }
