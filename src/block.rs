@@ -22,6 +22,7 @@ mod partition_table;
 pub mod priority;
 pub mod ram;
 pub mod usage;
+pub mod verify;
 
 use crate::units::{Range, Sectors};
 use nix::errno::Errno;
@@ -37,6 +38,8 @@ pub enum Operation {
     Write,
     /// Flushing the device's write cache.
     Flush,
+    /// Reading without sending the data (see [`verify`]).
+    Verify,
 }
 
 impl fmt::Display for Operation {
@@ -45,6 +48,7 @@ impl fmt::Display for Operation {
             Operation::Read => "read",
             Operation::Write => "write",
             Operation::Flush => "flush",
+            Operation::Verify => "verify",
         })
     }
 }

@@ -158,9 +158,21 @@ impl Salvager {
             observer.note(&format!("sectors {range} cannot be read from {}", copy.source.name()));
         }
         result.blocks = join_records(result.blocks);
-        self.suspects.extend(result.blocks.iter().map(|record| record.range));
-        self.suspects = coalesce(std::mem::take(&mut self.suspects));
+        self.suspect(&result.blocks);
         Ok(result)
+    }
+
+    /// Takes note of blocks that made trouble. (Sorted only when there are new ones: there may be very many moves.)
+    fn suspect(&mut self, blocks: &[BlockRecord]) {
+        let known = |range: Range| {
+            let first = self.suspects.partition_point(|suspect| suspect.end() <= range.start());
+            self.suspects.get(first).is_some_and(|suspect| suspect.encloses(range))
+        };
+        let new: Vec<Range> = blocks.iter().map(|record| record.range).filter(|range| !known(*range)).collect();
+        if !new.is_empty() {
+            let all = std::mem::take(&mut self.suspects).into_iter().chain(new);
+            self.suspects = coalesce(all.collect());
+        }
     }
 
     fn copy_chunk(&mut self, part: &Copy, result: &mut Copied) -> Result<(), CopyFault> {
