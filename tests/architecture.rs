@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 13] = [
+const PARTS: [(&str, &[&str]); 14] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("map", &["units"]),
@@ -20,10 +20,17 @@ const PARTS: [(&str, &[&str]); 13] = [
     ("block", &["units", "identity", "format::signature", "format::header"]),
     ("store", &["units", "map", "format", "block"]),
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
-    ("cli", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "engine"]),
+    ("watch", &["units", "map", "segments", "dm", "block", "plan::refusal", "plan::Refusal", "engine"]),
+    (
+        "cli",
+        &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "engine", "watch"],
+    ),
     (
         "bin",
-        &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "engine", "cli"],
+        &[
+            "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "engine",
+            "watch", "cli",
+        ],
     ),
 ];
 

@@ -9,13 +9,13 @@ use tempfile::TempDir;
 
 /// The folder tree, deleted at the end.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     dir: TempDir,
 }
 
 impl Tree {
     /// A machine without devices.
-    pub(super) fn new() -> Tree {
+    pub(crate) fn new() -> Tree {
         let tree = Tree { dir: tempfile::tempdir().unwrap() };
         for folder in ["sys/dev/block", "sys/class/block", "proc/self", "dev", "run"] {
             fs::create_dir_all(tree.path(folder)).unwrap();
@@ -23,22 +23,22 @@ impl Tree {
         tree
     }
 
-    pub(super) fn path(&self, path: &str) -> PathBuf {
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
         fs::canonicalize(self.dir.path()).unwrap().join(path)
     }
 
-    pub(super) fn host(&self) -> Host {
+    pub(crate) fn host(&self) -> Host {
         Host::under(self.dir.path())
     }
 
-    pub(super) fn write(&self, path: &str, content: impl AsRef<[u8]>) -> &Tree {
+    pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) -> &Tree {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
         self
     }
 
-    pub(super) fn link(&self, path: &str, target: impl AsRef<Path>) -> &Tree {
+    pub(crate) fn link(&self, path: &str, target: impl AsRef<Path>) -> &Tree {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         symlink(target, path).unwrap();
@@ -58,7 +58,7 @@ impl Tree {
     }
 
     /// A disk of 512-byte logical and 4096-byte physical blocks; its folder, for more attributes.
-    pub(super) fn disk(&self, name: &str, devno: &str, sectors: u64) -> String {
+    pub(crate) fn disk(&self, name: &str, devno: &str, sectors: u64) -> String {
         let folder = format!("sys/devices/{name}-bus/block/{name}");
         self.register(&folder, name, devno, sectors);
         self.write(&format!("{folder}/removable"), "0\n")
@@ -69,7 +69,7 @@ impl Tree {
     }
 
     /// A partition of a disk; its folder.
-    pub(super) fn partition(
+    pub(crate) fn partition(
         &self,
         disk_folder: &str,
         (name, devno): (&str, &str),
@@ -84,20 +84,20 @@ impl Tree {
     }
 
     /// Makes `upper` hold `lower`, both given by folder.
-    pub(super) fn stack(&self, upper: &str, lower: &str) {
+    pub(crate) fn stack(&self, upper: &str, lower: &str) {
         let name = |folder: &str| folder.rsplit('/').next().unwrap().to_string();
         self.link(&format!("{lower}/holders/{}", name(upper)), self.path(upper))
             .link(&format!("{upper}/slaves/{}", name(lower)), self.path(lower));
     }
 
     /// The device with the given kernel name.
-    pub(super) fn device(&self, name: &str) -> BlockDevice {
+    pub(crate) fn device(&self, name: &str) -> BlockDevice {
         let path = self.path(&format!("dev/{name}"));
         self.host().device(&path).unwrap()
     }
 
     /// A SATA disk `sda` (8:0) with a GPT partition `sda1` (8:1, from sector 2048); both folders.
-    pub(super) fn ata_disk(&self) -> (String, String) {
+    pub(crate) fn ata_disk(&self) -> (String, String) {
         let disk = self.disk("sda", "8:0", 2_000_000);
         self.write(&format!("{disk}/device/wwid"), "naa.5000c500a1b2c3d4\n")
             .write(&format!("{disk}/device/vpd_pg80"), b"\0\x80\0\x14            Z1D5ABCD")
