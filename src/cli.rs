@@ -11,6 +11,7 @@ mod context;
 mod output;
 mod progress;
 mod report;
+mod syslog;
 
 use crate::engine::EngineError;
 use crate::plan::Refusal;

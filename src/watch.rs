@@ -11,7 +11,10 @@ pub mod kmsg;
 pub mod locate;
 pub mod position;
 pub mod report;
+pub mod setups;
 pub mod stack;
 pub mod trace;
+pub mod unseen;
+pub mod watcher;
 
 pub use report::{ErrorReport, Reported, Request};

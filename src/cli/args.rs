@@ -4,6 +4,7 @@ use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Keep a block device with bad sectors in service.
 #[derive(Debug, Parser)]
@@ -47,6 +48,8 @@ pub enum Command {
     Recover(Recover),
     /// Take losses off the list, once you know of them.
     Acknowledge(Acknowledge),
+    /// Stay in the foreground, and move sectors away as the kernel reports errors.
+    Watch(Watch),
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),
@@ -135,6 +138,30 @@ pub struct Map {
     /// Block size in bytes for --format badblocks.
     #[arg(long, value_name = "BYTES", default_value_t = 1024)]
     pub block_size: u64,
+}
+
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It ends cleanly on SIGTERM, SIGINT and SIGHUP. Killed or stopped for a while, it goes through the kernel log\n\
+    since it last did when it is started again."
+)]
+pub struct Watch {
+    /// The setups; all that are up, now and later, when none is named.
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// How long the first report waits for others that come with it.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30ms")]
+    pub settle: Duration,
+    /// What to do with blocks that cannot be read (default: as the setup says).
+    #[arg(long, value_enum)]
+    pub unreadable: Option<Unreadable>,
+    /// How often to read a bad block again before it is given up.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub retries: u32,
+    /// Use the kernel log only, also where the kernel can trace failed requests.
+    #[arg(long)]
+    pub no_trace: bool,
 }
 
 /// Setups to show.

@@ -4,7 +4,9 @@ mod create;
 mod lifecycle;
 mod metadata;
 mod moves;
+mod probe;
 mod show;
+mod watch;
 
 use super::Exit;
 use super::args::{Cli, Command};
@@ -26,6 +28,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Destroy(args) => lifecycle::destroy(context, args, out),
         Command::Recover(args) => lifecycle::recover(context, args, out),
         Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
+        Command::Watch(args) => watch::watch(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
     }
 }

@@ -47,6 +47,11 @@ impl Context {
         })
     }
 
+    /// Where state is kept that may be lost.
+    pub(super) fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// Device-mapper, opened when first needed.
     pub(super) fn dm(&self) -> Result<&Kernel, DmError> {
         if let Some(dm) = self.dm.get() {

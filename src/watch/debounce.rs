@@ -37,6 +37,23 @@ pub enum Place {
     Spare(SpareIndex),
 }
 
+/// A report, as far as it concerns a setup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// The device.
+    pub place: Place,
+    /// Sectors of it.
+    pub ranges: Vec<Range>,
+    /// Whether these are but a guess.
+    pub guessed: bool,
+    /// The report in words.
+    pub cause: String,
+    /// Number of the log record, if it came from there.
+    pub sequence: Option<u64>,
+    /// How many reports this counts for: 0 when another source has told it already.
+    pub reports: u64,
+}
+
 /// What to act upon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
@@ -46,6 +63,10 @@ pub struct Batch {
     pub reports: u64,
     /// Whether there may have been reports that the kernel left out.
     pub hidden: bool,
+    /// Whether sectors of main are among them that are but a guess.
+    pub guessed: bool,
+    /// The first of the reports, in words.
+    pub cause: String,
     /// The lowest number among the log records that are in it.
     pub first: Option<u64>,
 }
@@ -68,6 +89,10 @@ impl Batch {
         }
         self.reports = self.reports.saturating_add(other.reports);
         self.hidden |= other.hidden;
+        self.guessed |= other.guessed;
+        if self.cause.is_empty() {
+            self.cause = other.cause;
+        }
         self.first = [self.first, other.first].into_iter().flatten().min();
     }
 }
@@ -110,25 +135,45 @@ impl Debounce {
         Debounce { settle, waiting, recent, due: None, last: None, pace: settle }
     }
 
-    /// Takes in a report at time `now`: sectors of a device, and the number of the log record if it came from there.
-    pub fn add(&mut self, now: Duration, place: Place, ranges: &[Range], sequence: Option<u64>) {
-        let reported = BTreeMap::from([(place, ranges.to_vec())]);
-        self.waiting.join(Batch { reported, reports: 1, hidden: false, first: sequence });
+    /// Takes in a report at time `now`.
+    pub fn add(&mut self, now: Duration, suspect: Suspect) {
+        let Suspect { place, ranges, guessed, cause, sequence, reports } = suspect;
+        let reported = BTreeMap::from([(place, ranges)]);
+        self.waiting.join(Batch { reported, reports, hidden: false, guessed, cause, first: sequence });
         self.plan(now);
+    }
+
+    /// What waits for the end of some trouble need not wait any longer than other batches.
+    pub fn hurry(&mut self, now: Duration) {
+        self.due = self.due.map(|due| due.min(now.saturating_add(LONGEST)));
     }
 
     /// Takes in that the kernel may have left reports out. It tells so late: what was acted upon a moment ago is acted
     /// upon again, more widely.
     pub fn hidden(&mut self, now: Duration) {
-        if self.last.is_none_or(|last| now.saturating_sub(last) > LONGEST) {
-            self.recent = Batch::default();
+        let long_ago = self.last.is_none_or(|last| now.saturating_sub(last) > LONGEST);
+        // What was probed widely needs no second time.
+        if !long_ago && !self.recent.hidden {
+            self.recent_again();
         }
-        let again = Batch { reports: 0, ..std::mem::take(&mut self.recent) };
-        self.waiting.join(again);
         if !self.waiting.reported.is_empty() {
             self.waiting.hidden = true;
             self.plan(now);
         }
+    }
+
+    /// Requests have failed since, and it is not known where: around what was acted upon last is the best guess.
+    pub fn unseen(&mut self, now: Duration) {
+        self.recent_again();
+        if !self.waiting.reported.is_empty() {
+            (self.waiting.hidden, self.waiting.guessed) = (true, true);
+            self.plan(now);
+        }
+    }
+
+    fn recent_again(&mut self) {
+        let again = Batch { reports: 0, ..std::mem::take(&mut self.recent) };
+        self.waiting.join(again);
     }
 
     fn plan(&mut self, now: Duration) {
@@ -163,8 +208,7 @@ impl Debounce {
     pub fn done(&mut self, now: Duration, batch: Batch) {
         self.pace = self.pace.saturating_mul(2).min(LONGEST);
         self.last = Some(now);
-        // What was probed widely needs no second time.
-        self.recent = if batch.hidden { Batch::default() } else { batch };
+        self.recent = batch;
         if let Some(due) = &mut self.due {
             *due = (*due).max(now.saturating_add(self.pace));
         }
@@ -195,8 +239,13 @@ mod tests {
         Range::new(Sectors(start), Sectors(len)).unwrap()
     }
 
+    fn suspect(place: Place, sector: u64, sequence: Option<u64>) -> Suspect {
+        let ranges = vec![range(sector, 1)];
+        Suspect { place, ranges, guessed: false, cause: format!("sector {sector}"), sequence, reports: 1 }
+    }
+
     fn add(debounce: &mut Debounce, at: u64, sector: u64) {
-        debounce.add(ms(at), Place::Main, &[range(sector, 1)], Some(sector));
+        debounce.add(ms(at), suspect(Place::Main, sector, Some(sector)));
     }
 
     /// Runs to the end of time; each batch takes `work`. Returns when they were taken, and the sectors in them.
@@ -246,7 +295,7 @@ mod tests {
     fn neighbours_are_probed_and_more_of_them_where_reports_are_missing() {
         let mut debounce = Debounce::default();
         add(&mut debounce, 0, 5000);
-        debounce.add(ms(1), Place::Spare(SpareIndex(1)), &[range(9, 1)], None);
+        debounce.add(ms(1), suspect(Place::Spare(SpareIndex(1)), 9, None));
         let batch = debounce.take(ms(30)).unwrap();
         assert_eq!(batch.around(Place::Main, Sectors(1 << 20)), [range(4096, 2048)]);
         assert_eq!(batch.around(Place::Main, Sectors(5001)), [range(4096, 905)]);
@@ -261,11 +310,19 @@ mod tests {
         debounce.done(ms(200), batch);
         debounce.hidden(ms(210));
         assert_eq!(debounce.due(), None, "once is enough");
+        debounce.unseen(ms(220));
+        let batch = debounce.take(debounce.due().unwrap()).unwrap();
+        assert_eq!(batch.around(Place::Main, Sectors(1 << 20)), [range(0, 32_768)]);
+        assert!(batch.guessed && batch.hidden);
+        debounce.done(ms(230), batch);
         add(&mut debounce, 300, 5000);
         let batch = debounce.take(ms(2000)).unwrap();
         debounce.done(ms(2000), batch);
         debounce.hidden(ms(60_000));
         assert_eq!(debounce.due(), None, "that was long ago");
+        let mut never = Debounce::default();
+        never.unseen(ms(1));
+        assert_eq!(never.due(), None, "there is nothing to guess from");
     }
 
     #[test]
@@ -277,7 +334,11 @@ mod tests {
         debounce.put_back(batch, ms(500));
         add(&mut debounce, 40, 8);
         assert_eq!((debounce.due(), debounce.first_waiting()), (Some(ms(500)), Some(7)));
-        assert_eq!(debounce.take(ms(500)).unwrap().reported[&Place::Main], [range(7, 2)]);
+        let batch = debounce.take(ms(500)).unwrap();
+        assert_eq!((batch.reported[&Place::Main].as_slice(), batch.cause.as_str()), (&[range(7, 2)][..], "sector 7"));
+        debounce.put_back(batch, ms(60_000));
+        debounce.hurry(ms(1000));
+        assert_eq!(debounce.due(), Some(ms(3000)));
     }
 
     proptest! {

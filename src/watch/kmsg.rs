@@ -28,7 +28,7 @@ const RECORD_BYTES: usize = 16_384;
 const LINES_BURST: usize = 10;
 
 /// See [`LINES_BURST`].
-const LINES_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const LINES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One record of the kernel log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +185,11 @@ impl Kmsg {
             source,
         })?;
         Ok(Kmsg { file, path: name, reader: Reader { last: after, ..Reader::default() } })
+    }
+
+    /// Number of the last record that was read.
+    pub fn last(&self) -> Option<u64> {
+        self.reader.last
     }
 
     /// Reads all that is there, without waiting.

@@ -7,7 +7,7 @@
 //! Source of md's files: Documentation/admin-guide/md.rst.
 
 use super::locate::{Made, Node, Piece, Stack, made_of};
-use super::report::Reported;
+use super::report::{ErrorReport, Reported};
 use crate::block::host::{self, Host};
 use crate::segments::Target;
 use crate::units::{DevNo, Range, Sectors};
@@ -47,6 +47,13 @@ pub fn number_of(host: &Host, device: &Reported) -> Option<DevNo> {
         Reported::Number(number) => Some(*number),
         Reported::Name(name) => host.number_of(name).or_else(|| host.number_of(&nvme_head(name)?)),
     }
+}
+
+/// A report that names its disk by number, with the kernel's name for it where there is one: for people.
+pub fn with_name(host: &Host, report: ErrorReport) -> ErrorReport {
+    let Reported::Number(number) = report.device else { return report };
+    let name = host.sys_folder(number).and_then(|folder| Some(folder.file_name()?.to_string_lossy().into_owned()));
+    ErrorReport { device: name.map_or(Reported::Number(number), Reported::Name), ..report }
 }
 
 fn nvme_head(name: &str) -> Option<String> {

@@ -1,7 +1,8 @@
 //! The tracepoint `block:block_rq_error` as a source of error reports: every failed request, with its length, and none
-//! left out for being one of many. Kernels from 5.18 that can trace have it.
+//! left out for being one of many. Kernels from 5.18 that can trace have it; older ones have `block:block_rq_complete`,
+//! which a filter narrows down to failed requests.
 //!
-//! Source of the text: include/trace/events/block.h (`TP_printk` of `block_rq_error`), Documentation/trace/ftrace.rst.
+//! Source of the text: include/trace/events/block.h (`TP_printk` of both), Documentation/trace/ftrace.rst and events.rst.
 //!
 //! Invariants:
 //! - tracing happens in an instance of our own: what others trace is neither disturbed nor read;
@@ -22,8 +23,27 @@ use std::time::Duration;
 /// Where tracefs may be mounted.
 const ROOTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// The event, in the folder of an instance.
-const EVENT: &str = "events/block/block_rq_error";
+/// A tracepoint of the block layer, and the filter that leaves only failed requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracepoint {
+    /// Its name.
+    pub name: &'static str,
+    /// In the words of events.rst.
+    pub filter: Option<&'static str>,
+}
+
+/// The tracepoints that tell of failed requests, best first.
+pub const TRACEPOINTS: [Tracepoint; 2] = [
+    Tracepoint { name: "block_rq_error", filter: None },
+    Tracepoint { name: "block_rq_complete", filter: Some("error != 0") },
+];
+
+impl Tracepoint {
+    /// Its folder, in that of an instance.
+    fn folder(&self) -> PathBuf {
+        Path::new("events/block").join(self.name)
+    }
+}
 
 /// What the name of an instance begins with; the owner's process number follows.
 const PREFIX: &str = "dm-remap-";
@@ -51,7 +71,7 @@ pub fn parse_line(line: &str) -> Option<TraceLine> {
     }
     // kworker/0:1H-75 [000] ..s2. 12.345678: block_rq_error: 8,0 R () 1000 + 8 none,0,0 [-61]
     // The name of the process may hold anything: what follows is looked for from the end.
-    let (head, event) = line.rsplit_once(": block_rq_error: ")?;
+    let (head, event) = TRACEPOINTS.iter().find_map(|point| line.rsplit_once(&format!(": {}: ", point.name)))?;
     let seconds = head.rsplit(' ').next()?;
     let time = parse_time(seconds)?;
     let (place, what) = event.split_once(' ')?;
@@ -138,7 +158,7 @@ impl Lines {
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
     /// No tracefs, or a kernel without the event.
-    #[error("this kernel does not trace {EVENT}, or tracefs is not mounted")]
+    #[error("this kernel cannot trace failed requests, or tracefs is not mounted")]
     Absent,
     /// It is there, and does not let itself be used (lockdown, permission, memory).
     #[error("{}: {source}", path.display())]
@@ -150,9 +170,10 @@ pub enum TraceError {
     },
 }
 
-/// The tracepoint, switched on in an instance of our own, which is removed at the end.
+/// A tracepoint, switched on in an instance of our own, which is removed at the end.
 #[derive(Debug)]
 pub struct Trace {
+    tracepoint: Tracepoint,
     folder: PathBuf,
     /// Closed before the folder is removed: an instance with open files stays.
     pipe: Option<File>,
@@ -160,17 +181,29 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Switches the tracepoint on, where this machine has it.
+    /// Switches on the best tracepoint that this machine has.
     ///
     /// # Errors
     /// [`TraceError`].
     pub fn open() -> Result<Trace, TraceError> {
-        let roots = ROOTS.iter().map(Path::new);
-        let root = roots.filter(|root| root.join(EVENT).is_dir()).find(|root| root.join("instances").is_dir());
-        Trace::open_in(root.ok_or(TraceError::Absent)?)
+        Trace::open_one_of(&TRACEPOINTS)
     }
 
-    fn open_in(root: &Path) -> Result<Trace, TraceError> {
+    /// Switches on the first of these tracepoints that this machine has.
+    ///
+    /// # Errors
+    /// [`TraceError`].
+    pub fn open_one_of(tracepoints: &[Tracepoint]) -> Result<Trace, TraceError> {
+        for tracepoint in tracepoints {
+            let has = |root: &&Path| root.join(tracepoint.folder()).is_dir() && root.join("instances").is_dir();
+            if let Some(root) = ROOTS.iter().map(Path::new).find(has) {
+                return Trace::open_in(root, *tracepoint);
+            }
+        }
+        Err(TraceError::Absent)
+    }
+
+    fn open_in(root: &Path, tracepoint: Tracepoint) -> Result<Trace, TraceError> {
         let instances = root.join("instances");
         remove_leftovers(&instances, |pid| is_ours(Path::new("/proc"), pid));
         let folder = instances.join(format!("{PREFIX}{}", std::process::id()));
@@ -180,21 +213,29 @@ impl Trace {
             _ => {}
         }
         // From here on dropping it removes the folder.
-        let mut trace = Trace { folder, pipe: None, lines: Lines::default() };
-        let set = |file: &str, value: &str| {
+        let mut trace = Trace { tracepoint, folder, pipe: None, lines: Lines::default() };
+        let set = |file: &Path, value: &str| {
             let path = trace.folder.join(file);
             fs::write(&path, value).map_err(|error| unusable(&path, error))
         };
-        set("buffer_size_kb", BUFFER_KIB)?;
+        set(Path::new("buffer_size_kb"), BUFFER_KIB)?;
         // Otherwise poll waits until the buffer is half full; older kernels have no such file, and do not wait.
-        let _ = set("buffer_percent", "0");
+        let _ = set(Path::new("buffer_percent"), "0");
         let pipe = trace.folder.join("trace_pipe");
         let flags = nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(&pipe);
         let file = opened.map_err(|error| unusable(&pipe, error))?;
-        set(&format!("{EVENT}/enable"), "1")?;
+        if let Some(filter) = tracepoint.filter {
+            set(&tracepoint.folder().join("filter"), filter)?;
+        }
+        set(&tracepoint.folder().join("enable"), "1")?;
         trace.pipe = Some(file);
         Ok(trace)
+    }
+
+    /// Which tracepoint it is.
+    pub fn tracepoint(&self) -> Tracepoint {
+        self.tracepoint
     }
 
     /// Reads all that is there, without waiting.
@@ -224,7 +265,7 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        let _ = fs::write(self.folder.join(EVENT).join("enable"), "0");
+        let _ = fs::write(self.folder.join(self.tracepoint.folder()).join("enable"), "0");
         self.pipe = None;
         let _ = fs::remove_dir(&self.folder);
     }
@@ -236,7 +277,9 @@ fn remove_leftovers(instances: &Path, lives: impl Fn(u32) -> bool) {
         let name = entry.file_name();
         let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
         if owner.is_some_and(|pid| pid != std::process::id() && !lives(pid)) {
-            let _ = fs::write(entry.path().join(EVENT).join("enable"), "0");
+            for tracepoint in &TRACEPOINTS {
+                let _ = fs::write(entry.path().join(tracepoint.folder()).join("enable"), "0");
+            }
             let _ = fs::remove_dir(entry.path());
         }
     }
@@ -278,6 +321,9 @@ mod tests {
         // 5.18 to 6.11 have no priority
         let old = "          <idle>-0       [001] d.s1.    12.345678: block_rq_error: 8,0 R () 1000 + 8 [-61]";
         assert_eq!(error(old), expected);
+        // Before 5.18
+        let older = "          <idle>-0       [001] d.s1    12.345678: block_rq_complete: 8,0 R () 1000 + 8 [-61]";
+        assert_eq!(error(older), expected);
         // A process may be called anything.
         let odd = "  a: block_rq_error: b-12 [001] d.s1.    12.345678: block_rq_error: 8,0 R () 1000 + 8 [-61]";
         assert_eq!(error(odd), expected);
@@ -309,7 +355,8 @@ mod tests {
         for line in [
             "",
             "# tracer: nop",
-            "x-1 [000] ..... 1.000000: block_rq_complete: 8,0 R () 1000 + 8 [-61]",
+            "x-1 [000] ..... 1.000000: block_rq_complete: 8,0 R () 1000 + 8 [0]",
+            "x-1 [000] ..... 1.000000: block_rq_issue: 8,0 R 4096 () 1000 + 8 [dd]",
             "x-1 [000] ..... 1.000000: block_rq_error: 8,0 R () 1000 + 8 [61]",
             "x-1 [000] ..... 1.000000: block_rq_error: 8,0 R () 1000 - 8 [-61]",
             "x-1 [000] ..... 1.000000: block_rq_error: 8:0 R () 1000 + 8 [-61]",
@@ -352,7 +399,7 @@ mod tests {
         expected.sort();
         assert_eq!(left, expected.map(std::ffi::OsString::from));
         // Where it cannot be used, nothing is left behind.
-        assert!(matches!(Trace::open_in(root.path()), Err(TraceError::Unusable { .. })));
+        assert!(matches!(Trace::open_in(root.path(), TRACEPOINTS[0]), Err(TraceError::Unusable { .. })));
     }
 
     #[test]
