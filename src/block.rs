@@ -66,6 +66,19 @@ pub enum FaultClass {
     Request,
 }
 
+impl FaultClass {
+    /// What an errno says about the sector. The classes are those of the kernel's block layer
+    /// (`blk_errors[]` in block/blk-core.c): `ENODATA` is BLK_STS_MEDIUM, `EIO` BLK_STS_IOERR.
+    pub fn of(errno: Errno) -> FaultClass {
+        match errno {
+            Errno::ENODATA => FaultClass::Medium,
+            Errno::EIO => FaultClass::Ambiguous,
+            Errno::EINVAL | Errno::EBADF | Errno::EPERM | Errno::EACCES | Errno::EFAULT => FaultClass::Request,
+            _ => FaultClass::Transport,
+        }
+    }
+}
+
 /// A request that failed: on which device, where, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{operation} of sectors {start}+{len} on {device}: {} ({errno:?})", errno.desc())]
@@ -83,15 +96,9 @@ pub struct DiskError {
 }
 
 impl DiskError {
-    /// What the errno says about the sector. The classes are those of the kernel's block layer
-    /// (`blk_errors[]` in block/blk-core.c): `ENODATA` is BLK_STS_MEDIUM, `EIO` BLK_STS_IOERR.
+    /// What the errno says about the sector.
     pub fn class(&self) -> FaultClass {
-        match self.errno {
-            Errno::ENODATA => FaultClass::Medium,
-            Errno::EIO => FaultClass::Ambiguous,
-            Errno::EINVAL | Errno::EBADF | Errno::EPERM | Errno::EACCES | Errno::EFAULT => FaultClass::Request,
-            _ => FaultClass::Transport,
-        }
+        FaultClass::of(self.errno)
     }
 }
 

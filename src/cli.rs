@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod report;
 mod signals;
+mod syslog;
 
 use crate::engine::EngineError;
 use crate::plan::Refusal;

@@ -2,7 +2,7 @@
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
 //! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`].
-//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`cli`].
+//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
@@ -20,3 +20,4 @@ pub mod scan;
 pub mod segments;
 pub mod store;
 pub mod units;
+pub mod watch;

@@ -11,5 +11,6 @@ pub mod conduct;
 pub mod neighbours;
 pub mod pace;
 pub mod pass;
+pub mod probe;
 pub mod run;
 pub mod survey;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 14] = [
+const PARTS: [(&str, &[&str]); 16] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("map", &["units"]),
@@ -21,15 +21,20 @@ const PARTS: [(&str, &[&str]); 14] = [
     ("store", &["units", "map", "format", "block"]),
     ("files", &["units", "format::signature", "block"]),
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
+    ("scan", &["units", "map", "format", "plan", "block", "engine"]),
+    ("watch", &["units", "map", "segments", "dm", "block", "plan::refusal", "plan::Refusal", "engine"]),
     (
         "cli",
-        &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files", "engine"],
+        &[
+            "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
+            "engine", "scan", "watch",
+        ],
     ),
     (
         "bin",
         &[
-            "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files", "engine",
-            "cli",
+            "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
+            "engine", "scan", "watch", "cli",
         ],
     ),
 ];

@@ -65,8 +65,11 @@ struct Filesystem {
     mount: &'static str,
 }
 
-const EXT4: Filesystem =
-    Filesystem { kind: "ext4", mkfs: "mkfs.ext4 -q -F -b 4096 -E lazy_itable_init=0,lazy_journal_init=0", mount: "noatime" };
+const EXT4: Filesystem = Filesystem {
+    kind: "ext4",
+    mkfs: "mkfs.ext4 -q -F -b 4096 -E lazy_itable_init=0,lazy_journal_init=0",
+    mount: "noatime",
+};
 const EXT3: Filesystem = Filesystem { kind: "ext3", mkfs: "mkfs.ext3 -q -F -b 1024", mount: "noatime" };
 const XFS: Filesystem = Filesystem { kind: "xfs", mkfs: "mkfs.xfs -q -f --unsupported", mount: "noatime" };
 const XFS_RMAP: Filesystem =
@@ -138,7 +141,8 @@ fn paths(names: &[&str]) -> Vec<String> {
 
 /// The sector numbers of all blocks that begin with these bytes, at `at`.
 fn blocks_with(image: &[u8], block: usize, at: usize, bytes: &[u8]) -> Vec<u64> {
-    let blocks = image.chunks(block).enumerate().filter(|(_, b)| b.len() >= at + bytes.len() && b[at..].starts_with(bytes));
+    let blocks =
+        image.chunks(block).enumerate().filter(|(_, b)| b.len() >= at + bytes.len() && b[at..].starts_with(bytes));
     blocks.map(|(n, _)| (n * block / 512) as u64).collect()
 }
 
@@ -214,7 +218,14 @@ fn targets(device: &str, image: &[u8], filesystem: &Filesystem, inodes: &BTreeMa
             out.push(metadata(live_tree(image, &trees), "tree"));
             let name = |path: &str| (paths(&[path]), inodes[path]);
             let (names, inode) = name("volume/inside/it");
-            out.push(Target { start: run_of(image, 5, 10, 2), count: 2, owner: "file", names, inode: Some(inode), policy: "hold" });
+            out.push(Target {
+                start: run_of(image, 5, 10, 2),
+                count: 2,
+                owner: "file",
+                names,
+                inode: Some(inode),
+                policy: "hold",
+            });
         }
     }
     out
@@ -222,7 +233,8 @@ fn targets(device: &str, image: &[u8], filesystem: &Filesystem, inodes: &BTreeMa
 
 /// A block of the subvolume tree of the highest generation: level 0, owner 5.
 fn live_tree(image: &[u8], trees: &[u64]) -> u64 {
-    let field = |sector: u64, at: usize| u64::from_le_bytes(image[sector as usize * 512 + at..][..8].try_into().unwrap());
+    let field =
+        |sector: u64, at: usize| u64::from_le_bytes(image[sector as usize * 512 + at..][..8].try_into().unwrap());
     let fs_trees = trees.iter().copied().filter(|s| field(*s, 88) == 5);
     fs_trees.max_by_key(|s| field(*s, 80)).expect("the tree of the files")
 }
@@ -283,7 +295,12 @@ fn files_are_named(filesystem: &Filesystem, mounted: bool) {
         check(&ran.json()["lost"], target, filesystem, mounted);
     }
     disk.good();
-    let sums = || sh(&format!("for d in {SETUP} {}; do dd if=$d bs=1M iflag=direct conv=noerror status=none 2>/dev/null | sha256sum; done", guest.disks[0]));
+    let sums = || {
+        sh(&format!(
+            "for d in {SETUP} {}; do dd if=$d bs=1M iflag=direct conv=noerror status=none 2>/dev/null | sha256sum; done",
+            guest.disks[0]
+        ))
+    };
     let before = (!mounted).then(sums);
     let report = dm_remap("--json status data").exits(3).json();
     for target in &targets {

@@ -87,7 +87,9 @@ __attribute__((destructor)) static void tell(void) {
 
 fn failed_reads(command: &str) -> u64 {
     std::fs::write("/tmp/work-count.c", COUNTER).unwrap();
-    sh("[ -e /tmp/work-count.so ] || cc -shared -fPIC -o /tmp/work-count.so /tmp/work-count.c -ldl; rm -f /tmp/work-count");
+    sh(
+        "[ -e /tmp/work-count.so ] || cc -shared -fPIC -o /tmp/work-count.so /tmp/work-count.c -ldl; rm -f /tmp/work-count",
+    );
     shell(&format!("LD_PRELOAD=/tmp/work-count.so {command} >/tmp/work-out 2>/tmp/work-err"));
     std::fs::read_to_string("/tmp/work-count").unwrap().parse().unwrap()
 }
@@ -140,7 +142,8 @@ fn five_thousand_scattered_and_twenty_clustered_are_found_exactly_and_with_fewer
     let own = failed_reads(&format!("$DMR scan --device {device} --retries 0"));
     assert_eq!(own, json["areas"][0]["failed_reads"].as_u64().unwrap());
     let badblocks = failed_reads(&format!("badblocks -b 512 -o /tmp/work-bad {device}"));
-    let listed: BTreeSet<u64> = std::fs::read_to_string("/tmp/work-bad").unwrap().lines().map(|l| l.parse().unwrap()).collect();
+    let listed: BTreeSet<u64> =
+        std::fs::read_to_string("/tmp/work-bad").unwrap().lines().map(|l| l.parse().unwrap()).collect();
     assert_eq!(listed, bad.iter().flat_map(|(s, n)| *s..s + n).collect());
     println!("failed reads: scan {own}, badblocks -b 512 {badblocks}, bad sectors {}", listed.len());
     assert!(own < badblocks, "{own} failed reads, badblocks {badblocks}");
@@ -186,7 +189,9 @@ fn trouble_that_is_not_of_the_medium_moves_nothing() {
     let all = device_with_errors("dead", &guest.disks[0], &[]);
     dmr(&["create", "data", "--main", &all, "--spare", &guest.disks[1]]).ok();
     let mut still = Still::new(&[&guest.disks[1]]);
-    sh(&format!("dmsetup suspend --nolockfs dead && dmsetup load dead --table '0 {size} error' && dmsetup resume dead"));
+    sh(&format!(
+        "dmsetup suspend --nolockfs dead && dmsetup load dead --table '0 {size} error' && dmsetup resume dead"
+    ));
     let ran = dm_remap("scan data").exits(1);
     ran.clone().complains(&["trouble with the device"]).says(&["stopped by trouble"]);
     still.check("a controller that fails everywhere");
@@ -220,7 +225,8 @@ fn slow_places_are_found_and_moved_while_they_can_be_read() {
     let lower = &guest.disks[0];
     Direct::open(lower).write(20_000, &patterns(20_000, 32, 3)).unwrap();
     let table = format!(
-        "0 20008 linear {lower} 0\\n20008 8 delay {lower} 20008 120\\n20016 {} linear {lower} 20016\\n", size - 20_016
+        "0 20008 linear {lower} 0\\n20008 8 delay {lower} 20008 120\\n20016 {} linear {lower} 20016\\n",
+        size - 20_016
     );
     sh(&format!("printf '{table}' | dmsetup create --noudevsync slow && dmsetup mknodes slow"));
     dmr(&["create", "data", "--main", "/dev/mapper/slow", "--spare", &guest.disks[1]]).ok();
@@ -272,10 +278,16 @@ fn bad_slots_on_a_spare_are_left() {
 fn a_scan_that_is_told_to_stop_says_so_and_goes_on_later() {
     let Some(guest) = Guest::begin() else { return };
     let device = &guest.disks[0];
-    dmr(&["scan", "--device", device, "--rate", "4M", "--time-budget", "1s"]).ok().says(&["the time is up", "--resume"]);
-    let ran = shell(&format!("timeout -s TERM 1 $DMR scan --device {device} --rate 4M --resume; [ $? = 124 ] && cat /dev/null"));
+    dmr(&["scan", "--device", device, "--rate", "4M", "--time-budget", "1s"])
+        .ok()
+        .says(&["the time is up", "--resume"]);
+    let ran = shell(&format!(
+        "timeout -s TERM 1 $DMR scan --device {device} --rate 4M --resume; [ $? = 124 ] && cat /dev/null"
+    ));
     ran.ok().says(&["interrupted"]);
     dmr(&["scan", "--device", device, "--resume"]).ok().says(&["read 131072 sectors", "nothing wrong was found"]);
-    let second = shell(&format!("$DMR scan --device {device} --rate 4M --time-budget 2s & sleep 0.7; $DMR scan --device {device}; echo $?; wait"));
+    let second = shell(&format!(
+        "$DMR scan --device {device} --rate 4M --time-budget 2s & sleep 0.7; $DMR scan --device {device}; echo $?; wait"
+    ));
     second.ok().says(&["4\n"]);
 }

@@ -155,7 +155,7 @@ impl Host {
     }
 
     /// The number of a block device, from its kernel name.
-    pub(super) fn number_of(&self, name: &str) -> Option<DevNo> {
+    pub(crate) fn number_of(&self, name: &str) -> Option<DevNo> {
         let file = self.sys().join("class/block").join(name).join("dev");
         host::text(&file)?.parse().ok()
     }

@@ -103,7 +103,7 @@ impl Host {
     }
 
     /// The sysfs folder of a block device, canonical; `None` when the kernel knows of no such device.
-    pub(super) fn sys_folder(&self, number: DevNo) -> Option<PathBuf> {
+    pub(crate) fn sys_folder(&self, number: DevNo) -> Option<PathBuf> {
         fs::canonicalize(self.sys.join(format!("dev/block/{number}"))).ok()
     }
 }
@@ -133,7 +133,7 @@ pub(super) fn bytes(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// The text of a small file without blanks at either end; `None` when it is empty or cannot be read.
-pub(super) fn text(path: &Path) -> Option<String> {
+pub(crate) fn text(path: &Path) -> Option<String> {
     let bytes = bytes(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
@@ -141,7 +141,7 @@ pub(super) fn text(path: &Path) -> Option<String> {
 }
 
 /// The decimal number in a small file.
-pub(super) fn number(path: &Path) -> Option<u64> {
+pub(crate) fn number(path: &Path) -> Option<u64> {
     text(path)?.parse().ok()
 }
 
@@ -151,7 +151,7 @@ pub(super) fn flag(path: &Path) -> bool {
 }
 
 /// The names in a folder, sorted; none when it cannot be read.
-pub(super) fn names(folder: &Path) -> Vec<String> {
+pub(crate) fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };

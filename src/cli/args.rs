@@ -51,6 +51,8 @@ pub enum Command {
     Acknowledge(Acknowledge),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
+    /// Stay in the foreground, and move sectors away as the kernel reports errors.
+    Watch(Watch),
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),
@@ -162,11 +164,37 @@ pub struct Map {
     pub block_size: u64,
 }
 
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It ends cleanly on SIGTERM, SIGINT and SIGHUP. Killed or stopped for a while, it goes through the kernel log\n\
+    since it last did when it is started again."
+)]
+pub struct Watch {
+    /// The setups; all that are up, now and later, when none is named.
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// How long the first report waits for others that come with it.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30ms")]
+    pub settle: Duration,
+    /// What to do with blocks that cannot be read (default: as the setup says).
+    #[arg(long, value_enum)]
+    pub unreadable: Option<Unreadable>,
+    /// How often to read a bad block again before it is given up.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub retries: u32,
+    /// Use the kernel log only, also where the kernel can trace failed requests.
+    #[arg(long)]
+    pub no_trace: bool,
+}
+
 /// Arguments of `scan`.
 #[derive(Debug, Args)]
-#[command(after_help = "Without --device the main of the setup is read, and the slots in use on its spares; what is bad is moved at \
+#[command(
+    after_help = "Without --device the main of the setup is read, and the slots in use on its spares; what is bad is moved at \
     once, unless --report-only. A scan gives way to others who use the disk; --rate max does not.\n\
-    A scan that was stopped goes on with --resume.")]
+    A scan that was stopped goes on with --resume."
+)]
 pub struct Scan {
     /// The setup. With --cron any number of them; all active ones when none is named.
     #[arg(value_name = "NAME", required_unless_present_any = ["device", "cron"])]
@@ -257,7 +285,8 @@ impl FromStr for Rate {
         if text == "max" {
             return Ok(Rate::Max);
         }
-        let wrong = || format!("'{text}' is no rate: write a number of bytes a second, such as 500K, 20M or 1G, or max");
+        let wrong =
+            || format!("'{text}' is no rate: write a number of bytes a second, such as 500K, 20M or 1G, or max");
         let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
         let shift = match text.strip_prefix(digits).unwrap_or_default().to_ascii_uppercase().as_str() {
             "" | "B" => 0,

@@ -4,9 +4,11 @@ mod create;
 mod lifecycle;
 mod metadata;
 mod moves;
+mod probe;
 mod scan;
 mod scan_report;
 mod show;
+mod watch;
 
 use super::Exit;
 use super::args::{Cli, Command};
@@ -29,6 +31,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Recover(args) => lifecycle::recover(context, args, out),
         Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
         Command::Scan(args) => scan::scan(context, args, out),
+        Command::Watch(args) => watch::watch(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
     }
 }

@@ -170,6 +170,14 @@ pub enum Refusal {
         /// The process that holds the lock, where it is known.
         pid: Option<u32>,
     },
+    /// Another watcher has the setup.
+    #[error("'{name}' is watched already{}; a setup has one watcher", .pid.map(|p| format!(" by process {p}")).unwrap_or_default())]
+    Watched {
+        /// The setup.
+        name: String,
+        /// The process, where it is known.
+        pid: Option<u32>,
+    },
     /// The device is open.
     #[error("'{name}' is in use: {uses}. Unmount or stop that first")]
     Open {

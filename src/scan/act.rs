@@ -9,8 +9,8 @@ use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
 use crate::engine::{EngineError, Session};
 use crate::format::metadata::{Metadata, UnreadablePolicy};
 use crate::map::SpareIndex;
-use crate::plan::moves::{AlreadyMapped, MovePlan, OnSpares, plan_evacuate, plan_remap};
 use crate::plan::Refusal;
+use crate::plan::moves::{AlreadyMapped, MovePlan, OnSpares, plan_evacuate, plan_remap};
 use crate::units::{Range, Sectors, coalesce};
 
 /// What to do about what was found.

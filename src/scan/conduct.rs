@@ -102,8 +102,7 @@ fn area<S: Stage>(pass: &mut Pass, number: usize, stage: &mut S, pace: Pace) -> 
         let mut others = stage.others(place);
         let mut pacer = Pacer::new(pace.rate, pace.manners, &mut *others, CHUNK, DEPTH);
         let Some(mut survey) = area.survey.clone() else { break };
-        let mut overseer =
-            Overseer { standing: base(pass, number), pass, number, stage, place, saved: Instant::now() };
+        let mut overseer = Overseer { standing: base(pass, number), pass, number, stage, place, saved: Instant::now() };
         let end = run(&*present.disk, verify.as_deref(), &mut survey, &mut pacer, &mut overseer);
         if let Some(area) = pass.areas.get_mut(number) {
             area.survey = Some(survey.saved());

@@ -106,7 +106,8 @@ mod tests {
 
     fn count(root: &Path, name: &str, (reads, sectors): (u64, u64), writes: u64, in_flight: u64) {
         let folder = root.join("sys/devices").join(name);
-        fs::write(folder.join("stat"), format!("{reads} 0 {sectors} 0 {writes} 0 {} 0 {in_flight} 0 0\n", writes * 8)).unwrap();
+        fs::write(folder.join("stat"), format!("{reads} 0 {sectors} 0 {writes} 0 {} 0 {in_flight} 0 0\n", writes * 8))
+            .unwrap();
         fs::write(folder.join("inflight"), format!("{in_flight} 0\n")).unwrap();
     }
 

@@ -133,6 +133,11 @@ impl<'a> Pacer<'a> {
         }
     }
 
+    /// How the scan behaves towards others.
+    pub fn manners(&self) -> Manners {
+        self.manners
+    }
+
     /// Whether others use the disk, as far as was seen.
     pub fn gives_way(&self, now: Duration) -> bool {
         self.manners != Manners::None && now < self.busy_until

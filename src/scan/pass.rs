@@ -6,8 +6,8 @@
 //! - nothing in a saved pass is trusted further than it can be checked: ranges are cut to the device.
 
 use super::survey::{Found, Shape, Survey};
-use crate::map::{Fate, SpareIndex};
 use crate::format::metadata::Metadata;
+use crate::map::{Fate, SpareIndex};
 use crate::units::{Range, RangeSet, Sectors};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -189,7 +189,11 @@ impl Pass {
     pub fn percent(&self) -> u64 {
         let (done, total) = self.standing();
         // Of a large number of sectors a hundred times as many may not fit: then by hundredths.
-        if total.0 >= u64::MAX / 100 { done.0 / (total.0 / 100) } else { (done.0 * 100).checked_div(total.0).unwrap_or(100) }
+        if total.0 >= u64::MAX / 100 {
+            done.0 / (total.0 / 100)
+        } else {
+            (done.0 * 100).checked_div(total.0).unwrap_or(100)
+        }
     }
 }
 

@@ -5,10 +5,11 @@
 //! - an EIO is taken for a failed sector only while known-good sectors read;
 //! - all threads have ended when [`run`] returns: what follows may fork.
 
-use super::pace::{Admission, Pacer};
+use super::pace::{Admission, Manners, Pacer};
 use super::survey::{Answer, Next, Phase, Request, Survey};
 use crate::block::buffer::AlignedBuffer;
 use crate::block::judge::{PROBES, known_good_fails, spread_probes};
+use crate::block::priority::set_idle_io_class;
 use crate::block::{Disk, DiskError, FaultClass};
 use crate::units::{Range, Sectors};
 use std::io;
@@ -118,6 +119,8 @@ struct Shared<'a, 'p> {
 struct Crew<'a, 'p> {
     disk: &'a dyn Disk,
     verify: Option<&'a Verify<'a>>,
+    /// Whether the reads come last in the disk's queue, where there is one that knows of ranks.
+    yields: bool,
     begun: Instant,
     shared: Mutex<Shared<'a, 'p>>,
     changed: Condvar,
@@ -136,18 +139,10 @@ pub fn run(
     pacer: &mut Pacer<'_>,
     monitor: &mut dyn Monitor,
 ) -> Result<End, RunFault> {
-    let shared = Shared {
-        survey,
-        pacer,
-        fault: None,
-        stop: false,
-        done: false,
-        good: Vec::new(),
-        vouched: None,
-        answered: 0,
-    };
+    let shared =
+        Shared { survey, pacer, fault: None, stop: false, done: false, good: Vec::new(), vouched: None, answered: 0 };
     let crew =
-        Crew { disk, verify, begun: Instant::now(), shared: Mutex::new(shared), changed: Condvar::new() };
+        Crew { disk, verify, yields, begun: Instant::now(), shared: Mutex::new(shared), changed: Condvar::new() };
     thread::scope(|scope| -> Result<(), RunFault> {
         for number in 0..DEPTH {
             let started = thread::Builder::new().name(format!("read-{number}")).spawn_scoped(scope, || crew.work());
@@ -194,6 +189,10 @@ impl<'a, 'p> Crew<'a, 'p> {
 
     /// One thread: takes requests and makes them, until it is over.
     fn work(&self) {
+        // Some schedulers heed it; the thread ends with the run, and takes it along. Refused, it is done without.
+        if self.yields {
+            let _ = set_idle_io_class();
+        }
         let mut buffer = AlignedBuffer::new(CHUNK.to_usize_bytes().unwrap_or(0));
         // The clock is looked at once for each read: where that is a system call, it would cost as much as the read.
         let mut now = self.begun.elapsed();
@@ -302,8 +301,15 @@ impl Shared<'_, '_> {
         let enough = usize::try_from(PROBES).unwrap_or(usize::MAX);
         let turn = self.answered;
         let every = (self.good.len() / enough).max(1);
-        let mut probes: Vec<Range> =
-            self.good.iter().cycle().skip(turn % every).step_by(every).take(enough.min(self.good.len())).copied().collect();
+        let mut probes: Vec<Range> = self
+            .good
+            .iter()
+            .cycle()
+            .skip(turn % every)
+            .step_by(every)
+            .take(enough.min(self.good.len()))
+            .copied()
+            .collect();
         if probes.len() < enough {
             let mut avoid: Vec<Range> = self.survey.found().bad.iter().collect();
             avoid.push(request.range);

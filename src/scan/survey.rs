@@ -416,7 +416,9 @@ impl Survey {
             // A third of the way further each time, and a little more, so that no place is asked twice.
             let offset = slow.start().0.saturating_sub(first.start().0).saturating_add(span / 3 * turn + turn * 7919);
             let at = Sectors(first.start().0.saturating_add(offset % span)).align_down(self.shape.unit);
-            let Some(place) = self.area.first_from(at).and_then(|run| first_part(run, self.shape.unit)) else { continue };
+            let Some(place) = self.area.first_from(at).and_then(|run| first_part(run, self.shape.unit)) else {
+                continue;
+            };
             if !self.found.bad.overlaps(place) && !self.unmeasured.overlaps(place) && !place.overlaps(slow) {
                 return Some(place);
             }

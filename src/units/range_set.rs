@@ -112,8 +112,7 @@ impl RangeSet {
 
     /// Takes all sectors of `range` out.
     pub fn remove(&mut self, range: Range) {
-        let touched: Vec<Range> =
-            self.within(range).filter_map(|part| self.run_at(part.start())).collect();
+        let touched: Vec<Range> = self.within(range).filter_map(|part| self.run_at(part.start())).collect();
         for run in touched {
             self.take_out(run);
             let rest = [Range::between(run.start(), range.start()), Range::between(range.end(), run.end())];

@@ -1,5 +1,6 @@
 //! `scan`: finds bad and slow sectors of a setup or a device, and moves those of a setup.
 
+use super::probe::{ActOptions, act_patiently, shape};
 use super::scan_report::{Report, Subject as Shown};
 use super::{Context, Exit, Output};
 use crate::block::device::BlockDevice;
@@ -7,30 +8,23 @@ use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::{Rate, Scan};
 use crate::cli::context::Usage;
 use crate::cli::signals::Signals;
-use crate::engine::guardian::Guarded;
-use crate::engine::lock::Lock;
 use crate::engine::session::find_active;
-use crate::engine::splice::SpliceOptions;
-use crate::engine::{EngineError, Observer, Session, now};
-use crate::plan::Refusal;
-use crate::scan::act::{Acted, Policy, leave_slots, move_found};
+use crate::engine::{EngineError, Observer, now};
+use crate::scan::act::{Acted, Policy};
 use crate::scan::checkpoint;
 use crate::scan::conduct::{Pace, Present, Progress, Stage, conduct};
 use crate::scan::neighbours::Neighbours;
 use crate::scan::pace::{Manners, Others};
 use crate::scan::pass::{Area, Order, Pass, Place, Subject, areas_of_setup, limits};
-use crate::scan::run::{CHUNK, End, Flow, Verify};
-use crate::scan::survey::{Found, Shape};
+use crate::scan::run::{End, Flow, Verify};
+use crate::scan::survey::Found;
 use crate::units::{DevNo, Range, RangeSet, Sectors};
 use anyhow::Result;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long to wait for another command that works on the setup.
-const PATIENCE: Duration = Duration::from_secs(60);
+use std::time::Instant;
 
 pub(super) fn scan(context: &Context, args: &Scan, out: &mut Output) -> Result<Exit> {
     match (&args.device, args.names.as_slice()) {
@@ -69,15 +63,7 @@ impl<'a> Scanner<'a> {
         let signals = Signals::take().map_err(|e| EngineError::system("cannot take signals", e))?;
         let deadline = args.time_budget.and_then(|budget| Instant::now().checked_add(budget));
         let directory = context.state().join("scan");
-        Ok(Scanner {
-            context,
-            args,
-            signals: RefCell::new(signals),
-            deadline,
-            stopped: None,
-            directory,
-            saving: true,
-        })
+        Ok(Scanner { context, args, signals: RefCell::new(signals), deadline, stopped: None, directory, saving: true })
     }
 
     fn pace(&self) -> Pace {
@@ -119,7 +105,8 @@ impl<'a> Scanner<'a> {
         match last {
             Some(pass) if self.args.resume => Ok(pass),
             None if self.args.resume => {
-                Err(Usage("--resume: no scan was stopped before its end; leave --resume away to begin one".into()).into())
+                Err(Usage("--resume: no scan was stopped before its end; leave --resume away to begin one".into())
+                    .into())
             }
             Some(pass) if !self.args.restart => {
                 let percent = pass.percent();
@@ -163,12 +150,6 @@ impl<'a> Scanner<'a> {
             let directory = self.directory.display();
             self.context.note(&format!("this scan cannot be resumed: nothing can be saved in {directory}: {error}"));
         }
-    }
-
-    fn shape(&self, devno: DevNo, block: Sectors, unit: Sectors, order: &Order) -> Shape {
-        let device = self.context.host.device_by_number(devno);
-        let step = device.map_or(block, |device| device.physical_block.max(block));
-        Shape { chunk: CHUNK, step, block, unit: unit.max(step), slow_ms: order.slow_ms, retries: order.retries }
     }
 }
 
@@ -222,7 +203,7 @@ impl Stage for SetupStage<'_> {
         Ok(Some(Present {
             disk: member.disk.clone(),
             limits: limits(&session.metadata, &self.order, place),
-            shape: self.scanner.shape(member.devno, block, unit, &self.order),
+            shape: shape(self.scanner.context, member.devno, block, unit, &self.order),
         }))
     }
 
@@ -244,7 +225,8 @@ impl Stage for SetupStage<'_> {
             margin: Sectors(self.scanner.args.margin),
             unreadable: self.scanner.args.unreadable.map(Into::into),
         };
-        let acted = act(self.scanner.context, self.name, place, found, &policy, self.scanner.args.retries)?;
+        let options = ActOptions { policy, retries: self.scanner.args.retries };
+        let acted = act_patiently(self.scanner.context, self.name, place, found, &options)?;
         let sum = |ranges: &mut dyn Iterator<Item = Range>| ranges.map(|r| r.len().0).fold(0, u64::saturating_add);
         let moved = sum(&mut acted.outcome.moved.iter().map(|m| m.range));
         let lost = sum(&mut acted.outcome.lost.iter().map(|l| l.range));
@@ -262,46 +244,6 @@ impl Stage for SetupStage<'_> {
     fn save(&mut self, pass: &Pass) {
         self.scanner.save(pass);
     }
-}
-
-/// Moves what was found away from where it is bad, under the setup's lock.
-fn act(
-    context: &Context,
-    name: &str,
-    place: Place,
-    found: &Found,
-    policy: &Policy,
-    retries: u32,
-) -> Result<Acted> {
-    let (_lock, mut session) = patient_session(context, name)?;
-    let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress, suspects: &[] };
-    let generation = session.metadata.generation;
-    let result = match place {
-        Place::Main => move_found(&mut session, found, policy, &options),
-        Place::Spare(spare) => leave_slots(&mut session, spare, found, policy, &options),
-    };
-    if session.metadata.generation != generation {
-        context.keep_backup(&session.metadata);
-    }
-    super::moves::tell_failed(context, &session);
-    Ok(result?)
-}
-
-/// Opens a setup for changing, waiting for a while when another command works on it.
-fn patient_session<'a>(context: &'a Context, name: &str) -> Result<(Lock, Session<'a>)> {
-    let begun = Instant::now();
-    loop {
-        match context.locked_session(name) {
-            Err(error) if is_busy(&error) && begun.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            result => return result,
-        }
-    }
-}
-
-fn is_busy(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(EngineError::Refused(Refusal::Busy { .. })))
 }
 
 /// A device being scanned, which is nobody's main as far as this scan goes.
@@ -361,7 +303,7 @@ impl Stage for DeviceStage<'_> {
         Ok(Some(Present {
             disk: self.disk.clone(),
             limits: device_area(self.device, &self.order),
-            shape: self.scanner.shape(self.device.devno, block, Sectors(8).max(block), &self.order),
+            shape: shape(self.scanner.context, self.device.devno, block, Sectors(8).max(block), &self.order),
         }))
     }
 

@@ -49,7 +49,15 @@ pub(super) fn geometry(text: &str) -> Option<Geometry> {
 impl Geometry {
     /// The fields of the superblock that are needed.
     pub(super) const FIELDS: [&str; 10] = [
-        "blocksize", "sectsize", "agblocks", "agblklog", "agcount", "inopblog", "logstart", "logblocks", "dblocks",
+        "blocksize",
+        "sectsize",
+        "agblocks",
+        "agblklog",
+        "agcount",
+        "inopblog",
+        "logstart",
+        "logblocks",
+        "dblocks",
         "rootino",
     ];
 

@@ -47,7 +47,10 @@ fn blockuse_tells_owners() {
     let shared = Use::Content { inode: 2037, directory: false, shared: true };
     assert_eq!(blockuse("block 24 (0/24) type rldata inode 2037"), Some(((0, 24), shared)));
     assert_eq!(blockuse("block 7500 (1/3404) type free2"), Some(((1, 3404), Use::Free)));
-    assert_eq!(blockuse("block 0 (0/0) type sb").unwrap().1, Use::Metadata("superblock and headers of an allocation group"));
+    assert_eq!(
+        blockuse("block 0 (0/0) type sb").unwrap().1,
+        Use::Metadata("superblock and headers of an allocation group")
+    );
     assert_eq!(blockuse("block 1 (0/1) type strange").unwrap().1, Use::Unknown("strange".into()));
     assert_eq!(blockuse("block 0/12 expected type unknown got free1"), None);
 }

@@ -1,0 +1,283 @@
+//! `watch`: reacts to the kernel's error reports, until a signal ends it. One line for each event, at once.
+
+use super::probe::{ActOptions, Probed, plain_policy, probe_and_act};
+use super::{Context, Exit, Output};
+use crate::cli::args::Watch;
+use crate::cli::output::{SCHEMA_VERSION, complain};
+use crate::cli::report::{count, move_rows, sizes};
+use crate::cli::syslog::{self, Severity};
+use crate::engine::EngineError;
+use crate::engine::splice::settle_held;
+use crate::map::SpareIndex;
+use crate::plan::Refusal;
+use crate::scan::pass::Place;
+use crate::units::{Range, Sectors};
+use crate::watch::setups::Watched;
+use crate::watch::watcher::{Event, Handler, Options, Outcome, Suspects, Watcher};
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use std::io::Write;
+use std::time::SystemTime;
+
+pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result<Exit> {
+    let options = Options {
+        names: args.names.clone(),
+        positions: context.state().join("watch"),
+        locks: context.host.run().join("dm-remap"),
+        settle: args.settle,
+        trace: !args.no_trace,
+    };
+    let act = ActOptions { policy: plain_policy(args.unreadable.map(Into::into)), retries: args.retries };
+    let teller = Teller { context, act, json: out.is_json() };
+    let mut watcher = Watcher::begin(context.dm()?, &context.host, options, teller).map_err(plain)?;
+    watcher.run().map_err(plain)?;
+    Ok(Exit::Done)
+}
+
+/// Sectors around an error on a spare that are probed, too.
+const AROUND_SLOTS: Sectors = Sectors(128);
+
+/// A refusal inside keeps its exit code.
+fn plain(error: crate::watch::watcher::WatchError) -> anyhow::Error {
+    match error {
+        crate::watch::watcher::WatchError::Engine(error) => error.into(),
+        other => other.into(),
+    }
+}
+
+/// Acts, and tells.
+#[derive(Debug)]
+struct Teller<'a> {
+    context: &'a Context,
+    act: ActOptions,
+    json: bool,
+}
+
+/// Ranges in words; long lists are cut.
+fn words(ranges: &[Range]) -> String {
+    const MOST: usize = 8;
+    let mut words: Vec<String> = ranges.iter().take(MOST).map(ToString::to_string).collect();
+    if ranges.len() > MOST {
+        words.push(format!("… and {} more", ranges.len() - MOST));
+    }
+    words.join(" ")
+}
+
+fn total(ranges: impl Iterator<Item = Range>) -> Sectors {
+    Sectors(ranges.map(|r| r.len().0).fold(0, u64::saturating_add))
+}
+
+impl Teller<'_> {
+    /// Writes an event. Nobody may be reading any more: the watch goes on all the same.
+    fn event(&self, kind: &str, setup: Option<&str>, text: &str, more: Value) {
+        let time = humantime::format_rfc3339_millis(SystemTime::now());
+        let line = if self.json {
+            let mut object = Map::new();
+            object.insert("schema_version".into(), json!(SCHEMA_VERSION));
+            object.insert("time".into(), json!(time.to_string()));
+            object.insert("event".into(), json!(kind));
+            object.insert("name".into(), json!(setup));
+            object.insert("text".into(), json!(text));
+            if let Value::Object(more) = more {
+                object.extend(more);
+            }
+            Value::Object(object).to_string()
+        } else {
+            let setup = setup.map(|name| format!("{name}: ")).unwrap_or_default();
+            format!("{time} {setup}{text}")
+        };
+        let mut stdout = std::io::stdout().lock();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+
+    fn tell_probed(&self, setup: &Watched, suspects: &Suspects, result: &Probed) {
+        let probed = total(suspects.main.iter().copied());
+        let (bad, outcome) = (&result.found.bad, result.outcome());
+        let mut cause = suspects.cause.clone();
+        if suspects.reports > 1 {
+            cause = format!("{cause}, the first of {}", count_reports(suspects.reports));
+        }
+        if suspects.guessed {
+            cause.push_str("; its place on main is not known, and was guessed");
+        }
+        let facts = json!({
+            "cause": suspects.cause, "reports": suspects.reports, "guessed": suspects.guessed,
+            "hidden": suspects.hidden, "probed": suspects.main, "bad": bad,
+            "moves": move_rows(&outcome.moved), "lost": outcome.lost,
+        });
+        if bad.is_empty() {
+            let text = format!("nothing bad in {} probed after {cause}", sizes(probed));
+            return self.event("probed", Some(&setup.name), &text, facts);
+        }
+        let moved: Vec<Range> = outcome.moved.iter().map(|m| m.range).collect();
+        let lost: Vec<Range> = outcome.lost.iter().map(|l| l.range).collect();
+        let mut text = format!(
+            "moved {} in {} ({}) after {cause}",
+            sizes(total(moved.iter().copied())),
+            count(moved.len(), "extent"),
+            words(&moved)
+        );
+        if !lost.is_empty() {
+            let lost_sectors = sizes(total(lost.iter().copied()));
+            text.push_str(&format!("; {lost_sectors} could not be read ({}): see 'dm-remap status'", words(&lost)));
+        }
+        let not_moved: Vec<_> = result.acted.not_moved.iter().chain(&outcome.dropped).collect();
+        for (range, why) in &not_moved {
+            text.push_str(&format!("; not moved {range}: {why}"));
+        }
+        self.event("remapped", Some(&setup.name), &text, facts);
+        let fine = lost.is_empty() && not_moved.is_empty();
+        syslog::log(if fine { Severity::Notice } else { Severity::Warning }, &format!("{}: {text}", setup.name));
+    }
+
+    /// Says what an error on a spare means for the setup.
+    fn tell_spare(&self, setup: &Watched, index: SpareIndex, ranges: &[Range], cause: &str) -> Result<()> {
+        let session = self.context.reading_session(&setup.name)?;
+        let mut served = Vec::new();
+        for extent in session.metadata.map.extents_by_slot(index) {
+            let slots = extent.slot_range().into_iter();
+            for hit in slots.flat_map(|slot| ranges.iter().filter_map(move |r| r.intersect(slot))) {
+                let skipped = hit.start().saturating_sub(extent.slot.start);
+                let start = extent.range.start().checked_add(skipped);
+                served.extend(start.and_then(|start| Range::new(start, hit.len())));
+            }
+        }
+        let data = session.metadata.spare(index).map_or(Sectors::ZERO, |record| record.data_start);
+        let meaning = if !served.is_empty() {
+            format!("it serves sectors {} of the setup: their only copy", words(&served))
+        } else if ranges.iter().any(|range| range.start() < data) {
+            "its metadata lies there: 'dm-remap metadata check' judges the copies".to_string()
+        } else {
+            "nothing of the setup lies there".to_string()
+        };
+        let text = format!("spare {index} has trouble at {}: {meaning}. {cause}", words(ranges));
+        let facts = json!({ "spare": index, "sectors": ranges, "serves": served, "cause": cause });
+        self.event("spare", Some(&setup.name), &text, facts);
+        syslog::log(Severity::Warning, &format!("{}: {text}", setup.name));
+        Ok(())
+    }
+
+    /// Moves what lives in bad slots to others.
+    fn leave_slots(&self, setup: &Watched, index: SpareIndex, ranges: &[Range]) -> Result<()> {
+        let around: Vec<Range> =
+            ranges.iter().filter_map(|range| range.widen_to(AROUND_SLOTS, Sectors(u64::MAX))).collect();
+        let result = probe_and_act(self.context, &setup.name, Place::Spare(index), &around, &self.act)?;
+        let moved: Vec<Range> = result.outcome().moved.iter().map(|m| m.range).collect();
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let lost: Vec<Range> = result.outcome().lost.iter().map(|l| l.range).collect();
+        let mut text = format!("moved sectors {} away from bad slots of spare {index}", words(&moved));
+        if !lost.is_empty() {
+            text.push_str(&format!("; {} could not be read: see 'dm-remap status'", words(&lost)));
+        }
+        let facts =
+            json!({ "spare": index, "moves": move_rows(&result.outcome().moved), "lost": result.outcome().lost });
+        self.event("slots", Some(&setup.name), &text, facts);
+        syslog::log(
+            if lost.is_empty() { Severity::Notice } else { Severity::Warning },
+            &format!("{}: {text}", setup.name),
+        );
+        Ok(())
+    }
+
+    fn settle_now(&self, setup: &Watched) -> Result<Vec<Range>> {
+        let (_lock, mut session) = self.context.locked_session(&setup.name)?;
+        session.check_live()?;
+        let generation = session.metadata.generation;
+        let result = settle_held(&mut session, &self.context.progress);
+        if session.metadata.generation != generation {
+            self.context.keep_backup(&session.metadata);
+        }
+        super::moves::tell_failed(self.context, &session);
+        Ok(result?)
+    }
+}
+
+fn count_reports(reports: u64) -> String {
+    format!("{reports} reports")
+}
+
+/// What an error of the engine means for the watcher.
+fn outcome_of(error: &anyhow::Error) -> Outcome {
+    let text = format!("{error:#}");
+    match error.downcast_ref() {
+        Some(EngineError::Refused(Refusal::Busy { .. })) => Outcome::Busy,
+        // It went down meanwhile: the watcher notices by itself.
+        Some(EngineError::Refused(Refusal::NotActive(_))) => Outcome::Nothing,
+        Some(EngineError::Transport(_) | EngineError::NotTheMedium { .. }) => Outcome::Transport(text),
+        _ => Outcome::Failed(text),
+    }
+}
+
+impl Handler for Teller<'_> {
+    fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome {
+        for (index, ranges) in &suspects.spares {
+            let told = self.tell_spare(setup, *index, ranges, &suspects.cause);
+            if let Err(error) = told.and_then(|()| self.leave_slots(setup, *index, ranges)) {
+                return outcome_of(&error);
+            }
+        }
+        if suspects.main.is_empty() {
+            return Outcome::Done;
+        }
+        match probe_and_act(self.context, &setup.name, Place::Main, &suspects.main, &self.act) {
+            Ok(Probed { transport: Some(text), .. }) => Outcome::Transport(text),
+            Ok(result) => {
+                self.tell_probed(setup, suspects, &result);
+                Outcome::Done
+            }
+            Err(error) => outcome_of(&error),
+        }
+    }
+
+    fn settle(&mut self, setup: &Watched) -> Outcome {
+        match self.settle_now(setup) {
+            Ok(rewritten) if rewritten.is_empty() => Outcome::Nothing,
+            Ok(rewritten) => {
+                let text = format!("held sectors {} were written, and are ordinary now", words(&rewritten));
+                self.event("settled", Some(&setup.name), &text, json!({ "sectors": rewritten }));
+                syslog::log(Severity::Notice, &format!("{}: {text}", setup.name));
+                Outcome::Done
+            }
+            Err(error) => outcome_of(&error),
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        match event {
+            Event::Begins { tracepoint, setups } => {
+                let source = match &tracepoint {
+                    Ok(name) => format!("the tracepoint block:{name} and the kernel log"),
+                    Err(why) => format!(
+                        "the kernel log alone, in which the kernel names at most 10 failed requests in 5 seconds ({why})"
+                    ),
+                };
+                let text = format!("watching {} by {source}", count(setups, "setup"));
+                self.event("begins", None, &text, json!({ "setups": setups, "tracepoint": tracepoint.ok() }));
+            }
+            Event::Up(name) => self.event("up", Some(&name), "is up, and watched from now on", json!({})),
+            Event::Down(name) => self.event("down", Some(&name), "is not up any more", json!({})),
+            Event::Elsewhere(name) => {
+                self.event("elsewhere", Some(&name), "has another watcher, and is left to it", json!({}));
+            }
+            Event::Transport { setup, report } => {
+                let text = format!("{report}: trouble on the way to the disk; nothing is moved because of it");
+                self.event("transport", Some(&setup), &text, json!({ "cause": report }));
+                syslog::log(Severity::Warning, &format!("{setup}: {text}"));
+            }
+            Event::Trouble { setup, text } => {
+                let text = format!("{text}; it will be tried again");
+                self.event("trouble", Some(&setup), &text, json!({}));
+                syslog::log(Severity::Error, &format!("{setup}: {text}"));
+            }
+            Event::Missed { setup, text } => {
+                let text = format!("{text}: errors may have been missed; 'dm-remap scan' finds them");
+                self.event("missed", setup.as_deref(), &text, json!({}));
+            }
+            Event::Note(text) if self.json => self.event("note", None, &text, json!({})),
+            Event::Note(text) => complain(&text),
+            Event::Ends => self.event("ends", None, "asked to end", json!({})),
+        }
+    }
+}

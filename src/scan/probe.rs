@@ -1,0 +1,34 @@
+//! A survey of a few suspected sectors, at once and as fast as can be.
+//!
+//! Invariant: as of [`run`]: what is said to be bad was read by itself, and trouble with the device says nothing.
+
+use super::pace::{Alone, Manners, Pacer};
+use super::run::{CHUNK, DEPTH, Flow, Monitor, RunFault, Standing, run};
+use super::survey::{Found, Shape, Survey};
+use crate::block::Disk;
+use crate::units::RangeSet;
+
+/// Nobody watches.
+struct Unwatched;
+
+impl Monitor for Unwatched {
+    fn tick(&mut self, _: Standing) -> Flow {
+        Flow::Go
+    }
+    fn wants_to_save(&mut self) -> bool {
+        false
+    }
+    fn save(&mut self, _: Survey) {}
+}
+
+/// Surveys `area` of a disk.
+///
+/// # Errors
+/// [`RunFault`], as [`run`].
+pub fn probe(disk: &dyn Disk, area: RangeSet, shape: Shape) -> Result<Found, RunFault> {
+    let mut survey = Survey::new(area, shape);
+    let mut alone = Alone;
+    let mut pacer = Pacer::new(None, Manners::None, &mut alone, CHUNK, DEPTH);
+    run(disk, None, &mut survey, &mut pacer, &mut Unwatched)?;
+    Ok(survey.into_found())
+}

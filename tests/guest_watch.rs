@@ -1,0 +1,286 @@
+//! `dm-remap watch` on a real kernel, with real medium errors, by way of the kernel log (this kernel does not trace).
+// guest: --disk 24M --disk 24M
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)]
+
+mod guest_support;
+mod watching;
+
+use guest_support::*;
+use nix::errno::Errno;
+use std::time::{Duration, Instant};
+use watching::*;
+
+/// The kernel prints ten lines on failed requests in five seconds; what earlier tests used up must be over.
+fn guest() -> Option<Guest> {
+    let guest = Guest::begin()?;
+    std::thread::sleep(Duration::from_millis(5200));
+    Some(guest)
+}
+
+#[test]
+fn a_failing_read_is_spliced_in_no_time() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&disk.device, &guest.disks[0]);
+    let mut watch = Watching::begin(&["data"]);
+    let mut worst = Duration::ZERO;
+    for turn in 0..5 {
+        let sector = 10_000 + turn * 5003;
+        let taken = splice_time(&mut watch, &disk, sector);
+        println!("from the first failing read of sector {sector} to its splice: {taken:?}");
+        worst = worst.max(taken);
+        // Long enough for the kernel to print again.
+        std::thread::sleep(Duration::from_millis(5200));
+    }
+    println!("the worst of five: {worst:?}");
+    // On a machine that does nothing else it is far less; see the report above.
+    assert!(worst < Duration::from_millis(600), "{worst:?}");
+    watch.ends();
+}
+
+#[test]
+fn a_burst_of_errors_gives_few_swaps() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&disk.device, &guest.disks[0]);
+    let mut watch = Watching::begin(&[]);
+    let before = generation();
+    disk.bad(30_000, 1000);
+    let setup = Direct::open(SETUP);
+    let failed = (30_000..31_000).filter(|s| setup.read(*s, 1).is_err()).count();
+    assert_eq!(failed, 1000);
+    watch.wait("remapped", Duration::from_secs(20));
+    watch.quiet(Duration::from_secs(3));
+    let events = watch.events();
+    let swaps = events.iter().filter(|e| e["event"] == "remapped").count();
+    let generations = generation() - before;
+    println!("1000 failing reads: {swaps} swaps, {generations} generations, {} lines", events.len());
+    assert!(swaps <= 5 && generations <= 10, "{events:#?}");
+    let map = dm_remap("--json map data").ok().json();
+    let moved: u64 = ranges(&map["extents"]).iter().map(|(_, count)| count).sum();
+    assert_eq!(moved, 1000);
+    watch.ends();
+}
+
+#[test]
+fn main_may_be_a_partition_or_a_volume() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "num_parts=2");
+    let part = format!("{}2", disk.device);
+    let start: u64 =
+        sh(&format!("cat /sys/class/block/{}/start", part.trim_start_matches("/dev/"))).trim().parse().unwrap();
+    create(&part, &guest.disks[0]);
+    let mut watch = Watching::begin(&["data"]);
+    disk.bad(start + 777, 1);
+    assert_eq!(Direct::open(SETUP).read(777, 1).err(), Some(Errno::ENODATA));
+    let event = watch.wait("remapped", Duration::from_secs(10));
+    assert_eq!(ranges(&event["lost"]), [(777, 1)], "{event}");
+    assert_eq!(event["guessed"], false);
+    watch.ends();
+    dm_remap("destroy data --discard-extents").ok();
+
+    // A volume whose second half comes first, over two disks: sectors 0 to 19999 lie on the partition from 3000 on.
+    disk.good();
+    let other = &guest.disks[1];
+    sh(&format!(
+        "printf '0 20000 linear {part} 3000\\n20000 10000 linear {other} 100\\n' | dmsetup create vol -u LVM-{}",
+        "a".repeat(64)
+    ));
+    create("/dev/mapper/vol", &guest.disks[0]);
+    let mut watch = Watching::begin(&["data"]);
+    disk.bad(start + 3000 + 555, 2);
+    assert!(Direct::open(SETUP).read(555, 1).is_err());
+    let event = watch.wait("remapped", Duration::from_secs(10));
+    assert_eq!(ranges(&event["lost"]), [(555, 2)], "{event}");
+    watch.ends();
+    dm_remap("deactivate data").ok();
+}
+
+#[test]
+fn what_happens_while_it_is_down_is_found() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&disk.device, &guest.disks[0]);
+    // Before it ever ran: the log of this boot tells.
+    disk.bad(5000, 1);
+    assert!(Direct::open(SETUP).read(5000, 1).is_err());
+    let mut watch = Watching::begin(&["data"]);
+    watch.wait("remapped", Duration::from_secs(10));
+    watch.kill();
+    disk.bad(40_000, 3);
+    assert!(Direct::open(SETUP).read(40_001, 1).is_err());
+    let mut watch = Watching::begin(&["data"]);
+    let event = watch.wait("remapped", Duration::from_secs(10));
+    assert_eq!(ranges(&event["lost"]), [(40_000, 3)], "{event}");
+    watch.ends();
+    // What was dealt with is not gone through again.
+    let mut watch = Watching::begin(&["data"]);
+    watch.quiet(Duration::from_secs(1));
+    assert_eq!(watch.events().len(), 1, "{:#?}", watch.events());
+    watch.ends();
+    assert_eq!(sh("ls /var/lib/dm-remap/watch | wc -l").trim(), "1");
+}
+
+#[test]
+fn killed_in_the_middle_of_its_work_it_forgets_nothing() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&disk.device, &guest.disks[0]);
+    for (turn, wait) in [5u64, 40, 70, 110].into_iter().enumerate() {
+        let sector = 20_000 + turn as u64 * 8000;
+        let mut watch = Watching::begin(&["data"]);
+        disk.bad(sector, 1);
+        assert!(Direct::open(SETUP).read(sector, 1).is_err());
+        std::thread::sleep(Duration::from_millis(wait));
+        watch.kill();
+        let mut watch = Watching::begin(&["data"]);
+        let begun = Instant::now();
+        let mapped = || {
+            ranges(&dm_remap("--json map data").ok().json()["extents"])
+                .iter()
+                .any(|(s, n)| (*s..s + n).contains(&sector))
+        };
+        while !mapped() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "killed after {wait} ms: {:#?}", watch.events());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        watch.ends();
+        std::thread::sleep(Duration::from_millis(5200));
+    }
+}
+
+#[test]
+fn what_the_kernel_log_leaves_out_is_noticed() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&disk.device, &guest.disks[0]);
+    let mut watch = Watching::begin(&["data"]);
+    disk.bad(5000, 8);
+    assert!(Direct::open(SETUP).read(5000, 1).is_err());
+    watch.wait("remapped", Duration::from_secs(10));
+    // The lines of these five seconds are used up: the kernel says nothing of this one, which is near.
+    disk.bad(20_000, 1);
+    assert_eq!(Direct::open(SETUP).read(20_000, 1).err(), Some(Errno::ENODATA));
+    let event = watch.wait("missed", Duration::from_secs(10));
+    assert!(event["text"].as_str().unwrap().contains("has failed 1 more request"), "{event}");
+    let event = watch.wait("remapped", Duration::from_secs(10));
+    assert_eq!((ranges(&event["lost"]), &event["guessed"]), (vec![(20_000, 1)], &true.into()), "{event}");
+    watch.quiet(Duration::from_secs(6));
+    assert_eq!(watch.events().last().unwrap()["event"], "remapped", "{:#?}", watch.events());
+    watch.ends();
+}
+
+#[test]
+fn trouble_on_the_way_to_the_disk_moves_nothing() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    let name = disk.device.trim_start_matches("/dev/").to_string();
+    create(&disk.device, &guest.disks[0]);
+    let mut watch = Watching::begin(&["data"]);
+    let before = generation();
+    sh(&format!("echo offline > /sys/block/{name}/device/state"));
+    for sector in 0..20 {
+        assert!(Direct::open(SETUP).read(sector * 100, 1).is_err());
+    }
+    let event = watch.wait("transport", Duration::from_secs(10));
+    assert!(event["cause"].as_str().unwrap().contains(&name), "{event}");
+    watch.quiet(Duration::from_secs(2));
+    sh(&format!("echo running > /sys/block/{name}/device/state"));
+    let events = watch.events();
+    assert_eq!(events.iter().filter(|e| e["event"] == "transport").count(), 1, "{events:#?}");
+    assert!(events.iter().all(|e| e["event"] != "remapped"), "{events:#?}");
+    assert_eq!(generation(), before);
+
+    // Every command is aborted, again and again, until the kernel gives up with a plain I/O error.
+    sh("echo 1 > /sys/module/scsi_debug/parameters/every_nth; echo 0x8010 > /sys/bus/pseudo/drivers/scsi_debug/opts");
+    let read = Direct::open(SETUP).read(3000, 1);
+    println!("with aborted commands a read gives {:?}", read.as_ref().err());
+    if read.is_err() {
+        watch.quiet(Duration::from_secs(2));
+    }
+    sh("echo 0 > /sys/bus/pseudo/drivers/scsi_debug/opts; echo 0 > /sys/module/scsi_debug/parameters/every_nth");
+    let events = watch.events();
+    println!("{events:#?}");
+    assert!(events.iter().all(|e| e["event"] != "remapped"), "{events:#?}");
+    assert_eq!(generation(), before);
+
+    // And it still works.
+    disk.bad(50_000, 1);
+    assert!(Direct::open(SETUP).read(50_000, 1).is_err());
+    watch.wait("remapped", Duration::from_secs(10));
+    watch.ends();
+}
+
+#[test]
+fn held_blocks_that_are_written_become_ordinary_by_themselves() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&disk.device, &guest.disks[0]);
+    let mut watch = Watching::begin(&["data"]);
+    disk.bad(6000, 2);
+    let setup = Direct::open(SETUP);
+    assert!(setup.read(6000, 2).is_err());
+    watch.wait("remapped", Duration::from_secs(10));
+    assert_eq!(setup.read(6000, 1).err(), Some(Errno::EIO));
+    setup.write(6000, &pattern(6000, 1)).unwrap();
+    let begun = Instant::now();
+    let event = watch.wait("settled", Duration::from_secs(10));
+    println!("a held block was ordinary {:?} after it was written", begun.elapsed());
+    assert_eq!(ranges(&event["sectors"]), [(6000, 1)], "{event}");
+    assert_eq!(setup.read(6000, 1).unwrap(), pattern(6000, 1));
+    assert_eq!(setup.read(6001, 1).err(), Some(Errno::EIO), "the other is held as before");
+    let status = dm_remap("status data").exits(3);
+    assert!(status.out.contains("6001"), "{}", status.out);
+    setup.write(6001, &pattern(6001, 1)).unwrap();
+    watch.wait("settled", Duration::from_secs(10));
+    assert_eq!(sh("dmsetup table data-spare0 | awk '{print $3}'").trim(), "linear");
+    let lines = watch.events().len();
+    watch.quiet(Duration::from_secs(5));
+    assert_eq!(watch.events().len(), lines, "it says nothing while there is nothing to say");
+    watch.ends();
+}
+
+#[test]
+fn a_setup_has_one_watcher_and_may_come_and_go() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    let mut watch = Watching::begin(&[]);
+    create(&disk.device, &guest.disks[0]);
+    watch.wait("up", Duration::from_secs(10));
+    for args in ["watch", "watch data"] {
+        dm_remap(args).exits(4).complains(&["'data' is watched already by process"]);
+    }
+    disk.bad(7000, 1);
+    assert!(Direct::open(SETUP).read(7000, 1).is_err());
+    watch.wait("remapped", Duration::from_secs(10));
+    dm_remap("deactivate data").ok();
+    watch.wait("down", Duration::from_secs(10));
+    watch.ends();
+    // A name that is not up is waited for.
+    let mut watch = Watching::begin(&["data"]);
+    watch.wait("note", Duration::from_secs(5));
+    dm_remap("activate data").ok();
+    watch.wait("up", Duration::from_secs(10));
+    watch.ends();
+}
+
+#[test]
+fn an_error_on_a_spare_is_told_with_what_it_means() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&guest.disks[0], &disk.device);
+    dm_remap("remap data 800+8").ok();
+    let map = dm_remap("--json map data").ok().json();
+    let slot = map["extents"][0]["slot"].as_u64().unwrap();
+    let mut watch = Watching::begin(&["data"]);
+    disk.bad(slot + 3, 1);
+    assert!(Direct::open(SETUP).read(803, 1).is_err());
+    let event = watch.wait("spare", Duration::from_secs(10));
+    assert_eq!((ranges(&event["serves"]), event["spare"].as_u64()), (vec![(803, 1)], Some(0)), "{event}");
+    disk.bad(1030, 1);
+    assert!(Direct::open(&disk.device).read(1030, 1).is_err());
+    let event = watch.wait("spare", Duration::from_secs(10));
+    assert!(event["text"].as_str().unwrap().contains("metadata"), "{event}");
+    watch.ends();
+}
