@@ -139,6 +139,7 @@ pub fn run(
     pacer: &mut Pacer<'_>,
     monitor: &mut dyn Monitor,
 ) -> Result<End, RunFault> {
+    let yields = pacer.manners() != Manners::None;
     let shared =
         Shared { survey, pacer, fault: None, stop: false, done: false, good: Vec::new(), vouched: None, answered: 0 };
     let crew =
