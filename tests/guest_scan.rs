@@ -140,7 +140,9 @@ fn five_thousand_scattered_and_twenty_clustered_are_found_exactly_and_with_fewer
     let json = dmr(&["--json", "scan", "--device", &device, "--retries", "0"]).exits(3).json();
     assert_eq!(bad_of(&json), bad, "none missed, none invented");
     let own = failed_reads(&format!("$DMR scan --device {device} --retries 0"));
-    assert_eq!(own, json["areas"][0]["failed_reads"].as_u64().unwrap());
+    // A few probes of known-good places may have hit bad ones.
+    let told = json["areas"][0]["failed_reads"].as_u64().unwrap();
+    assert!((told..told + 16).contains(&own), "{own} failed reads, {told} told of");
     let badblocks = failed_reads(&format!("badblocks -b 512 -o /tmp/work-bad {device}"));
     let listed: BTreeSet<u64> =
         std::fs::read_to_string("/tmp/work-bad").unwrap().lines().map(|l| l.parse().unwrap()).collect();
@@ -188,10 +190,10 @@ fn trouble_that_is_not_of_the_medium_moves_nothing() {
     let size = 64 * 2048;
     let all = device_with_errors("dead", &guest.disks[0], &[]);
     dmr(&["create", "data", "--main", &all, "--spare", &guest.disks[1]]).ok();
-    let mut still = Still::new(&[&guest.disks[1]]);
     sh(&format!(
         "dmsetup suspend --nolockfs dead && dmsetup load dead --table '0 {size} error' && dmsetup resume dead"
     ));
+    let mut still = Still::new(&[&guest.disks[1]]);
     let ran = dm_remap("scan data").exits(1);
     ran.clone().complains(&["trouble with the device"]).says(&["stopped by trouble"]);
     still.check("a controller that fails everywhere");

@@ -95,6 +95,9 @@ pub fn move_found(
 ) -> Result<Acted, EngineError> {
     session.check_live()?;
     let wanted = wanted(found, policy, session.metadata.map.main_len());
+    if wanted.is_empty() {
+        return Ok(Acted::default());
+    }
     let unreadable = policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
     let (plan, not_moved) =
         plan_what_fits(&session.metadata, &wanted, unreadable, |spare| session.spare(spare).is_some())?;
@@ -124,8 +127,11 @@ pub fn leave_slots(
 ) -> Result<Acted, EngineError> {
     session.check_live()?;
     let runs = doomed(found, policy);
+    if runs.is_empty() {
+        return Ok(Acted::default());
+    }
     let unreadable = policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
-    let bad: OnSpares = [(spare, runs.clone())].into_iter().filter(|(_, runs)| !runs.is_empty()).collect();
+    let bad: OnSpares = [(spare, runs.clone())].into_iter().collect();
     match plan_evacuate(&session.metadata, &bad, unreadable, |index| session.spare(index).is_some()) {
         Ok(plan) => Ok(Acted { outcome: splice(session, &plan, options)?, not_moved: Vec::new() }),
         Err(refusal @ (Refusal::NoFreeSlot { .. } | Refusal::MetadataFull { .. })) => {

@@ -337,7 +337,7 @@ fn files_under(folder: &std::path::Path, out: &mut Vec<(String, Vec<u8>)>) {
 
 pub fn snapshot(devices: &[&str]) -> Snapshot {
     let mut backups = Vec::new();
-    files_under(std::path::Path::new("/var/lib/dm-remap"), &mut backups);
+    files_under(std::path::Path::new("/var/lib/dm-remap/backup"), &mut backups);
     let dmsetup = |line: &str| run(Command::new("dmsetup").args(line.split(' ')), line.into()).ok().out;
     Snapshot {
         devices: devices.iter().map(|path| (path.to_string(), Direct::open(path).image_or_zeros())).collect(),
