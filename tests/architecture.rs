@@ -20,7 +20,7 @@ const PARTS: [(&str, &[&str]); 14] = [
     ("block", &["units", "identity", "format::signature", "format::header"]),
     ("store", &["units", "map", "format", "block"]),
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
-    ("watch", &["units", "map", "segments", "dm", "block", "plan::refusal", "plan::Refusal", "engine"]),
+    ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",
         &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "engine", "watch"],

@@ -68,7 +68,9 @@ mod tests {
         tree.disk("vda", "254:0", 1000);
         let host = tree.host();
         let (sda, vda): (DevNo, DevNo) = ("8:0".parse().unwrap(), "254:0".parse().unwrap());
-        let count = |n: &str| drop(tree.write(&format!("{disk}/device/ioerr_cnt"), n));
+        let count = |n: &str| {
+            tree.write(&format!("{disk}/device/ioerr_cnt"), n);
+        };
         count("0x1a\n");
         let mut blind = Blind::begin(&host, Duration::from_secs(7), [sda, vda].into_iter());
         assert_eq!(blind.until, Duration::from_secs(12));

@@ -88,7 +88,11 @@ pub(in crate::cli) fn probe_and_remap(
     Ok(acted)
 }
 
-/// Halves what cannot be read down to single blocks, which are read again before they count as bad.
+/// Parts that what cannot be read is taken apart into, again and again: few failing reads, which are slow and loud.
+const PARTS: u64 = 8;
+
+/// Takes apart what cannot be read, down to single blocks. A medium error is believed; what may be anything has to repeat.
+/// Either is read again when it is salvaged.
 fn probe(
     disk: &dyn Disk,
     range: Range,
@@ -100,22 +104,23 @@ fn probe(
     let mut open = vec![range];
     while let Some(part) = open.pop() {
         let data = buf.get_mut(..part.len().to_usize_bytes().unwrap_or(0)).unwrap_or_default();
-        let tries = if part.len() <= block { retries } else { 0 };
-        let read = (0..=tries).try_fold((), |(), _| match disk.read(part.start(), data) {
-            Ok(()) => Err(None),
-            Err(error) if matches!(error.class(), FaultClass::Medium | FaultClass::Ambiguous) => Ok(()),
-            Err(error) => Err(Some(error)),
-        });
-        match read {
-            Err(None) => {}
-            Err(Some(error)) => return Err(error),
-            Ok(()) if part.len() <= block => bad.push(part),
-            Ok(()) => {
-                let half = Sectors(part.len().0 / 2).align_up(block).unwrap_or(block);
-                let middle = part.start().checked_add(half).unwrap_or(part.end());
-                open.extend(Range::between(middle, part.end()));
-                open.extend(Range::between(part.start(), middle));
+        let mut tries = if part.len() <= block { retries } else { 0 };
+        let failed = loop {
+            match disk.read(part.start(), data) {
+                Ok(()) => break false,
+                Err(error) if error.class() == FaultClass::Medium => break true,
+                Err(error) if error.class() == FaultClass::Ambiguous && tries == 0 => break true,
+                Err(error) if error.class() == FaultClass::Ambiguous => tries -= 1,
+                Err(error) => return Err(error),
             }
+        };
+        if failed && part.len() <= block {
+            bad.push(part);
+        } else if failed {
+            let step = Sectors(part.len().0.div_ceil(PARTS)).align_up(block).unwrap_or(block);
+            let mut parts: Vec<Range> = part.chunks(step).collect();
+            parts.reverse();
+            open.extend(parts);
         }
     }
     Ok(())
