@@ -7,12 +7,14 @@
 //! - a report counts as dealt with only after what it asked for is done, so a killed watcher forgets none.
 
 pub mod debounce;
+pub mod handler;
 pub mod kmsg;
 pub mod locate;
 pub mod position;
 pub mod report;
 pub mod setups;
 pub mod stack;
+pub mod suspects;
 pub mod trace;
 pub mod unseen;
 pub mod watcher;

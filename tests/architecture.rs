@@ -22,7 +22,7 @@ const PARTS: [(&str, &[&str]); 16] = [
     ("files", &["units", "format::signature", "block"]),
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
     ("scan", &["units", "map", "format", "plan", "block", "engine"]),
-    ("watch", &["units", "map", "segments", "dm", "block", "plan::refusal", "plan::Refusal", "engine"]),
+    ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",
         &[

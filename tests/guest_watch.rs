@@ -25,7 +25,7 @@ fn a_failing_read_is_spliced_in_no_time() {
     create(&disk.device, &guest.disks[0]);
     let mut watch = Watching::begin(&["data"]);
     let mut worst = Duration::ZERO;
-    for turn in 0..5 {
+    for turn in 0..3 {
         let sector = 10_000 + turn * 5003;
         let taken = splice_time(&mut watch, &disk, sector);
         println!("from the first failing read of sector {sector} to its splice: {taken:?}");
@@ -33,7 +33,7 @@ fn a_failing_read_is_spliced_in_no_time() {
         // Long enough for the kernel to print again.
         std::thread::sleep(Duration::from_millis(5200));
     }
-    println!("the worst of five: {worst:?}");
+    println!("the worst of three: {worst:?}");
     // On a machine that does nothing else it is far less; see the report above.
     assert!(worst < Duration::from_millis(600), "{worst:?}");
     watch.ends();
@@ -79,6 +79,7 @@ fn main_may_be_a_partition_or_a_volume() {
     assert_eq!(event["guessed"], false);
     watch.ends();
     dm_remap("destroy data --discard-extents").ok();
+    std::thread::sleep(Duration::from_millis(5200));
 
     // A volume whose second half comes first, over two disks: sectors 0 to 19999 lie on the partition from 3000 on.
     disk.good();
@@ -108,6 +109,7 @@ fn what_happens_while_it_is_down_is_found() {
     let mut watch = Watching::begin(&["data"]);
     watch.wait("remapped", Duration::from_secs(10));
     watch.kill();
+    std::thread::sleep(Duration::from_millis(5200));
     disk.bad(40_000, 3);
     assert!(Direct::open(SETUP).read(40_001, 1).is_err());
     let mut watch = Watching::begin(&["data"]);
@@ -127,7 +129,7 @@ fn killed_in_the_middle_of_its_work_it_forgets_nothing() {
     let Some(guest) = guest() else { return };
     let disk = guest.scsi_debug(64, "");
     create(&disk.device, &guest.disks[0]);
-    for (turn, wait) in [5u64, 40, 70, 110].into_iter().enumerate() {
+    for (turn, wait) in [5u64, 45, 90].into_iter().enumerate() {
         let sector = 20_000 + turn as u64 * 8000;
         let mut watch = Watching::begin(&["data"]);
         disk.bad(sector, 1);
@@ -183,25 +185,28 @@ fn trouble_on_the_way_to_the_disk_moves_nothing() {
     for sector in 0..20 {
         assert!(Direct::open(SETUP).read(sector * 100, 1).is_err());
     }
-    let event = watch.wait("transport", Duration::from_secs(10));
-    assert!(event["cause"].as_str().unwrap().contains(&name), "{event}");
+    // This kernel calls it an I/O error in its log; that the disk is gone shows when it is probed.
+    let event = watch.wait("trouble", Duration::from_secs(10));
+    assert!(event["text"].as_str().unwrap().contains("main"), "{event}");
     watch.quiet(Duration::from_secs(2));
     sh(&format!("echo running > /sys/block/{name}/device/state"));
     let events = watch.events();
-    assert_eq!(events.iter().filter(|e| e["event"] == "transport").count(), 1, "{events:#?}");
+    assert_eq!(events.iter().filter(|e| e["event"] == "trouble").count(), 1, "{events:#?}");
     assert!(events.iter().all(|e| e["event"] != "remapped"), "{events:#?}");
     assert_eq!(generation(), before);
 
-    // Every command is aborted, again and again, until the kernel gives up with a plain I/O error.
-    sh("echo 1 > /sys/module/scsi_debug/parameters/every_nth; echo 0x8010 > /sys/bus/pseudo/drivers/scsi_debug/opts");
-    let read = Direct::open(SETUP).read(3000, 1);
-    println!("with aborted commands a read gives {:?}", read.as_ref().err());
-    if read.is_err() {
-        watch.quiet(Duration::from_secs(2));
-    }
-    sh("echo 0 > /sys/bus/pseudo/drivers/scsi_debug/opts; echo 0 > /sys/module/scsi_debug/parameters/every_nth");
+    // Data that are not protected as they should be: an error of its own class, which is not about the medium.
+    std::thread::sleep(Duration::from_millis(5200));
+    let debug = "/sys/bus/pseudo/drivers/scsi_debug";
+    sh(&format!("echo 1 > {debug}/every_nth; echo 0x20 > {debug}/opts"));
+    assert_eq!(Direct::open(SETUP).read(3000, 1).err(), Some(Errno::EILSEQ));
+    assert!(Direct::open(SETUP).read(3001, 1).is_err());
+    let event = watch.wait("transport", Duration::from_secs(10));
+    assert!(event["cause"].as_str().unwrap().contains("on sda at sector 3000"), "{event}");
+    watch.quiet(Duration::from_secs(2));
+    sh(&format!("echo 0 > {debug}/opts; echo 0 > {debug}/every_nth"));
     let events = watch.events();
-    println!("{events:#?}");
+    assert_eq!(events.iter().filter(|e| e["event"] == "transport").count(), 1, "once a minute is enough: {events:#?}");
     assert!(events.iter().all(|e| e["event"] != "remapped"), "{events:#?}");
     assert_eq!(generation(), before);
 
@@ -276,11 +281,16 @@ fn an_error_on_a_spare_is_told_with_what_it_means() {
     let mut watch = Watching::begin(&["data"]);
     disk.bad(slot + 3, 1);
     assert!(Direct::open(SETUP).read(803, 1).is_err());
-    let event = watch.wait("spare", Duration::from_secs(10));
+    // The log may still speak of the errors of earlier tests, on disks of the same name.
+    let mut event = watch.wait("spare", Duration::from_secs(10));
+    while ranges(&event["serves"]).is_empty() {
+        event = watch.wait("spare", Duration::from_secs(10));
+    }
     assert_eq!((ranges(&event["serves"]), event["spare"].as_u64()), (vec![(803, 1)], Some(0)), "{event}");
     disk.bad(1030, 1);
     assert!(Direct::open(&disk.device).read(1030, 1).is_err());
     let event = watch.wait("spare", Duration::from_secs(10));
+    assert_eq!(ranges(&event["sectors"]), [(1030, 1)], "{event}");
     assert!(event["text"].as_str().unwrap().contains("metadata"), "{event}");
     watch.ends();
 }

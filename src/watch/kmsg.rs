@@ -134,12 +134,13 @@ impl Reader {
         }
         match parse_line(&record.message) {
             Some(LogLine::Suppressed(count)) => log.hidden |= count > 0,
-            Some(LogLine::Error { device, sector, request, class }) => {
+            Some(LogLine::Error { device, sector, most, request, class }) => {
                 log.hidden |= self.crowded(record.time);
                 let Some(range) = Range::new(sector, Sectors(1)) else { return };
                 log.reports.push(ErrorReport {
                     device: Reported::Name(device),
                     range,
+                    reach: Range::new(sector, most).unwrap_or(range),
                     request,
                     class,
                     sequence: Some(record.sequence),

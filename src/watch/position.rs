@@ -5,6 +5,7 @@
 //! - the file is replaced whole, so a killed watcher leaves the old or the new position;
 //! - it is not synced to disk: it means something within one boot only, and the disk may be dying.
 
+use crate::block::host::{self, Host};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -18,6 +19,21 @@ pub struct Position {
     pub boot: String,
     /// The last record that needs no more work.
     pub sequence: u64,
+}
+
+/// The kernel's random number for this boot.
+pub fn boot_id(host: &Host) -> String {
+    host::text(&host.proc().join("sys/kernel/random/boot_id")).unwrap_or_default()
+}
+
+/// Removes positions of other boots, which mean nothing any more.
+pub fn clean(folder: &Path, boot: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let known = fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice::<Position>(&text).ok());
+        if known.is_some_and(|position| position.boot != boot) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The file for a setup in `folder`.
@@ -61,5 +77,10 @@ mod tests {
         fs::write(file(&folder, two), "{\"boot\": 7").unwrap();
         assert_eq!(load(&folder, two), None);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing else is left there");
+        // What is no position is somebody's, and stays.
+        clean(&folder, "b");
+        assert!(load(&folder, one).is_some());
+        clean(&folder, "c");
+        assert_eq!((load(&folder, one), fs::read_dir(&folder).unwrap().count()), (None, 1));
     }
 }

@@ -69,6 +69,8 @@ pub struct ErrorReport {
     pub device: Reported,
     /// Sectors of the whole disk, of 512 bytes. The kernel log names the first only: then the length is 1.
     pub range: Range,
+    /// What the request may have covered. Many disks do not say which sector of it is bad: then `range` is its beginning.
+    pub reach: Range,
     /// What was asked of the disk.
     pub request: Request,
     /// What the error says about the sectors.
@@ -100,6 +102,8 @@ pub enum LogLine {
         device: String,
         /// First sector of it that failed, in units of 512 bytes.
         sector: Sectors,
+        /// The most sectors from there on that the request can have had.
+        most: Sectors,
         /// What was asked.
         request: Request,
         /// What the error says about the sector.
@@ -111,6 +115,12 @@ pub enum LogLine {
 
 /// Functions of the block layer in whose name lines are left out, or that begin a line.
 const CALLERS: [&str; 4] = ["blk_print_req_error", "print_req_error", "blk_update_request", "end_request"];
+
+/// The most sectors of a segment of a request (`BLK_MAX_SEGMENT_SIZE`; some drivers have longer ones).
+const SEGMENT: Sectors = Sectors(128);
+
+/// The most sectors of a request, unless somebody has set another limit (`BLK_DEF_MAX_SECTORS`).
+const MOST_SECTORS: Sectors = Sectors(2560);
 
 /// Reads the message of a kernel log record; `None` when it is about something else.
 pub fn parse_line(line: &str) -> Option<LogLine> {
@@ -150,7 +160,9 @@ fn failed_request(text: &str) -> Option<LogLine> {
         _ => Request::Untold,
     };
     let class = FaultClass::of(errno_of(name));
-    Some(LogLine::Error { device: device.to_string(), sector: Sectors(sector), request, class })
+    let most = words.skip_while(|word| *word != "phys_seg").nth(1).and_then(|count| count.parse().ok());
+    let most = most.map_or(MOST_SECTORS, |segments: u64| Sectors(segments.saturating_mul(SEGMENT.0)).min(MOST_SECTORS));
+    Some(LogLine::Error { device: device.to_string(), sector: Sectors(sector), most, request, class })
 }
 
 /// `0x0:(READ)`; the numbers are those of `enum req_op`.
@@ -192,7 +204,7 @@ mod tests {
 
     fn read(line: &str) -> (String, u64, Request, FaultClass) {
         match parse_line(line) {
-            Some(LogLine::Error { device, sector, request, class }) => (device, sector.0, request, class),
+            Some(LogLine::Error { device, sector, request, class, .. }) => (device, sector.0, request, class),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -289,6 +301,18 @@ mod tests {
         for line in ["blk_print_req_error: 990 callbacks suppressed", "print_req_error: 990 callbacks suppressed\n"] {
             assert_eq!(parse_line(line), Some(LogLine::Suppressed(990)), "{line}");
         }
+    }
+
+    #[test]
+    fn the_length_of_a_request_is_bounded() {
+        let most = |rest: &str| match parse_line(&format!("I/O error, dev sda, sector 1000{rest}")) {
+            Some(LogLine::Error { most, .. }) => most.0,
+            other => panic!("{rest}: {other:?}"),
+        };
+        assert_eq!(most(" op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2"), 128);
+        assert_eq!(most(" op 0x0:(READ) flags 0x80700 phys_seg 128 prio class 2"), 2560);
+        assert_eq!(most(" op 0x0:(READ) flags 0x0 phys_seg 99999999999999999999"), 2560);
+        assert_eq!(most(""), 2560);
     }
 
     #[test]

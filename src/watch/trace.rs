@@ -87,9 +87,11 @@ pub fn parse_line(line: &str) -> Option<TraceLine> {
         _ => return None,
     };
     let errno = words.next_back()?.strip_prefix("[-")?.strip_suffix(']')?.parse().ok()?;
+    let range = Range::new(start, Sectors(len.max(1)))?;
     Some(TraceLine::Error(ErrorReport {
         device: Reported::Number(device),
-        range: Range::new(start, Sectors(len.max(1)))?,
+        range,
+        reach: range,
         request: request_of(rwbs),
         class: FaultClass::of(Errno::from_raw(errno)),
         sequence: None,
@@ -312,6 +314,7 @@ mod tests {
         let expected = ErrorReport {
             device: Reported::Number(DevNo { major: 8, minor: 0 }),
             range: Range::new(Sectors(1000), Sectors(8)).unwrap(),
+            reach: Range::new(Sectors(1000), Sectors(8)).unwrap(),
             request: Request::Known(Operation::Read),
             class: FaultClass::Medium,
             sequence: None,

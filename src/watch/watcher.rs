@@ -7,31 +7,31 @@
 //! - nothing is probed twice in a row without a pause, whatever the kernel reports;
 //! - each setup has one watcher: a lock says so.
 
-use super::debounce::{Batch, Debounce, Place, Suspect};
-use super::kmsg::{Kmsg, Log, LogError, reports_since};
-use super::locate::Located;
+use super::debounce::{Batch, Debounce, Suspect};
+use super::handler::{Event, Handler, Options, Outcome, WatchError};
+use super::kmsg::{Kmsg, Log, reports_since};
 use super::position::{self, Position};
 use super::report::ErrorReport;
 use super::setups::{Stacks, Watched, find, holds, stacks, writes_ended};
 use super::stack::{number_of, with_name};
+use super::suspects::{Suspects, concerned, may_mean_bad_sectors};
 use super::trace::Trace;
 use super::unseen::Blind;
 use crate::block::FaultClass;
-use crate::block::host::{self, Host};
+use crate::block::host::Host;
 use crate::dm::DeviceMapper;
 use crate::engine::EngineError;
 use crate::engine::lock::{self, Lock};
 use crate::engine::session::spare_device_name;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
-use crate::units::{DevNo, Range};
+use crate::units::DevNo;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How often setups that come and go, and held blocks that were written, are looked for.
@@ -64,131 +64,6 @@ const SETTLE_LONGEST: Duration = Duration::from_secs(60);
 
 /// How long a lock may take to be let go: the guardian of a killed watcher ends its swap first.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Sectors of a setup that the kernel reported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Suspects {
-    /// Sectors of main to probe, with those around what was reported: sorted, disjoint.
-    pub main: Vec<Range>,
-    /// Sectors of spares that were reported.
-    pub spares: Vec<(SpareIndex, Vec<Range>)>,
-    /// How many reports this comes from.
-    pub reports: u64,
-    /// The first of them, in words.
-    pub cause: String,
-    /// Whether the reported sectors could not be translated, so that `main` is but a guess.
-    pub guessed: bool,
-    /// Whether the kernel may have left reports out.
-    pub hidden: bool,
-}
-
-/// How something that the watcher asked for went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was done.
-    Done,
-    /// There was nothing to do.
-    Nothing,
-    /// Another command works on the setup: again in a moment.
-    Busy,
-    /// The disk cannot be reached, so its sectors could not be judged: again later.
-    Transport(String),
-    /// It failed: again later.
-    Failed(String),
-}
-
-/// What the watcher tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It begins.
-    Begins {
-        /// The tracepoint in use, or why only the kernel log is.
-        tracepoint: Result<&'static str, String>,
-        /// How many setups are watched for now.
-        setups: usize,
-    },
-    /// A setup is watched from now on.
-    Up(String),
-    /// A setup is not there any more.
-    Down(String),
-    /// A setup has another watcher.
-    Elsewhere(String),
-    /// The kernel reported trouble on the way to a disk.
-    Transport {
-        /// The setup.
-        setup: String,
-        /// What was reported.
-        report: String,
-    },
-    /// Something the watcher asked for did not go well. It will be tried again.
-    Trouble {
-        /// The setup.
-        setup: String,
-        /// What happened.
-        text: String,
-    },
-    /// Reports may have been missed.
-    Missed {
-        /// The setup; all of them when there is none.
-        setup: Option<String>,
-        /// Why.
-        text: String,
-    },
-    /// Something about the watcher itself.
-    Note(String),
-    /// It ends, because of a signal.
-    Ends,
-}
-
-/// Does what the watcher asks for, and tells what happens.
-pub trait Handler {
-    /// Probes sectors of main, moves what is bad, and tells it.
-    fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome;
-    /// Makes held blocks that were written ordinary, and tells it.
-    fn settle(&mut self, setup: &Watched) -> Outcome;
-    /// Tells something.
-    fn tell(&mut self, event: Event);
-}
-
-/// Why the watcher cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum WatchError {
-    /// The kernel log cannot be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A device-mapper call, or a lock.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A system call of the loop itself.
-    #[error("the watcher cannot {what}: {}", errno.desc())]
-    System {
-        /// What was being done.
-        what: &'static str,
-        /// What the kernel said.
-        errno: Errno,
-    },
-}
-
-impl From<crate::dm::DmError> for WatchError {
-    fn from(error: crate::dm::DmError) -> Self {
-        WatchError::Engine(error.into())
-    }
-}
-
-/// What a watcher needs to know.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The setups; all that are up when none is named.
-    pub names: Vec<String>,
-    /// Where positions are kept.
-    pub positions: PathBuf,
-    /// Where locks are.
-    pub locks: PathBuf,
-    /// How long the first report waits for others.
-    pub settle: Duration,
-    /// Whether to use the tracepoint where there is one.
-    pub trace: bool,
-}
 
 /// A setup under watch.
 #[derive(Debug)]
@@ -265,7 +140,8 @@ impl<'a, H: Handler> Watcher<'a, H> {
         // What the log has now each setup reads for itself.
         let mut kmsg = Kmsg::open(&host.dev().join("kmsg"), None)?;
         kmsg.drain()?;
-        let boot = host::text(&host.proc().join("sys/kernel/random/boot_id")).unwrap_or_default();
+        let boot = position::boot_id(host);
+        position::clean(&options.positions, &boot);
         let mut watcher = Watcher {
             dm,
             host,
@@ -418,13 +294,13 @@ impl<'a, H: Handler> Watcher<'a, H> {
         let concerned = concerned(&stacks, report, disk, probed);
         entry.stacks = Some((made, stacks));
         match (report.class, concerned) {
-            (_, None) | (FaultClass::Request, _) => false,
+            (_, None) => false,
             (FaultClass::Transport, Some(_)) => {
                 let (setup, report) = (entry.watched.name.clone(), report.to_string());
                 self.tell_now_and_then(format!("{setup} {disk}"), Event::Transport { setup, report });
                 false
             }
-            (_, Some(suspects)) if !report.request.is_about_sectors() || suspects.is_empty() => false,
+            (_, Some(suspects)) if !may_mean_bad_sectors(report) || suspects.is_empty() => false,
             (class, Some(suspects)) => {
                 for suspect in suspects {
                     let reports = if told_twice && entry.caught_up { 0 } else { suspect.reports };
@@ -454,7 +330,7 @@ impl<'a, H: Handler> Watcher<'a, H> {
             let now = self.now();
             let Some(entry) = self.entries.get_mut(at) else { break };
             let Some(batch) = entry.debounce.take(now) else { continue };
-            let suspects = suspects_of(&entry.watched, &batch);
+            let suspects = Suspects::of(&entry.watched, &batch);
             let outcome = self.handler.suspects(&entry.watched, &suspects);
             self.after(at, batch, &suspects, outcome)?;
         }
@@ -555,6 +431,9 @@ impl<'a, H: Handler> Watcher<'a, H> {
         let gone: Vec<usize> = (0..self.entries.len())
             .filter(|at| self.entries.get(*at).is_none_or(|e| !found.iter().any(|w| w.setup == e.watched.setup)))
             .collect();
+        if !gone.is_empty() {
+            self.save_positions();
+        }
         for at in gone.into_iter().rev() {
             let entry = self.entries.remove(at);
             self.handler.tell(Event::Down(entry.watched.name));
@@ -624,6 +503,10 @@ impl<'a, H: Handler> Watcher<'a, H> {
         if let Some(entry) = self.entries.get_mut(at) {
             if log.hidden {
                 entry.debounce.hidden(now);
+                if self.trace.is_none() {
+                    // Perhaps lines are left out this very moment.
+                    self.blind = Some(Blind::begin(self.host, now, entry.disks()));
+                }
             }
             (entry.read, entry.caught_up) = (read, true);
         }
@@ -673,51 +556,6 @@ impl<'a, H: Handler> Watcher<'a, H> {
                 self.tell_now_and_then(format!("{setup} {text}"), Event::Trouble { setup, text });
             }
         }
-    }
-}
-
-/// What a report says about a setup: `None` when it does not concern its devices; no suspects when it lies in what was
-/// probed this moment.
-fn concerned(stacks: &Stacks, report: &ErrorReport, disk: DevNo, probed: Option<&Suspects>) -> Option<Vec<Suspect>> {
-    let mut out = Vec::new();
-    let mut any = false;
-    let spares = stacks.spares.iter().map(|(index, stack)| (Place::Spare(*index), stack));
-    for (place, stack) in std::iter::once((Place::Main, &stacks.main)).chain(spares) {
-        let (ranges, guessed) = match stack.locate(disk, report.range) {
-            Located::Nowhere => continue,
-            Located::At(ranges) => (ranges, false),
-            Located::Somewhere { guess } => (guess, true),
-        };
-        any = true;
-        let known: &[Range] = match (probed, place) {
-            (Some(suspects), Place::Main) => &suspects.main,
-            (Some(suspects), Place::Spare(index)) => {
-                suspects.spares.iter().find(|(i, _)| *i == index).map_or(&[], |(_, ranges)| ranges)
-            }
-            (None, _) => &[],
-        };
-        let ranges: Vec<Range> = ranges.into_iter().flat_map(|range| range.without(known)).collect();
-        if !ranges.is_empty() {
-            let cause = report.to_string();
-            out.push(Suspect { place, ranges, guessed, cause, sequence: report.sequence, reports: 1 });
-        }
-    }
-    any.then_some(out)
-}
-
-/// What is to be probed for a batch.
-fn suspects_of(watched: &Watched, batch: &Batch) -> Suspects {
-    let spares = watched.spares.iter().filter_map(|spare| {
-        let ranges = batch.reported.get(&Place::Spare(spare.index))?;
-        Some((spare.index, ranges.clone()))
-    });
-    Suspects {
-        main: batch.around(Place::Main, watched.size),
-        spares: spares.collect(),
-        reports: batch.reports,
-        cause: batch.cause.clone(),
-        guessed: batch.guessed,
-        hidden: batch.hidden,
     }
 }
 

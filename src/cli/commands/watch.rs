@@ -12,8 +12,10 @@ use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::scan::pass::Place;
 use crate::units::{Range, Sectors};
+use crate::watch::handler::{Event, Handler, Options, Outcome, WatchError};
 use crate::watch::setups::Watched;
-use crate::watch::watcher::{Event, Handler, Options, Outcome, Suspects, Watcher};
+use crate::watch::suspects::Suspects;
+use crate::watch::watcher::Watcher;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::io::Write;
@@ -38,9 +40,9 @@ pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result
 const AROUND_SLOTS: Sectors = Sectors(128);
 
 /// A refusal inside keeps its exit code.
-fn plain(error: crate::watch::watcher::WatchError) -> anyhow::Error {
+fn plain(error: WatchError) -> anyhow::Error {
     match error {
-        crate::watch::watcher::WatchError::Engine(error) => error.into(),
+        WatchError::Engine(error) => error.into(),
         other => other.into(),
     }
 }
