@@ -244,6 +244,9 @@ pub struct Scan {
     /// How to ask the disk: 'verify' lets the drive read without sending the data, where it can be trusted to do so.
     #[arg(long, value_enum, default_value = "read")]
     pub method: Method,
+    /// Where to stop looking for files.
+    #[command(flatten)]
+    pub files: FileSearch,
     /// Show no progress bar.
     #[arg(long)]
     pub no_progress: bool,

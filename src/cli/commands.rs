@@ -1,12 +1,15 @@
 //! One file for each group of commands: options in, library calls, report out.
 
 mod create;
+mod cron;
 mod lifecycle;
 mod metadata;
 mod moves;
 mod probe;
 mod scan;
 mod scan_report;
+mod scan_setup;
+mod scanner;
 mod show;
 mod watch;
 

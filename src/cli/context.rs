@@ -182,6 +182,14 @@ impl Context {
         }
     }
 
+    /// What sectors of a device belong to.
+    pub(super) fn owners_on(&self, device: &BlockDevice, ranges: &[Range], patience: Duration) -> Vec<Owned> {
+        if ranges.is_empty() || patience.is_zero() {
+            return Vec::new();
+        }
+        files::owners_within(&self.host, device, ranges, patience)
+    }
+
     /// Keeps a copy of committed metadata in a file. A failure is only told.
     pub(super) fn keep_backup(&self, metadata: &Metadata) {
         if let Err(error) = backup::save(&self.state.join("backup"), metadata) {

@@ -6,7 +6,11 @@ use super::pace::{Alone, Manners, Pacer};
 use super::run::{CHUNK, DEPTH, Flow, Monitor, RunFault, Standing, run};
 use super::survey::{Found, Shape, Survey};
 use crate::block::Disk;
-use crate::units::RangeSet;
+use crate::units::{RangeSet, Sectors};
+
+/// Sectors of a large request: small, for what is probed is suspected, and most of a failed request is read again block
+/// by block.
+const SMALL_CHUNK: Sectors = Sectors(64);
 
 /// Nobody watches.
 struct Unwatched;
@@ -26,7 +30,8 @@ impl Monitor for Unwatched {
 /// # Errors
 /// [`RunFault`], as [`run`].
 pub fn probe(disk: &dyn Disk, area: RangeSet, shape: Shape) -> Result<Found, RunFault> {
-    let mut survey = Survey::new(area, shape);
+    let chunk = SMALL_CHUNK.max(shape.step);
+    let mut survey = Survey::new(area, Shape { chunk, ..shape });
     let mut alone = Alone;
     let mut pacer = Pacer::new(None, Manners::None, &mut alone, CHUNK, DEPTH);
     run(disk, None, &mut survey, &mut pacer, &mut Unwatched)?;

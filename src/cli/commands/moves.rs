@@ -198,7 +198,7 @@ fn tell(name: &str, outcome: &SpliceOutcome, already: &[Range], lost: &[LossRow]
 }
 
 /// A run of blocks that did not read at once, in words.
-fn block_words(record: &BlockRecord) -> String {
+pub(super) fn block_words(record: &BlockRecord) -> String {
     let range = record.range;
     match record.outcome {
         BlockOutcome::Recovered { attempt } => format!("{range}: read at attempt {attempt}"),
@@ -210,7 +210,7 @@ fn block_words(record: &BlockRecord) -> String {
 }
 
 /// The same for programs.
-fn block_row(record: &BlockRecord) -> serde_json::Value {
+pub(super) fn block_row(record: &BlockRecord) -> serde_json::Value {
     let range = record.range;
     match record.outcome {
         BlockOutcome::Recovered { attempt } => {

@@ -1,8 +1,11 @@
 //! What a scan has found and done, for people and for programs.
 
 use super::Output;
-use super::scan::Stopped;
-use crate::cli::report::{count, loss_words, move_rows, sizes};
+use super::moves::{block_row, block_words};
+use super::scanner::Stopped;
+use crate::cli::report::{LossRow, count, loss_rows, move_rows, sizes};
+use crate::engine::salvage::BlockRecord;
+use crate::files::Owned;
 use crate::map::Loss;
 use crate::plan::Move;
 use crate::scan::act::Acted;
@@ -30,6 +33,8 @@ pub(super) struct Report<'a> {
     pub(super) pass: &'a Pass,
     pub(super) acted: &'a [Acted],
     pub(super) stopped: Option<Stopped>,
+    /// What the lost sectors, or on a device the bad ones, belong to.
+    pub(super) owners: &'a [Owned],
 }
 
 impl Report<'_> {
@@ -47,8 +52,13 @@ impl Report<'_> {
         self.acted.iter().flat_map(|acted| acted.outcome.moved.iter().copied()).collect()
     }
 
-    fn lost(&self) -> Vec<Loss> {
-        self.acted.iter().flat_map(|acted| acted.outcome.lost.iter().copied()).collect()
+    fn lost(&self) -> Vec<LossRow> {
+        let lost: Vec<Loss> = self.acted.iter().flat_map(|acted| acted.outcome.lost.iter().copied()).collect();
+        loss_rows(&lost, self.owners)
+    }
+
+    fn blocks(&self) -> Vec<BlockRecord> {
+        self.acted.iter().flat_map(|acted| acted.outcome.blocks.iter().cloned()).collect()
     }
 
     /// Whether a person has something to do: data was lost, or something bad was left where it is.
@@ -110,6 +120,8 @@ impl Report<'_> {
             "areas": areas,
             "moves": move_rows(&self.moved()),
             "lost": self.lost(),
+            "blocks": self.blocks().iter().map(block_row).collect::<Vec<_>>(),
+            "owners": self.owners,
             "not_moved": not_moved,
             "bad_slots": bad_slots,
             "sectors_moved": self.pass.result.moved,
@@ -150,7 +162,13 @@ impl Report<'_> {
         if recovered > 0 {
             out.line(format!("  {} read only after a retry", sizes(Sectors(recovered))));
         }
-        bounded(out, &self.lost(), |loss| format!("  LOST {}", loss_words(loss)));
+        bounded(out, &self.blocks(), |record| format!("    {}", block_words(record)));
+        for (number, line) in self.lost().iter().take(MOST).flat_map(|row| row.lines().into_iter().enumerate()) {
+            out.line(format!("  {}{line}", if number == 0 { "LOST " } else { "     " }));
+        }
+        if self.lost().len() > MOST {
+            out.line(format!("  … and {} more losses; see --json", self.lost().len() - MOST));
+        }
         bounded(out, &self.pass.result.not_moved, |(range, why)| format!("  NOT MOVED {range}: {why}"));
     }
 
@@ -164,7 +182,12 @@ impl Report<'_> {
             let bad = sizes(found.bad.sectors());
             out.line(format!("  {bad} bad{on}, in {}; {} failed", count(runs.len(), "run"), reads(found.failed_reads)));
         }
-        bounded(out, &runs, |range| format!("    BAD {range}"));
+        bounded(out, &runs, |range| {
+            let inside = |one: &&Owned| matches!(self.shown, Subject::Device(_)) && one.range.overlaps(*range);
+            let owners: Vec<String> = self.owners.iter().filter(inside).take(3).map(ToString::to_string).collect();
+            let of = if owners.is_empty() { String::new() } else { format!("  in {}", owners.join(", ")) };
+            format!("    BAD {range}{of}")
+        });
         bounded(out, &found.recovered, |recovered| {
             format!("    FAILED{on} {}, and has read on retry {}", recovered.range, recovered.retry)
         });
@@ -183,5 +206,36 @@ fn bounded<T>(out: &mut Output, rows: &[T], words: impl Fn(&T) -> String) {
     rows.iter().take(MOST).for_each(|row| out.line(words(row)));
     if rows.len() > MOST {
         out.line(format!("    … and {} more; see --json", rows.len() - MOST));
+    }
+}
+
+/// How a pass went, in one line: for `status` and the system's log.
+pub(super) fn summary(pass: &Pass) -> String {
+    let when = |seconds: u64| {
+        let time = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
+    };
+    let bad = Sectors(pass.areas.iter().map(|area| area.found_so_far().bad.sectors().0).fold(0, u64::saturating_add));
+    let weak = pass.areas.iter().map(|area| area.found_so_far().weak.len()).fold(0, usize::saturating_add);
+    let mut found = match bad.0 {
+        0 => "nothing bad found".to_string(),
+        _ => format!("{} bad", sizes(bad)),
+    };
+    if weak > 0 {
+        found.push_str(&format!(", {} slow", count(weak, "place")));
+    }
+    if pass.result.moved > Sectors::ZERO {
+        found.push_str(&format!(", {} moved", sizes(pass.result.moved)));
+    }
+    if pass.result.lost > Sectors::ZERO {
+        found.push_str(&format!(", {} lost", sizes(pass.result.lost)));
+    }
+    if !pass.result.not_moved.is_empty() {
+        found.push_str(&format!(", {} not moved", count(pass.result.not_moved.len(), "range")));
+    }
+    match (pass.finished, &pass.result.trouble) {
+        (Some(time), _) => format!("finished {}: {found}", when(time)),
+        (None, Some(trouble)) => format!("stopped at {} %, {}: {trouble}", pass.percent(), when(pass.updated)),
+        (None, None) => format!("at {} %, {}: {found} so far", pass.percent(), when(pass.updated)),
     }
 }

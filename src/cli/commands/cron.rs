@@ -1,0 +1,234 @@
+//! `scan --cron`: what a timer runs. It says nothing unless something changed.
+//!
+//! Invariants:
+//! - a setup that another run is at work on is left to that one;
+//! - trouble with one setup does not keep the others from being scanned;
+//! - the place in the kernel log is kept only after what was reported up to there was probed.
+
+use super::probe::{ActOptions, Probed, is_busy, probe_and_act};
+use super::scan::signals;
+use super::scan_report::{Report, Subject, summary};
+use super::scan_setup::{self, Ended};
+use super::scanner::{Scanner, Stopped};
+use super::{Context, Exit, Output};
+use crate::cli::args::Scan;
+use crate::cli::output::complain;
+use crate::cli::signals::Signals;
+use crate::cli::syslog::{self, Severity};
+use crate::engine::session::find_active;
+use crate::map::{Loss, SpareIndex};
+use crate::scan::act::Policy;
+use crate::scan::pass::Place;
+use crate::units::{Range, Sectors};
+use crate::watch::position;
+use crate::watch::setups;
+use crate::watch::suspects::reported_since;
+use anyhow::Result;
+use std::cell::RefCell;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+/// Sectors around an error on a spare that are probed, too.
+const AROUND_SLOTS: Sectors = Sectors(128);
+
+/// Scans the named setups, or all that are active, as far as the time allows.
+pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<Exit> {
+    let signals = signals()?;
+    if !wait(jitter(args.jitter), &signals) {
+        return Ok(Exit::Done);
+    }
+    let mut names = args.names.clone();
+    for name in &names {
+        find_active(context.dm()?, name)?;
+    }
+    if names.is_empty() {
+        names = context.active()?.into_iter().map(|live| live.state.name).collect();
+    }
+    let begun = Instant::now();
+    let mut worst = Exit::Done;
+    let mut interrupted = false;
+    for (number, name) in names.iter().enumerate() {
+        // What one setup leaves of its share is for those after it.
+        let left = u32::try_from(names.len() - number).unwrap_or(u32::MAX);
+        let budget = args.time_budget.map(|budget| budget.saturating_sub(begun.elapsed()) / left);
+        let mut job = Job { context, args, name, signals: &signals, out };
+        let exit = match job.run(budget) {
+            Ok((exit, stopped)) => {
+                interrupted |= stopped == Some(Stopped::Interrupted);
+                exit
+            }
+            Err(error) if is_busy(&error) => Exit::Done,
+            Err(error) => {
+                complain(&format!("{name}: {error:#}"));
+                syslog::log(Severity::Error, &format!("{name}: scan failed: {error:#}"));
+                Exit::Failed
+            }
+        };
+        worst = worse(worst, exit);
+        if interrupted {
+            break;
+        }
+    }
+    Ok(worst)
+}
+
+/// One setup.
+struct Job<'a> {
+    context: &'a Context,
+    args: &'a Scan,
+    name: &'a str,
+    signals: &'a RefCell<Signals>,
+    out: &'a mut Output,
+}
+
+impl Job<'_> {
+    fn run(&mut self, budget: Option<Duration>) -> Result<(Exit, Option<Stopped>)> {
+        let reported = self.reported()?;
+        let scanner = Scanner::new(self.context, self.args, self.signals, budget);
+        let Some(ended) = scan_setup::run(scanner, self.name)? else {
+            return Ok((reported, None));
+        };
+        let exit = self.tell(&ended);
+        syslog::log(severity(exit), &format!("{}: scan {}", self.name, summary(&ended.pass)));
+        if let Some(trouble) = &ended.trouble {
+            complain(&format!("{}: {trouble:#}", self.name));
+        }
+        Ok((worse(reported, exit), ended.stopped))
+    }
+
+    /// Looks first at what the kernel has reported since the last run.
+    fn reported(&mut self) -> Result<Exit> {
+        let context = self.context;
+        let dm = context.dm()?;
+        let folder = context.state().join("cron");
+        let Some(watched) = setups::find(dm, &context.host, &[self.name.to_string()])?.into_iter().next() else {
+            return Ok(Exit::Done);
+        };
+        let last = position::load(&folder, watched.setup);
+        let past = match reported_since(dm, &context.host, &watched, last.as_ref()) {
+            Ok(past) => past,
+            Err(error) => {
+                context.note(&format!("what the kernel has reported is not known: {error}"));
+                return Ok(Exit::Done);
+            }
+        };
+        let spares = past.suspects.spares.iter().map(|(index, ranges)| {
+            let around = ranges.iter().filter_map(|range| range.widen_to(AROUND_SLOTS, Sectors(u64::MAX)));
+            (Place::Spare(*index), around.collect::<Vec<Range>>())
+        });
+        let mut exit = Exit::Done;
+        for (place, suspects) in std::iter::once((Place::Main, past.suspects.main.clone())).chain(spares) {
+            if !suspects.is_empty() {
+                exit = worse(exit, self.probe(place, &suspects, &past.suspects.cause)?);
+            }
+        }
+        if let Err(error) = position::save(&folder, watched.setup, &past.position) {
+            context.note(&format!("the place in the kernel log cannot be kept: {error}"));
+        }
+        Ok(exit)
+    }
+
+    fn probe(&mut self, place: Place, suspects: &[Range], cause: &str) -> Result<Exit> {
+        let options = ActOptions { policy: self.policy(), retries: self.args.retries };
+        let probed = probe_and_act(self.context, self.name, place, suspects, &options)?;
+        if let Some(trouble) = &probed.transport {
+            complain(&format!("{}: {trouble}", self.name));
+            return Ok(Exit::Failed);
+        }
+        if probed.found.is_clean() {
+            return Ok(Exit::Done);
+        }
+        let text = told(&probed, place);
+        let attention = !probed.outcome().lost.is_empty() || !probed.acted.not_moved.is_empty();
+        let exit = if attention { Exit::Attention } else { Exit::Done };
+        syslog::log(severity(exit), &format!("{}: {text} after {cause}", self.name));
+        if self.out.is_json() {
+            self.out.json(&serde_json::json!({
+                "name": self.name, "cause": cause, "bad": probed.found.bad, "lost": probed.outcome().lost,
+                "moves": crate::cli::report::move_rows(&probed.outcome().moved),
+            }));
+        } else {
+            self.out.line(format!("{}: {text} after {cause}", self.name));
+        }
+        Ok(exit)
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            move_weak: self.args.move_weak,
+            margin: Sectors(self.args.margin),
+            unreadable: self.args.unreadable.map(Into::into),
+        }
+    }
+
+    /// Reports a scan that changed something; the exit code for it.
+    fn tell(&mut self, ended: &Ended) -> Exit {
+        let lost: Vec<Loss> = ended.acted.iter().flat_map(|acted| acted.outcome.lost.iter().copied()).collect();
+        let left = ended.acted.iter().any(|acted| !acted.not_moved.is_empty() || !acted.outcome.dropped.is_empty());
+        let moved = ended.acted.iter().any(|acted| !acted.outcome.moved.is_empty());
+        let changed = moved || left || !lost.is_empty();
+        if changed || (self.out.is_json() && ended.trouble.is_none()) {
+            let owners = self.context.owners(self.name, &lost, self.args.files.patience());
+            let shown = Subject::Setup(self.name);
+            Report { shown, pass: &ended.pass, acted: &ended.acted, stopped: ended.stopped, owners: &owners }
+                .render(self.out);
+        }
+        match &ended.trouble {
+            Some(_) => Exit::Failed,
+            None if left || !lost.is_empty() => Exit::Attention,
+            None => Exit::Done,
+        }
+    }
+}
+
+/// What a probe has found and done, in words.
+fn told(probed: &Probed, place: Place) -> String {
+    let on = match place {
+        Place::Main => String::new(),
+        Place::Spare(SpareIndex(index)) => format!(" on spare {index}"),
+    };
+    let bad = probed.found.bad.sectors();
+    let moved = probed.outcome().moved.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
+    let lost = probed.outcome().lost.iter().map(|l| l.range.len().0).fold(0, u64::saturating_add);
+    format!("{bad} sectors bad{on}, {moved} moved, {lost} lost")
+}
+
+fn severity(exit: Exit) -> Severity {
+    match exit {
+        Exit::Done => Severity::Notice,
+        Exit::Attention => Severity::Warning,
+        _ => Severity::Error,
+    }
+}
+
+/// The one that a timer should know of.
+fn worse(one: Exit, other: Exit) -> Exit {
+    let rank = |exit: Exit| match exit {
+        Exit::Done => 0,
+        Exit::Attention => 1,
+        Exit::Refused => 2,
+        Exit::Usage => 3,
+        Exit::Failed => 4,
+    };
+    if rank(other) > rank(one) { other } else { one }
+}
+
+/// A random time up to `most`.
+fn jitter(most: Duration) -> Duration {
+    // The standard library seeds its hashers from the system's random numbers; a delay needs no better ones.
+    let random = RandomState::new().build_hasher().finish();
+    let most_ms = u64::try_from(most.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(most_ms.checked_add(1).map_or(random, |span| random % span))
+}
+
+/// Waits; `false` when a signal has ended it.
+fn wait(time: Duration, signals: &RefCell<Signals>) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        if signals.borrow_mut().came() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(100).min(time.saturating_sub(begun.elapsed())));
+    }
+    true
+}

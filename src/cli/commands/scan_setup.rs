@@ -1,0 +1,129 @@
+//! The scan of a setup: its main, and the slots in use on its spares; what is bad is moved.
+
+use super::probe::{ActOptions, act_patiently, shape};
+use super::scanner::{Scanner, Stopped, check_ranges};
+use crate::block::Disk;
+use crate::engine::now;
+use crate::engine::session::find_active;
+use crate::scan::act::{Acted, Policy};
+use crate::scan::conduct::{Present, Progress, Stage, conduct};
+use crate::scan::neighbours::Neighbours;
+use crate::scan::pace::Others;
+use crate::scan::pass::{Order, Pass, Place, Subject, areas_of_setup, limits};
+use crate::scan::run::{Flow, Verify};
+use crate::scan::survey::Found;
+use crate::units::{DevNo, Range, RangeSet, Sectors};
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A setup being scanned.
+#[derive(Debug)]
+struct SetupStage<'a> {
+    scanner: Scanner<'a>,
+    name: &'a str,
+    order: Order,
+    acted: Vec<Acted>,
+    /// The setup's own device, and those that it lies on, as far as they were opened.
+    devno: DevNo,
+    devices: BTreeMap<Place, (DevNo, Arc<dyn Disk>)>,
+    /// Where main was found bad before.
+    known_bad: RangeSet,
+}
+
+/// A scan of a setup that has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) pass: Pass,
+    pub(super) acted: Vec<Acted>,
+    pub(super) stopped: Option<Stopped>,
+    /// Why it ended before its end, when nobody asked for that.
+    pub(super) trouble: Option<anyhow::Error>,
+}
+
+/// Scans a setup; `None` when nothing is due.
+pub(super) fn run(scanner: Scanner<'_>, name: &str) -> Result<Option<Ended>> {
+    let (context, args) = (scanner.context, scanner.args);
+    let session = context.reading_session(name)?;
+    session.check_live()?;
+    let setup = session.setup();
+    let (state, _) = find_active(session.dm, name)?;
+    let devno = state.devno;
+    let _lock = context.lock(&format!("{setup}.scan"), name)?;
+    let order = scanner.order(args.report_only);
+    check_ranges(&order, session.metadata.map.main_len())?;
+    let begun = scanner.pass(Subject::Setup(setup), || {
+        let areas = areas_of_setup(&session.metadata, &order);
+        Pass::new(Subject::Setup(setup), order.clone(), areas, now())
+    })?;
+    let Some(mut pass) = begun else { return Ok(None) };
+    let known_bad = session.metadata.map.losses().iter().map(|loss| loss.range).collect();
+    drop(session);
+    let order = pass.order.clone();
+    let pace = scanner.pace(pass.standing().1);
+    let mut stage = SetupStage { scanner, name, order, acted: Vec::new(), devno, devices: BTreeMap::new(), known_bad };
+    let trouble = conduct(&mut pass, &mut stage, pace).err();
+    pass.result.trouble = trouble.as_ref().map(|error| format!("{error:#}"));
+    stage.scanner.save(&pass);
+    Ok(Some(Ended { pass, acted: stage.acted, stopped: stage.scanner.stopped, trouble }))
+}
+
+impl Stage for SetupStage<'_> {
+    type Error = anyhow::Error;
+
+    fn present(&mut self, place: Place) -> Result<Option<Present>> {
+        let session = self.scanner.context.reading_session(self.name)?;
+        let member = match place {
+            Place::Main => Some(&session.main),
+            Place::Spare(index) => session.spare(index),
+        };
+        let Some(member) = member else { return Ok(None) };
+        self.devices.insert(place, (member.devno, member.disk.clone()));
+        let (block, unit) = (member.disk.logical_block(), session.metadata.map.unit());
+        Ok(Some(Present {
+            disk: member.disk.clone(),
+            limits: limits(&session.metadata, &self.order, place),
+            shape: shape(self.scanner.context, member.devno, block, unit, &self.order),
+        }))
+    }
+
+    fn others(&mut self, place: Place) -> Box<dyn Others + Send> {
+        let (device, setup) = (self.devices.get(&place).map(|(devno, _)| *devno), self.devno);
+        Box::new(Neighbours::new(&self.scanner.context.host, device.unwrap_or(setup), &[setup]))
+    }
+
+    fn verify(&mut self, place: Place, bad: &RangeSet) -> Option<Box<Verify<'static>>> {
+        let (devno, disk) = self.devices.get(&place)?.clone();
+        let before = self.known_bad.iter().filter(|_| place == Place::Main);
+        self.scanner.verify(devno, &*disk, &before.chain(bad.iter()).collect())
+    }
+
+    fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<()> {
+        if self.scanner.args.report_only {
+            return Ok(());
+        }
+        let policy = Policy {
+            move_weak: self.scanner.args.move_weak,
+            margin: Sectors(self.scanner.args.margin),
+            unreadable: self.scanner.args.unreadable.map(Into::into),
+        };
+        let options = ActOptions { policy, retries: self.scanner.args.retries };
+        let acted = act_patiently(self.scanner.context, self.name, place, found, &options)?;
+        let sum = |ranges: &mut dyn Iterator<Item = Range>| ranges.map(|r| r.len().0).fold(0, u64::saturating_add);
+        let moved = sum(&mut acted.outcome.moved.iter().map(|m| m.range));
+        let lost = sum(&mut acted.outcome.lost.iter().map(|l| l.range));
+        pass.result.moved = Sectors(pass.result.moved.0.saturating_add(moved));
+        pass.result.lost = Sectors(pass.result.lost.0.saturating_add(lost));
+        pass.result.not_moved.extend(acted.not_moved.iter().chain(&acted.outcome.dropped).cloned());
+        self.acted.push(acted);
+        Ok(())
+    }
+
+    fn tick(&mut self, progress: Progress) -> Flow {
+        self.scanner.tick(progress)
+    }
+
+    fn save(&mut self, pass: &Pass) {
+        self.scanner.save(pass);
+    }
+}
