@@ -133,6 +133,11 @@ impl<'a> Pacer<'a> {
         }
     }
 
+    /// The most requests in flight.
+    pub fn depth(&self) -> u32 {
+        self.depth
+    }
+
     /// How the scan behaves towards others.
     pub fn manners(&self) -> Manners {
         self.manners

@@ -3,7 +3,7 @@
 //! Invariant: as of [`run`]: what is said to be bad was read by itself, and trouble with the device says nothing.
 
 use super::pace::{Alone, Manners, Pacer};
-use super::run::{CHUNK, DEPTH, Flow, Monitor, RunFault, Standing, run};
+use super::run::{Flow, Monitor, RunFault, Standing, run};
 use super::survey::{Found, Shape, Survey};
 use crate::block::Disk;
 use crate::units::{RangeSet, Sectors};
@@ -11,6 +11,9 @@ use crate::units::{RangeSet, Sectors};
 /// Sectors of a large request: small, for what is probed is suspected, and most of a failed request is read again block
 /// by block.
 const SMALL_CHUNK: Sectors = Sectors(64);
+
+/// Requests in flight: there is little to read, and a thread costs time, too.
+const FEW: u32 = 2;
 
 /// Nobody watches.
 struct Unwatched;
@@ -33,7 +36,7 @@ pub fn probe(disk: &dyn Disk, area: RangeSet, shape: Shape) -> Result<Found, Run
     let chunk = SMALL_CHUNK.max(shape.step);
     let mut survey = Survey::new(area, Shape { chunk, ..shape });
     let mut alone = Alone;
-    let mut pacer = Pacer::new(None, Manners::None, &mut alone, CHUNK, DEPTH);
+    let mut pacer = Pacer::new(None, Manners::None, &mut alone, chunk, FEW);
     run(disk, None, &mut survey, &mut pacer, &mut Unwatched)?;
     Ok(survey.into_found())
 }

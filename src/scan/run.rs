@@ -121,6 +121,8 @@ struct Crew<'a, 'p> {
     verify: Option<&'a Verify<'a>>,
     /// Whether the reads come last in the disk's queue, where there is one that knows of ranks.
     yields: bool,
+    /// Sectors of the largest request.
+    chunk: Sectors,
     begun: Instant,
     shared: Mutex<Shared<'a, 'p>>,
     changed: Condvar,
@@ -140,12 +142,21 @@ pub fn run(
     monitor: &mut dyn Monitor,
 ) -> Result<End, RunFault> {
     let yields = pacer.manners() != Manners::None;
+    let depth = pacer.depth();
+    let chunk = survey.shape().chunk.min(CHUNK);
     let shared =
         Shared { survey, pacer, fault: None, stop: false, done: false, good: Vec::new(), vouched: None, answered: 0 };
-    let crew =
-        Crew { disk, verify, yields, begun: Instant::now(), shared: Mutex::new(shared), changed: Condvar::new() };
+    let crew = Crew {
+        disk,
+        verify,
+        yields,
+        chunk,
+        begun: Instant::now(),
+        shared: Mutex::new(shared),
+        changed: Condvar::new(),
+    };
     thread::scope(|scope| -> Result<(), RunFault> {
-        for number in 0..DEPTH {
+        for number in 0..depth {
             let started = thread::Builder::new().name(format!("read-{number}")).spawn_scoped(scope, || crew.work());
             match started {
                 Ok(_) => {}
@@ -194,7 +205,7 @@ impl<'a, 'p> Crew<'a, 'p> {
         if self.yields {
             let _ = set_idle_io_class();
         }
-        let mut buffer = AlignedBuffer::new(CHUNK.to_usize_bytes().unwrap_or(0));
+        let mut buffer = AlignedBuffer::new(self.chunk.to_usize_bytes().unwrap_or(0));
         // The clock is looked at once for each read: where that is a system call, it would cost as much as the read.
         let mut now = self.begun.elapsed();
         while let Some(request) = self.take(&mut now) {
@@ -214,7 +225,7 @@ impl<'a, 'p> Crew<'a, 'p> {
             }
             let nap = match shared.pacer.admit(*now) {
                 Admission::Wait(wait) => wait,
-                Admission::Go(limit) => match shared.survey.next(limit.min(CHUNK)) {
+                Admission::Go(limit) => match shared.survey.next(limit.min(self.chunk)) {
                     Next::Read(request) => {
                         shared.pacer.begin(request.range.len());
                         return Some(request);

@@ -213,6 +213,11 @@ impl Survey {
         }
     }
 
+    /// Its sizes and limits.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// What it is doing.
     pub fn phase(&self) -> Phase {
         self.phase
