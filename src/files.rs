@@ -130,7 +130,9 @@ fn nothing_found(disk: &dyn Disk, search: &mut Search) {
     let head = Bytes(u64::try_from(HEAD_BYTES).unwrap_or(u64::MAX)).to_sectors_down().min(disk.size());
     let head = Range::new(Sectors::ZERO, head.align_down(disk.logical_block()));
     if head.is_some_and(|head| search.asked_in(head) || read_all(disk, head).is_err()) {
-        search.rest_unknown("what is on the device cannot be told: its beginning, where a filesystem would say so, is damaged");
+        search.rest_unknown(
+            "what is on the device cannot be told: its beginning, where a filesystem would say so, is damaged",
+        );
     } else {
         search.rest(|_| Owner::NoFilesystem { found: None });
     }

@@ -28,8 +28,8 @@ const PARTS: [(&str, &[&str]); 14] = [
     (
         "bin",
         &[
-            "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files", "engine",
-            "cli",
+            "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
+            "engine", "cli",
         ],
     ),
 ];

@@ -65,8 +65,11 @@ struct Filesystem {
     mount: &'static str,
 }
 
-const EXT4: Filesystem =
-    Filesystem { kind: "ext4", mkfs: "mkfs.ext4 -q -F -b 4096 -E lazy_itable_init=0,lazy_journal_init=0", mount: "noatime" };
+const EXT4: Filesystem = Filesystem {
+    kind: "ext4",
+    mkfs: "mkfs.ext4 -q -F -b 4096 -E lazy_itable_init=0,lazy_journal_init=0",
+    mount: "noatime",
+};
 const EXT3: Filesystem = Filesystem { kind: "ext3", mkfs: "mkfs.ext3 -q -F -b 1024", mount: "noatime" };
 const XFS: Filesystem = Filesystem { kind: "xfs", mkfs: "mkfs.xfs -q -f --unsupported", mount: "noatime" };
 const XFS_RMAP: Filesystem =
@@ -135,13 +138,15 @@ fn paths(names: &[&str]) -> Vec<String> {
 
 /// The sector numbers of all blocks that begin with these bytes, at `at`.
 fn blocks_with(image: &[u8], block: usize, at: usize, bytes: &[u8]) -> Vec<u64> {
-    let blocks = image.chunks(block).enumerate().filter(|(_, b)| b.len() >= at + bytes.len() && b[at..].starts_with(bytes));
+    let blocks =
+        image.chunks(block).enumerate().filter(|(_, b)| b.len() >= at + bytes.len() && b[at..].starts_with(bytes));
     blocks.map(|(n, _)| (n * block / 512) as u64).collect()
 }
 
 /// The sector of an XFS directory's block that holds this text; in the log it lies behind another header.
 fn blocks_with_text(image: &[u8], text: &str) -> u64 {
-    let sectors = image.chunks(4096).enumerate().filter(|(_, block)| block.starts_with(b"XDD3") || block.starts_with(b"XDB3"));
+    let sectors =
+        image.chunks(4096).enumerate().filter(|(_, block)| block.starts_with(b"XDD3") || block.starts_with(b"XDB3"));
     let within = |block: &[u8]| block.windows(text.len()).position(|part| part == text.as_bytes());
     let mut found = sectors.filter_map(|(n, block)| Some(n as u64 * 8 + within(block)? as u64 / 512));
     found.next().expect("a block of a directory")
@@ -209,7 +214,14 @@ fn targets(device: &str, image: &[u8], filesystem: &Filesystem, inodes: &BTreeMa
             let log = blocks_with(image, 512, 0, &[0xfe, 0xed, 0xba, 0xbe]);
             out.push(plain(log[0], 1, "journal"));
             let entry = blocks_with_text(image, "an entry with a rather long name 7");
-            let many = Target { start: entry, names: paths(&["many"]), inode: Some(inodes["many"]), owner: "directory", count: 1, policy: "hold" };
+            let many = Target {
+                start: entry,
+                names: paths(&["many"]),
+                inode: Some(inodes["many"]),
+                owner: "directory",
+                count: 1,
+                policy: "hold",
+            };
             out.push(many);
             // An inode that is free, beside others that are not.
             let free = |s: &[u8]| s.starts_with(b"IN") && s[4] == 3 && s[2..4] == [0, 0];
@@ -221,7 +233,8 @@ fn targets(device: &str, image: &[u8], filesystem: &Filesystem, inodes: &BTreeMa
             let inode = image.chunks(4096).enumerate().find_map(mixed);
             out.push(metadata(inode.expect("an inode that is free") as u64, "inodes"));
             let headers = blocks_with(image, 512, 0, b"XAGF");
-            out.push(metadata(headers[2], "headers of an allocation group"));
+            // Of a group in which no file lies: the others could not be found any more.
+            out.push(metadata(headers[3], "headers of an allocation group"));
         }
         _ => {
             // A block of a tree begins with a checksum; its number is at 48, the UUID of the filesystem at 32.
@@ -232,7 +245,14 @@ fn targets(device: &str, image: &[u8], filesystem: &Filesystem, inodes: &BTreeMa
             out.push(metadata(live_tree(image, &trees), "tree"));
             let name = |path: &str| (paths(&[path]), inodes[path]);
             let (names, inode) = name("volume/inside/it");
-            out.push(Target { start: run_of(image, 5, 10, 2), count: 2, owner: "file", names, inode: Some(inode), policy: "hold" });
+            out.push(Target {
+                start: run_of(image, 5, 10, 2),
+                count: 2,
+                owner: "file",
+                names,
+                inode: Some(inode),
+                policy: "hold",
+            });
         }
     }
     out
@@ -240,7 +260,8 @@ fn targets(device: &str, image: &[u8], filesystem: &Filesystem, inodes: &BTreeMa
 
 /// A block of the subvolume tree of the highest generation: level 0, owner 5.
 fn live_tree(image: &[u8], trees: &[u64]) -> u64 {
-    let field = |sector: u64, at: usize| u64::from_le_bytes(image[sector as usize * 512 + at..][..8].try_into().unwrap());
+    let field =
+        |sector: u64, at: usize| u64::from_le_bytes(image[sector as usize * 512 + at..][..8].try_into().unwrap());
     let fs_trees = trees.iter().copied().filter(|s| field(*s, 88) == 5);
     fs_trees.max_by_key(|s| field(*s, 80)).expect("the tree of the files")
 }
@@ -307,7 +328,12 @@ fn files_are_named(filesystem: &Filesystem, mounted: bool) {
         check(&ran.json()["lost"], target, filesystem, mounted);
     }
     disk.good();
-    let sums = || sh(&format!("for d in {SETUP} {}; do dd if=$d bs=1M iflag=direct conv=noerror status=none 2>/dev/null | sha256sum; done", guest.disks[0]));
+    let sums = || {
+        sh(&format!(
+            "for d in {SETUP} {}; do dd if=$d bs=1M iflag=direct conv=noerror status=none 2>/dev/null | sha256sum; done",
+            guest.disks[0]
+        ))
+    };
     let before = (!mounted).then(sums);
     let report = dm_remap("--json status data").exits(3).json();
     for target in &targets {

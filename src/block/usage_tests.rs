@@ -55,7 +55,8 @@ fn mount_points_tell_what_is_seen_and_what_is_hidden() {
          32 22 0:40 / /srv/a rw - tmpfs tmpfs rw\n",
     );
     let points = tree.host().mount_points(&tree.device("sda1"));
-    let point = |at: &str, root: &str, hidden| MountPoint { at: at.into(), root: root.into(), kind: "xfs".into(), hidden };
+    let point =
+        |at: &str, root: &str, hidden| MountPoint { at: at.into(), root: root.into(), kind: "xfs".into(), hidden };
     assert_eq!(points, [point("/srv/a", "/", true), point("/srv/b", "/in side", false)]);
     assert!(tree.host().mount_points(&tree.device("sda")).is_empty());
 }

@@ -114,7 +114,8 @@ pub(super) struct LossRow {
 /// Losses with the parts of `owned` that lie in them.
 pub(super) fn loss_rows(losses: &[Loss], owned: &[Owned]) -> Vec<LossRow> {
     let inside = |loss: &Loss| {
-        let parts = owned.iter().filter_map(|one| Some(Owned { range: one.range.intersect(loss.range)?, ..one.clone() }));
+        let parts =
+            owned.iter().filter_map(|one| Some(Owned { range: one.range.intersect(loss.range)?, ..one.clone() }));
         parts.collect()
     };
     losses.iter().map(|loss| LossRow { loss: *loss, owners: inside(loss) }).collect()

@@ -215,7 +215,8 @@ impl Btrfs<'_> {
         for extent in extents.found.values() {
             used.push(extent.run);
             if let Some(tree) = &extent.tree {
-                let what = if tree.is_empty() { "a block of a tree".into() } else { format!("a block of the tree {tree}") };
+                let what =
+                    if tree.is_empty() { "a block of a tree".into() } else { format!("a block of the tree {tree}") };
                 self.claim(stripes, extent.run, &Hit::metadata(what), None);
             }
             let mut referrers = extent.files.clone();

@@ -76,8 +76,14 @@ fn content_decides_what_is_asked() {
 fn where_the_superblock_may_be_lost_nothing_is_claimed() {
     // Zeroed: it reads, but what it was is gone.
     let (_, told) = classified(|_| {}, vec![range(2, 2), range(3000, 8)]);
-    assert!(told.iter().all(|line| line.contains("its beginning, where a filesystem would say so, is damaged")), "{told:?}");
+    assert!(
+        told.iter().all(|line| line.contains("its beginning, where a filesystem would say so, is damaged")),
+        "{told:?}"
+    );
     // Held: it does not read.
-    let (_, told) = classified(|disk| disk.set_bad(range(130, 1), crate::block::ram::Bad::Reads(nix::errno::Errno::ENODATA)), vec![range(3000, 8)]);
+    let (_, told) = classified(
+        |disk| disk.set_bad(range(130, 1), crate::block::ram::Bad::Reads(nix::errno::Errno::ENODATA)),
+        vec![range(3000, 8)],
+    );
     assert!(told[0].contains("is damaged"), "{told:?}");
 }

@@ -177,9 +177,10 @@ impl Search {
             let next = self.owned(range, hit, note, place);
             // Files that share blocks stand side by side, so the one to join with may be some places back.
             const SHARED: usize = 16;
-            let before = out.iter_mut().rev().take(SHARED).find(|last| {
-                last.range.end() == range.start() && last.owner == next.owner && last.note == next.note
-            });
+            let before =
+                out.iter_mut().rev().take(SHARED).find(|last| {
+                    last.range.end() == range.start() && last.owner == next.owner && last.note == next.note
+                });
             match before.and_then(|last| Some((Range::between(last.range.start(), range.end())?, last))) {
                 Some((joined, last)) => last.range = joined,
                 None => out.push(next),

@@ -38,6 +38,9 @@ const MOST_BLOCKS: usize = 2000;
 /// What to say of blocks that were allocated for a file, and hold nothing yet.
 const UNWRITTEN: &str = "these blocks are allocated, but were never written";
 
+/// What to say of blocks that no owner was found for.
+const MISSING: &str = "it is in use, but by nothing that was found; something of the filesystem may be damaged";
+
 /// Claims what it can find out.
 pub(super) fn look(device: &BlockDevice, place: &Place, search: &mut Search, deadline: Deadline) {
     super::tool::forget_cached(&device.path);
@@ -47,7 +50,7 @@ pub(super) fn look(device: &BlockDevice, place: &Place, search: &mut Search, dea
         }
         match (&place.mount, place.mounted) {
             (Some(mount), _) => {
-                live_map(&mount.at, search, deadline)?;
+                live_map(&mount.at, &geometry, search, deadline)?;
                 walk::walk(device, place, mount, &geometry, search, deadline)
             }
             (None, true) => {
@@ -89,12 +92,17 @@ fn headers(device: &BlockDevice, search: &mut Search, deadline: Deadline) -> Res
 }
 
 /// Asks the kernel for its map of the device, where the filesystem is mounted.
-fn live_map(mount: &std::path::Path, search: &mut Search, deadline: Deadline) -> Result<(), ToolError> {
+fn live_map(
+    mount: &std::path::Path,
+    geometry: &Geometry,
+    search: &mut Search,
+    deadline: Deadline,
+) -> Result<(), ToolError> {
     for runs in search.open().to_vec().chunks(AT_ONCE) {
         let mut arguments = vec![OsString::from("-r")];
         for run in runs {
-            let last = run.end().0.saturating_sub(1);
-            arguments.extend(["-c".into(), format!("fsmap -m -d {} {last}", run.start()).into()]);
+            let run = geometry.widened(*run);
+            arguments.extend(["-c".into(), format!("fsmap -m -d {} {}", run.start(), run.end()).into()]);
         }
         arguments.push(mount.into());
         let arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
@@ -199,6 +207,7 @@ fn claim_uses(search: &mut Search, geometry: &Geometry, uses: &Uses) {
             Kind::Metadata(what) => search.claim(range, &Hit::metadata(what), None),
             Kind::Log => search.claim(range, &Hit::Owner(Owner::Journal), None),
             Kind::Free => search.claim(range, &Hit::Owner(Owner::FreeSpace), None),
+            Kind::Missing => search.claim(range, &Hit::unknown(MISSING), None),
             Kind::Unknown => search.claim(range, &Hit::unknown(format!("xfs_db says '{}'", found.kind)), None),
         }
     }

@@ -192,7 +192,8 @@ impl Extents {
             self.current = self.item(start, kind, offset).is_some();
             return;
         }
-        let Some((_, extent)) = self.found.last_entry().map(|last| (*last.key(), last.into_mut())).filter(|_| self.current)
+        let Some((_, extent)) =
+            self.found.last_entry().map(|last| (*last.key(), last.into_mut())).filter(|_| self.current)
         else {
             return;
         };
@@ -301,7 +302,8 @@ impl Tree {
         match self.item {
             Item::Inode(_) => {
                 if let Some(mode) = line.split_once(" mode ").map(|(_, rest)| rest) {
-                    self.inode_is_folder = mode.starts_with("40") && mode.split(' ').next().is_some_and(|m| m.len() == 5);
+                    self.inode_is_folder =
+                        mode.starts_with("40") && mode.split(' ').next().is_some_and(|m| m.len() == 5);
                 }
             }
             Item::Reference(_, parent) => self.reference(line, Some(parent)),
@@ -363,7 +365,8 @@ impl Tree {
             self.piece = after(line, "offset").zip(after(line, "nr"));
         }
         let compressed = line.strip_prefix("extent compression ").map(|rest| !rest.starts_with('0'));
-        let complete = compressed.is_some() || (self.disk.is_some_and(|(_, unwritten)| unwritten) && self.piece.is_some());
+        let complete =
+            compressed.is_some() || (self.disk.is_some_and(|(_, unwritten)| unwritten) && self.piece.is_some());
         if !complete {
             return;
         }

@@ -60,7 +60,8 @@ fn chunks_lead_from_the_device_to_addresses() {
 
 #[test]
 fn extents_tell_their_users() {
-    let found = extents(&[run(13_635_584, 4096), run(31_703_040, 512), run(14_045_184, 1), run(20_000_000, 4096)]).found;
+    let found =
+        extents(&[run(13_635_584, 4096), run(31_703_040, 512), run(14_045_184, 1), run(20_000_000, 4096)]).found;
     assert_eq!(found.keys().copied().collect::<Vec<_>>(), [13_631_488, 14_036_992, 31_703_040]);
     assert_eq!(found[&13_631_488].files, [(5, 259), (257, 259)].into());
     assert_eq!(found[&13_631_488].tree, None);

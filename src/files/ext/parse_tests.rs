@@ -60,7 +60,9 @@ fn stat_tells_the_blocks_of_an_inode() {
     let file = stat(STAT_BLOCKS);
     assert_eq!(file.blocks[0], (9239, 9246, Part::Content));
     assert!(file.blocks.contains(&(8969, 8969, Part::Map)));
-    let pre = stat("Inode: 13   Type: regular    Mode:  0644\nFile ACL: 77\nLinks: 2   Blockcount: 8\nEXTENTS:\n(0-255[u]):2065-2320\n");
+    let pre = stat(
+        "Inode: 13   Type: regular    Mode:  0644\nFile ACL: 77\nLinks: 2   Blockcount: 8\nEXTENTS:\n(0-255[u]):2065-2320\n",
+    );
     assert_eq!(pre.blocks, [(77, 77, Part::Attributes), (2065, 2320, Part::Unwritten)]);
     assert_eq!(pre.links, 2);
     assert!(stat("Inode: 2   Type: directory    Mode:  0755   Flags: 0x80000\n").directory);

@@ -50,7 +50,15 @@ pub(super) fn geometry(text: &str) -> Option<Geometry> {
 impl Geometry {
     /// The fields of the superblock that are needed.
     pub(super) const FIELDS: [&str; 10] = [
-        "blocksize", "sectsize", "agblocks", "agblklog", "agcount", "inopblog", "logstart", "logblocks", "dblocks",
+        "blocksize",
+        "sectsize",
+        "agblocks",
+        "agblklog",
+        "agcount",
+        "inopblog",
+        "logstart",
+        "logblocks",
+        "dblocks",
         "rootino",
     ];
 
@@ -94,6 +102,13 @@ impl Geometry {
     /// What lies behind the end of the filesystem.
     pub(super) fn behind(&self) -> Option<Range> {
         Range::between(Sectors(self.blocks).checked_mul(self.block)?, Sectors(u64::MAX))
+    }
+
+    /// The blocks that `range` touches, and one more: the kernel lists free space only as far as whole blocks of it are
+    /// asked for.
+    pub(super) fn widened(&self, range: Range) -> Range {
+        let end = range.end().checked_add(Sectors(self.block)).and_then(|end| end.align_up(Sectors(self.block)));
+        Range::between(range.start().align_down(Sectors(self.block)), end.unwrap_or(range.end())).unwrap_or(range)
     }
 
     /// The numbers, as the filesystem has them, of the blocks that `range` touches.
@@ -175,6 +190,8 @@ pub(super) enum Kind {
     Log,
     /// Free.
     Free,
+    /// In use, but nothing was found that has it.
+    Missing,
     /// A word that is not known here.
     Unknown,
 }
@@ -190,6 +207,7 @@ impl Use {
             "free1" | "free2" => Kind::Free,
             "freelist" => Kind::Metadata("kept for the B-trees of an allocation group"),
             "log" => Kind::Log,
+            "missing" | "unk" => Kind::Missing,
             "sb" | "agf" | "agfl" | "agi" => Kind::Metadata("superblock and headers of an allocation group"),
             "btbno" | "btcnt" => Kind::Metadata("B-tree of free space"),
             "btino" | "btfino" => Kind::Metadata("B-tree of inodes"),
@@ -219,7 +237,8 @@ impl Uses {
             if let Some(place) = place_of(place) {
                 self.found.entry(place).or_default().kind = kind.to_string();
             }
-        } else if let Some((inode, place)) = rest.strip_prefix("inode to ").and_then(|rest| rest.split_once(" for block "))
+        } else if let Some((inode, place)) =
+            rest.strip_prefix("inode to ").and_then(|rest| rest.split_once(" for block "))
             && let (Ok(inode), Some(place)) = (inode.parse(), place_of(place))
         {
             self.found.entry(place).or_default().inodes.insert(inode);

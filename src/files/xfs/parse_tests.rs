@@ -21,6 +21,7 @@ fn the_superblock_tells_where_things_are() {
     assert_eq!(geometry.inode(32897), Some(range(32896, 8)));
     assert_eq!(geometry.inode(131), Some(range(128, 8)));
     assert_eq!(geometry.headers(range(32000, 1000)), [range(0, 4), range(32768, 4)]);
+    assert_eq!(geometry.widened(range(3188, 5)), range(3184, 24));
     assert_eq!(geometry.behind().unwrap().start(), Sectors(131_072));
     assert_eq!(geometry.numbers(range(32765, 20)).collect::<Vec<_>>(), [4095, 4096, 4097, 4098]);
     let odd = super::geometry(&SUPERBLOCK.replace("agblocks = 4096", "agblocks = 4000")).unwrap();
@@ -129,7 +130,10 @@ proptest! {
         for text in [&text, &lines] {
             geometry(text);
             fsmap(text);
-            text.lines().for_each(|line| drop(Uses::default().feed(line)));
+            let mut uses = Uses::default();
+            text.lines().for_each(|line| {
+                uses.feed(line);
+            });
             let mut names = Names::default();
             text.lines().for_each(|line| names.feed(line, |_| true));
             names.done().for_each(drop);
