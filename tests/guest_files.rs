@@ -2,7 +2,7 @@
 //!
 //! Every sector of every file is written with a pattern that tells the file and the place in it, and the raw disk is
 //! searched for these: so where a file lies is known without any tool of its filesystem.
-// guest: --disk 24M --timeout 1500
+// guest: --disk 24M --mem 1536 --timeout 1500
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
@@ -393,4 +393,42 @@ fn on_btrfs() {
 #[test]
 fn on_btrfs_mounted() {
     files_are_named(&BTRFS, true);
+}
+
+#[test]
+fn where_it_cannot_be_told_the_reason_is_and_nothing_hangs() {
+    let Some(guest) = Guest::begin() else { return };
+    let disk = guest.scsi_debug(MEGABYTES, "");
+    let lose = |sector: u64| {
+        disk.bad(sector, 1);
+        dm_remap(&format!("--json remap data {sector}")).exits(3).json()["lost"][0]["owners"][0].clone()
+    };
+    dm_remap(&format!("create data --main {} --spare {}", disk.device, guest.disks[0])).ok();
+    assert_eq!(lose(200_000)["owner"], "no_filesystem");
+
+    // The device is suspended by somebody: no tool is started that would wait for it.
+    sh("dmsetup suspend --noflush --nolockfs data");
+    let report = dm_remap("--json status data").exits(3).json();
+    sh("dmsetup resume data");
+    let owner = &report["setups"][0]["losses"][0]["owners"][0];
+    assert!(owner["why"].as_str().unwrap().contains("is suspended"), "{report}");
+
+    // The superblock itself is lost.
+    sh(&format!("mkfs.ext4 -q -F -b 4096 {SETUP}"));
+    let owner = lose(2);
+    assert_eq!(owner["owner"], "unknown", "{owner}");
+    assert!(owner["why"].as_str().unwrap().contains("is damaged"), "{owner}");
+    sh(&format!("dd if=/dev/zero of={SETUP} bs=4096 count=1 oflag=direct status=none"));
+    sh(&format!("mkfs.ext4 -q -F -b 4096 {SETUP}"));
+
+    // A block of the table of inodes is lost, and e2fsprogs cannot go over all inodes any more.
+    let table = sh(&format!("dumpe2fs {SETUP} 2>/dev/null | grep -o 'Inode table at [0-9]*' | head -1"));
+    let table: u64 = table.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    assert_eq!(lose(table * 8)["what"], "inode table");
+
+    // What is inside of something else is not followed.
+    disk.good();
+    sh(&format!("wipefs -qa {SETUP}; echo 'start=2048, type=83' | sfdisk -q --no-reread --no-tell-kernel {SETUP}"));
+    let owner = lose(210_000);
+    assert!(owner["why"].as_str().unwrap().contains("partition table"), "{owner}");
 }
