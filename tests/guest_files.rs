@@ -424,7 +424,8 @@ fn where_it_cannot_be_told_the_reason_is_and_nothing_hangs() {
     // A block of the table of inodes is lost, and e2fsprogs cannot go over all inodes any more.
     let table = sh(&format!("dumpe2fs {SETUP} 2>/dev/null | grep -o 'Inode table at [0-9]*' | head -1"));
     let table: u64 = table.trim().rsplit(' ').next().unwrap().parse().unwrap();
-    assert_eq!(lose(table * 8)["what"], "inode table");
+    let owner = lose(table * 8);
+    assert_eq!(owner["what"], "inode table", "{owner}");
 
     // What is inside of something else is not followed.
     disk.good();
