@@ -137,14 +137,13 @@ impl Btrfs<'_> {
             if !files.is_empty() {
                 continue;
             }
+            // ENOENT stands for free space, and for blocks of trees alike.
+            let free = ended.code == Some(0) || ended.errors.contains("No such file or directory");
             let hit = match content {
-                _ if ended.code == Some(0) => Hit::Owner(Owner::FreeSpace),
-                // ENOENT: no extent has it. EINVAL: a block of a tree has it.
-                _ if ended.errors.contains("No such file or directory") => Hit::Owner(Owner::FreeSpace),
-                Content::Metadata | Content::Mixed if ended.errors.contains("Invalid argument") => {
-                    Hit::metadata("a block of a tree")
-                }
-                _ => return Err(BTRFS.failed(&ended)),
+                _ if !free => return Err(BTRFS.failed(&ended)),
+                Content::Data => Hit::Owner(Owner::FreeSpace),
+                Content::Metadata | Content::System => Hit::metadata("room for blocks of trees, in use or free"),
+                Content::Mixed => Hit::unknown("no file has it: it is free, or a block of a tree"),
             };
             let note = (ended.code == Some(0)).then_some(PASSED);
             self.search.claim(range, &hit, note);

@@ -71,7 +71,10 @@ impl Ext<'_> {
                 Want::More
             })
         })?;
-        DUMPE2FS.check(&ended)?;
+        if let Err(error) = DUMPE2FS.check(&ended) {
+            self.places();
+            return Err(error);
+        }
         let Some(inside) = self.layout.sectors(0, u64::MAX - 1) else {
             let said = "it does not tell the size of the filesystem".to_string();
             return Err(ToolError::Failed { tool: DUMPE2FS.name, said });
@@ -84,6 +87,18 @@ impl Ext<'_> {
             self.search.claim(boot, &Hit::metadata("room for a boot loader"), None);
         }
         Ok(())
+    }
+
+    /// The places that debugfs tells where dumpe2fs cannot go on, because it cannot read the inode of the journal.
+    fn places(&mut self) {
+        let Ok(text) = self.debugfs("show_super_stats") else { return };
+        for line in text.lines() {
+            for (range, item) in self.layout.feed_stats(line) {
+                if let Item::Metadata(what) = item {
+                    self.search.claim(range, &Hit::metadata(what), None);
+                }
+            }
+        }
     }
 
     /// The journal is claimed at once: it is large, and all inodes need not be read for it.

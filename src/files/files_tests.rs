@@ -1,3 +1,5 @@
+//! What is asked where, and what is said when nothing can be asked.
+
 use super::*;
 use crate::block::Disk;
 use crate::block::fake_tree::Tree;

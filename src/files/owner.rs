@@ -109,7 +109,10 @@ impl Named {
     fn write(&self, f: &mut fmt::Formatter<'_>, before: &str, on: &str) -> fmt::Result {
         let names = if self.seen_at.is_empty() { &self.paths } else { &self.seen_at };
         let names: Vec<String> = names.iter().map(|name| printable(name)).collect();
-        let subvolume = self.subvolume.map(|id| format!(" of subvolume {id}")).unwrap_or_default();
+        // The subvolume that all others are in goes without saying.
+        const TOP: u64 = 5;
+        let subvolume = self.subvolume.filter(|id| *id != TOP);
+        let subvolume = subvolume.map(|id| format!(" of subvolume {id}")).unwrap_or_default();
         let on = if on.is_empty() { String::new() } else { format!(", {on}") };
         let name = if names.is_empty() { "without a known name".to_string() } else { names.join(" = ") };
         write!(f, "{before}{name} (inode {}{subvolume}{on})", self.inode)

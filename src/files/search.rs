@@ -55,6 +55,8 @@ pub(super) struct Inode {
     pub(super) paths: Vec<String>,
     /// Whether it is a directory.
     pub(super) directory: bool,
+    /// What has to be known of its names, as a phrase.
+    pub(super) note: Option<&'static str>,
 }
 
 /// A search.
@@ -194,9 +196,8 @@ impl Search {
             Hit::Owner(owner) => owner,
             Hit::Inode(id) => {
                 let (named, directory) = self.named(id, place);
-                if named.paths.is_empty() && note.is_none() {
-                    note = self.nameless.clone();
-                }
+                let of_names = self.inodes.get(&id).and_then(|inode| inode.note).map(String::from);
+                note = note.or(of_names).or_else(|| self.nameless.clone().filter(|_| named.paths.is_empty()));
                 if directory { Owner::Directory(named) } else { Owner::File(named) }
             }
             Hit::Part(what, id) => {

@@ -20,6 +20,8 @@ pub(super) struct Layout {
     block_bytes: u64,
     /// Blocks of the filesystem.
     block_count: u64,
+    /// Blocks of a table of inodes.
+    table_blocks: u64,
     /// Inode of the journal, when that is inside.
     pub(super) journal: Option<u64>,
     /// Inodes that are no files of anybody: quota, orphans.
@@ -60,6 +62,29 @@ impl Layout {
         line.split(", ").filter_map(|part| self.fixed(part)).collect()
     }
 
+    /// Takes a line of debugfs `show_super_stats`, which tells less: ` Group  0: block bitmap at 259, inode bitmap at 267,
+    /// inode table at 275`.
+    pub(super) fn feed_stats(&mut self, line: &str) -> Vec<(Range, Item)> {
+        let Some(places) = line.strip_prefix(" Group ").and_then(|rest| rest.split_once(": ")) else {
+            if let Some((key, value)) = line.split_once(':') {
+                self.header(key.trim(), value.trim());
+            }
+            return Vec::new();
+        };
+        let place = |part: &str| {
+            let (what, block) = part.trim().split_once(" at ")?;
+            let first: u64 = block.parse().ok()?;
+            let (what, blocks) = match what {
+                "block bitmap" => ("block bitmap", 1),
+                "inode bitmap" => ("inode bitmap", 1),
+                "inode table" => ("inode table", self.table_blocks),
+                _ => return None,
+            };
+            Some((self.sectors(first, first.checked_add(blocks)?.checked_sub(1)?)?, Item::Metadata(what)))
+        };
+        places.1.split(',').filter_map(place).collect()
+    }
+
     /// Reads `Inode table at 275-786 (+274)`.
     fn fixed(&self, part: &str) -> Option<(Range, Item)> {
         let (what, place) = part.split_once(" at ")?;
@@ -83,6 +108,7 @@ impl Layout {
             "Block size" => self.block_bytes = number.unwrap_or(0),
             "Block count" => self.block_count = number.unwrap_or(0),
             "Journal inode" => self.journal = number,
+            "Inode blocks per group" => self.table_blocks = number.unwrap_or(0),
             "First inode" => self.first_inode = number.unwrap_or(0),
             "Filesystem features" => self.needs_recovery = value.split(' ').any(|word| word == "needs_recovery"),
             "User quota inode" | "Group quota inode" | "Project quota inode" => {

@@ -42,6 +42,17 @@ fn dumpe2fs_tells_what_lies_where() {
 }
 
 #[test]
+fn debugfs_tells_places_where_dumpe2fs_fails() {
+    let text = "Block count:              65536\nBlock size:               1024\nInode blocks per group:   512\n\
+                \x20Group  0: block bitmap at 259, inode bitmap at 267, inode table at 275\n           3791 free blocks, 1729 free inodes\n";
+    let mut layout = Layout::default();
+    let items: Vec<_> = text.lines().flat_map(|line| layout.feed_stats(line)).collect();
+    assert_eq!(at(&items, 519), Some(Item::Metadata("block bitmap")));
+    assert_eq!(at(&items, 2 * 786 + 1), Some(Item::Metadata("inode table")));
+    assert_eq!((at(&items, 2 * 787), items.len()), (None, 3));
+}
+
+#[test]
 fn inodes_that_are_nobodys_are_known() {
     let (layout, _) = fed("First inode: 11\nUser quota inode: 3\nOrphan file inode: 12\n");
     assert_eq!(layout.special(3), Some("quota"));
@@ -91,6 +102,7 @@ proptest! {
         for text in [&text, &lines] {
             fed(text);
             fed(&format!("Block size: 4096\nBlock count: 18446744073709551615\nGroup 0: (Blocks 0-18446744073709551615)\n{text}"));
+            text.lines().for_each(|line| drop(Layout::default().feed_stats(line)));
             stat(text);
             icheck(text);
             ncheck(text, |_| true);

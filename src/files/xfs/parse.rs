@@ -4,6 +4,7 @@
 //! Algorithms & Data Structures book; sizes and places below are in the fields of the superblock (xfs_format.h).
 
 use crate::units::{Bytes, Range, Sectors};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the superblock says of the shape of a filesystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,20 +104,22 @@ impl Geometry {
         Range::between(Sectors(self.blocks).checked_mul(self.block)?, Sectors(u64::MAX))
     }
 
-    /// The blocks that `range` touches, in parts that do not leave their allocation group: first sector, count.
-    pub(super) fn parts(&self, range: Range) -> Vec<(Sectors, u64)> {
-        let (Some(group), block) = (self.group_blocks.checked_mul(self.block), Sectors(self.block)) else {
-            return Vec::new();
-        };
-        let mut out = Vec::new();
-        let mut at = range.start().align_down(block);
-        while at < range.end() {
-            let next = Sectors(at.0.saturating_add(1)).align_up(Sectors(group)).unwrap_or(range.end());
-            let end = next.min(range.end());
-            out.push((at, end.saturating_sub(at).0.div_ceil(self.block)));
-            at = end;
-        }
-        out
+    /// The blocks that `range` touches, and one more: the kernel lists free space only as far as whole blocks of it are
+    /// asked for.
+    pub(super) fn widened(&self, range: Range) -> Range {
+        let end = range.end().checked_add(Sectors(self.block)).and_then(|end| end.align_up(Sectors(self.block)));
+        Range::between(range.start().align_down(Sectors(self.block)), end.unwrap_or(range.end())).unwrap_or(range)
+    }
+
+    /// The numbers, as the filesystem has them, of the blocks that `range` touches.
+    pub(super) fn numbers(&self, range: Range) -> impl Iterator<Item = u64> {
+        let first = range.start().0.checked_div(self.block).unwrap_or(0);
+        let end = range.end().0.div_ceil(self.block).min(self.blocks);
+        (first..end).filter_map(|block| {
+            let group = block.checked_div(self.group_blocks)?;
+            let within = block.checked_rem(self.group_blocks)?;
+            group.checked_shl(self.group_bits)?.checked_add(within)
+        })
     }
 }
 
@@ -162,63 +165,91 @@ pub(super) fn fsmap(line: &str) -> Option<(Range, MapOwner)> {
     Some((Range::between(Sectors(start), Sectors(last.checked_add(1)?))?, owner))
 }
 
-/// What xfs_db's `blockuse` says of a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Use {
-    /// Content of an inode.
+/// What xfs_db found a block to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Use {
+    /// Its word for that: one of typename[] in db/check.c.
+    pub(super) kind: String,
+    /// The inodes that have it.
+    pub(super) inodes: BTreeSet<u64>,
+}
+
+/// What a [`Use`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Content of its inodes, which are directories or not.
     Content {
-        /// Its number.
-        inode: u64,
-        /// Whether it is a directory.
+        /// Whether they are.
         directory: bool,
-        /// Whether other files may share the block.
-        shared: bool,
     },
-    /// Something else of an inode.
-    Part(&'static str, u64),
+    /// Something else of its inodes.
+    Part(&'static str),
     /// Metadata.
     Metadata(&'static str),
     /// The log.
     Log,
     /// Free.
     Free,
+    /// In use, but nothing was found that has it.
+    Missing,
     /// A word that is not known here.
-    Unknown(String),
+    Unknown,
 }
 
-/// Reads `block 4120 (1/24) type data inode 32897`: the allocation group and the block in it, and its use.
-pub(super) fn blockuse(line: &str) -> Option<((u64, u64), Use)> {
-    let (place, what) = line.strip_prefix("block ")?.split_once(") type ")?;
-    let (group, block) = place.split_once(" (")?.1.split_once('/')?;
-    let mut words = what.split(' ');
-    let kind = words.next()?;
-    let inode = if words.next() == Some("inode") { words.next().and_then(|n| n.parse().ok()) } else { None };
-    let content = |directory, shared| inode.map(|inode| Use::Content { inode, directory, shared });
-    let part = |what| inode.map(|inode| Use::Part(what, inode));
-    // typename[] in db/check.c.
-    let found = match kind {
-        "data" => content(false, false),
-        "rldata" => content(false, true),
-        "symlink" => content(false, false),
-        "dir" => content(true, false),
-        "attr" => part("extended attributes"),
-        "btbmapa" | "btbmapd" => part("map of blocks"),
-        "free1" | "free2" => Some(Use::Free),
-        "freelist" => Some(Use::Metadata("kept for the B-trees of an allocation group")),
-        "log" => Some(Use::Log),
-        "sb" | "agf" | "agfl" | "agi" => Some(Use::Metadata("superblock and headers of an allocation group")),
-        "btbno" | "btcnt" => Some(Use::Metadata("B-tree of free space")),
-        "btino" | "btfino" => Some(Use::Metadata("B-tree of inodes")),
-        "btrmap" => Some(Use::Metadata("reverse map")),
-        "btrefcnt" => Some(Use::Metadata("B-tree of reference counts")),
-        "cowdata" => Some(Use::Metadata("reserved for copies on write")),
-        "inode" => Some(Use::Metadata("inodes")),
-        "quota" => Some(Use::Metadata("quota")),
-        "rtbitmap" | "rtsum" => Some(Use::Metadata("map of the realtime device")),
-        _ => None,
-    };
-    let unknown = || Use::Unknown(what.chars().take(40).collect());
-    Some(((group.parse().ok()?, block.parse().ok()?), found.unwrap_or_else(unknown)))
+impl Use {
+    /// What it is.
+    pub(super) fn kind(&self) -> Kind {
+        match self.kind.as_str() {
+            "data" | "rldata" | "symlink" => Kind::Content { directory: false },
+            "dir" => Kind::Content { directory: true },
+            "attr" => Kind::Part("extended attributes"),
+            "btbmapa" | "btbmapd" => Kind::Part("map of blocks"),
+            "free1" | "free2" => Kind::Free,
+            "freelist" => Kind::Metadata("kept for the B-trees of an allocation group"),
+            "log" => Kind::Log,
+            "missing" | "unk" => Kind::Missing,
+            "sb" | "agf" | "agfl" | "agi" => Kind::Metadata("superblock and headers of an allocation group"),
+            "btbno" | "btcnt" => Kind::Metadata("B-tree of free space"),
+            "btino" | "btfino" => Kind::Metadata("B-tree of inodes"),
+            "btrmap" => Kind::Metadata("reverse map"),
+            "btrefcnt" => Kind::Metadata("B-tree of reference counts"),
+            "cowdata" => Kind::Metadata("reserved for copies on write"),
+            "inode" => Kind::Metadata("inodes"),
+            "quota" => Kind::Metadata("quota"),
+            "rtbitmap" | "rtsum" => Kind::Metadata("map of the realtime device"),
+            _ => Kind::Unknown,
+        }
+    }
+}
+
+/// Gathers what `blockget -b` says of the blocks that it was asked about, by allocation group and block in it.
+#[derive(Debug, Default)]
+pub(super) struct Uses {
+    /// What was found.
+    pub(super) found: BTreeMap<(u64, u64), Use>,
+}
+
+impl Uses {
+    /// Takes a line: `setting block 0/24 to data`, or `setting inode to 132 for block 0/24`. Whether it was one.
+    pub(super) fn feed(&mut self, line: &str) -> bool {
+        let Some(rest) = line.strip_prefix("setting ") else { return false };
+        if let Some((place, kind)) = rest.strip_prefix("block ").and_then(|rest| rest.split_once(" to ")) {
+            if let Some(place) = place_of(place) {
+                self.found.entry(place).or_default().kind = kind.to_string();
+            }
+        } else if let Some((inode, place)) =
+            rest.strip_prefix("inode to ").and_then(|rest| rest.split_once(" for block "))
+            && let (Ok(inode), Some(place)) = (inode.parse(), place_of(place))
+        {
+            self.found.entry(place).or_default().inodes.insert(inode);
+        }
+        true
+    }
+}
+
+fn place_of(text: &str) -> Option<(u64, u64)> {
+    let (group, block) = text.split_once('/')?;
+    Some((group.parse().ok()?, block.parse().ok()?))
 }
 
 /// Whether xfs_db refuses because the log has not been replayed.
@@ -261,6 +292,11 @@ impl Names {
             None => (inode, path, false),
         })
     }
+}
+
+/// Whether the line looks like an entry of `ncheck`.
+pub(super) fn is_name(line: &str) -> bool {
+    entry(line).is_some()
 }
 
 /// Reads `        131 sub dir/.`: the number stands right in 11 places.

@@ -21,8 +21,12 @@ fn the_superblock_tells_where_things_are() {
     assert_eq!(geometry.inode(32897), Some(range(32896, 8)));
     assert_eq!(geometry.inode(131), Some(range(128, 8)));
     assert_eq!(geometry.headers(range(32000, 1000)), [range(0, 4), range(32768, 4)]);
+    assert_eq!(geometry.widened(range(3188, 5)), range(3184, 24));
     assert_eq!(geometry.behind().unwrap().start(), Sectors(131_072));
-    assert_eq!(geometry.parts(range(32765, 20)), [(Sectors(32760), 1), (Sectors(32768), 3)]);
+    assert_eq!(geometry.numbers(range(32765, 20)).collect::<Vec<_>>(), [4095, 4096, 4097, 4098]);
+    let odd = super::geometry(&SUPERBLOCK.replace("agblocks = 4096", "agblocks = 4000")).unwrap();
+    assert_eq!(odd.numbers(range(31999, 2)).collect::<Vec<_>>(), [3999, 4096], "groups begin at powers of two");
+    assert_eq!(odd.block((1, 0)), Some(range(32000, 8)));
     assert_eq!(super::geometry(&SUPERBLOCK.replace("4096", "0")), None);
     assert_eq!(super::geometry("xfs_db: cannot init perag data"), None);
 }
@@ -41,18 +45,27 @@ fn fsmap_tells_owners() {
 }
 
 #[test]
-fn blockuse_tells_owners() {
-    let data = Use::Content { inode: 32897, directory: false, shared: false };
-    assert_eq!(blockuse("block 4120 (1/24) type data inode 32897 link"), Some(((1, 24), data)));
-    let shared = Use::Content { inode: 2037, directory: false, shared: true };
-    assert_eq!(blockuse("block 24 (0/24) type rldata inode 2037"), Some(((0, 24), shared)));
-    assert_eq!(blockuse("block 7500 (1/3404) type free2"), Some(((1, 3404), Use::Free)));
+fn blockget_tells_owners() {
+    let text = "setting block 0/10 to free1\nsetting block 0/10 to free2\nsetting block 0/24 to rldata\n\
+                inode 131 mode 040755 fmt extents afmt extents nex 4 anex 0 nblk 4 sz 12288\nsetting block 0/13 to dir\n\
+                setting inode to 131 for block 0/13\ndir 131 block 1 entry long-name-of-file-118 318\n\
+                setting block 0/24 to data\nsetting inode to 132 for block 0/24\nsetting block 0/24 to data\n\
+                setting inode to 135 for block 0/24\nsetting block 2/6 to log\nsetting block 1/1 to strange\nsetting sail\n";
+    let mut uses = Uses::default();
+    let lines = text.lines().filter(|line| uses.feed(line)).count();
+    assert_eq!(lines, 12);
+    let kinds: Vec<((u64, u64), Kind)> = uses.found.iter().map(|(place, found)| (*place, found.kind())).collect();
     assert_eq!(
-        blockuse("block 0 (0/0) type sb").unwrap().1,
-        Use::Metadata("superblock and headers of an allocation group")
+        kinds,
+        [
+            ((0, 10), Kind::Free),
+            ((0, 13), Kind::Content { directory: true }),
+            ((0, 24), Kind::Content { directory: false }),
+            ((1, 1), Kind::Unknown),
+            ((2, 6), Kind::Log),
+        ]
     );
-    assert_eq!(blockuse("block 1 (0/1) type strange").unwrap().1, Use::Unknown("strange".into()));
-    assert_eq!(blockuse("block 0/12 expected type unknown got free1"), None);
+    assert_eq!(uses.found[&(0, 24)].inodes, [132, 135].into());
 }
 
 #[test]
@@ -110,14 +123,17 @@ proptest! {
     #[test]
     fn no_text_is_too_strange(
         text in "(?s).{0,200}",
-        lines in "(block |\\) type |data|inode |[0-9]{1,20}|/|\\(|,|special_88:|inode_|_data|\\.\\.|\\]:| |\n| = ){0,40}",
+        lines in "(setting block | to |setting inode to | for block |data|inode |[0-9]{1,20}|/|\\(|,|special_88:|inode_|_data|\\.\\.|\\]:| |\n| = ){0,40}",
         fields in prop::collection::vec(any::<u64>(), 10),
         numbers in (any::<u64>(), any::<u64>()),
     ) {
         for text in [&text, &lines] {
             geometry(text);
             fsmap(text);
-            blockuse(text);
+            let mut uses = Uses::default();
+            text.lines().for_each(|line| {
+                uses.feed(line);
+            });
             let mut names = Names::default();
             text.lines().for_each(|line| names.feed(line, |_| true));
             names.done().for_each(drop);
@@ -131,6 +147,8 @@ proptest! {
             geometry.inode(numbers.0);
             geometry.block(numbers);
             geometry.behind();
+            geometry.numbers(range(numbers.0 >> 1, 5)).for_each(drop);
+            geometry.headers(range(numbers.0 >> 1, 5));
         }
     }
 }
