@@ -1,6 +1,7 @@
 //! `status`, `list`, `map`: they read, and never write.
 
 use super::lifecycle::indexes;
+use super::scan_report::summary;
 use super::{Context, Exit, Output};
 use crate::cli::args::{Map, MapFormat, Status};
 use crate::cli::context::Usage;
@@ -13,11 +14,14 @@ use crate::format::choose::Expected;
 use crate::format::metadata::SpareState;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::pool::Pool;
+use crate::scan::checkpoint;
+use crate::scan::pass::Subject;
 use crate::store::{SpareReading, read_copies};
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use serde::Serialize;
 use std::time::Duration;
+use uuid::Uuid;
 
 pub(super) fn list(context: &Context, out: &mut Output) -> Result<Exit> {
     let active = context.active()?;
@@ -147,7 +151,33 @@ struct StatusReport {
     held_sectors: Sectors,
     rewritten_since_sectors: u64,
     losses: Vec<LossRow>,
+    /// The last scan; absent when there was none, or nothing is known of it.
+    scan: Option<ScanRow>,
     spares: Vec<SpareReport>,
+}
+
+/// The last scan of a setup.
+#[derive(Serialize)]
+struct ScanRow {
+    summary: String,
+    started: u64,
+    finished: Option<u64>,
+    percent: u64,
+    bad_sectors: Sectors,
+    trouble: Option<String>,
+}
+
+fn last_scan(context: &Context, setup: Uuid) -> Option<ScanRow> {
+    let pass = checkpoint::load(&context.state().join("scan"), &Subject::Setup(setup)).ok()??;
+    let bad = pass.areas.iter().map(|area| area.found_so_far().bad.sectors().0).fold(0, u64::saturating_add);
+    Some(ScanRow {
+        summary: summary(&pass),
+        started: pass.started,
+        finished: pass.finished,
+        percent: pass.percent(),
+        bad_sectors: Sectors(bad),
+        trouble: pass.result.trouble,
+    })
 }
 
 pub(super) fn status(context: &Context, args: &Status, out: &mut Output) -> Result<Exit> {
@@ -209,6 +239,7 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
         held_sectors: map.losses().sectors(Fate::Held),
         rewritten_since_sectors: rewritten,
         losses: loss_rows(&losses, &owned),
+        scan: last_scan(context, metadata.setup),
         spares,
     };
     judge(session, &mut report)?;
@@ -249,6 +280,7 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
         held_sectors: Sectors::ZERO,
         rewritten_since_sectors: 0,
         losses: Vec::new(),
+        scan: None,
         spares: live.spares.iter().map(spare).collect(),
     })
 }
@@ -372,6 +404,9 @@ fn render(out: &mut Output, report: &StatusReport) {
         format!("{} in {}", sizes(report.remapped_sectors), count(report.extents, "extent"))
     };
     out.line(format!("  moved: {moved}"));
+    if let Some(scan) = &report.scan {
+        out.line(format!("   scan: {}", scan.summary));
+    }
     let mut rows = vec![["SPARE", "DEVICE", "STATE", "COPIES", "USED", "FREE", "BAD"].map(String::from).to_vec()];
     for spare in &report.spares {
         rows.push(vec![
