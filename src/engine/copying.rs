@@ -325,7 +325,7 @@ pub(super) fn follow_writes(
 }
 
 fn copy_again(salvager: &mut Salvager, part: &Copy, options: &SpliceOptions<'_>) -> Result<Copied, EngineError> {
-    salvager.copy(part, options.observer, |_| {}).map_err(|fault| match fault {
+    salvager.copy_again(part, options.observer).map_err(|fault| match fault {
         CopyFault::Stop(error) => error,
         CopyFault::Destination { why, .. } => EngineError::Device(format!("{why}. Nothing was changed")),
     })

@@ -114,6 +114,8 @@ pub struct Salvager {
     block: Sectors,
     /// Sectors of the setup that are read block by block; sorted and disjoint.
     suspects: Vec<Range>,
+    /// The same for those that were found to make trouble.
+    trouble: Vec<Range>,
     data: AlignedBuffer,
     check: AlignedBuffer,
 }
@@ -129,6 +131,7 @@ impl Salvager {
             retries,
             block,
             suspects: coalesce(suspects),
+            trouble: Vec::new(),
             data: AlignedBuffer::new(len),
             check: AlignedBuffer::new(len),
         }
@@ -162,25 +165,33 @@ impl Salvager {
         Ok(result)
     }
 
+    /// As [`Salvager::copy`], for what was copied before and written since: only blocks that made trouble are suspected.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn copy_again(&mut self, copy: &Copy, observer: &dyn Observer) -> Result<Copied, CopyFault> {
+        let suspects = std::mem::take(&mut self.suspects);
+        let copied = self.copy(copy, observer, |_| {});
+        self.suspects = suspects;
+        copied
+    }
+
     /// Takes note of blocks that made trouble. (Sorted only when there are new ones: there may be very many moves.)
     fn suspect(&mut self, blocks: &[BlockRecord]) {
-        let known = |range: Range| {
-            let first = self.suspects.partition_point(|suspect| suspect.end() <= range.start());
-            self.suspects.get(first).is_some_and(|suspect| suspect.encloses(range))
-        };
+        let known = |range: Range| inside(&self.trouble, range).first().is_some_and(|known| known.encloses(range));
         let new: Vec<Range> = blocks.iter().map(|record| record.range).filter(|range| !known(*range)).collect();
         if !new.is_empty() {
-            let all = std::mem::take(&mut self.suspects).into_iter().chain(new);
-            self.suspects = coalesce(all.collect());
+            let all = std::mem::take(&mut self.trouble).into_iter().chain(new);
+            self.trouble = coalesce(all.collect());
         }
     }
 
     fn copy_chunk(&mut self, part: &Copy, result: &mut Copied) -> Result<(), CopyFault> {
         let bytes = part.range.len().to_usize_bytes().unwrap_or(0);
         let data = self.data.get_mut(..bytes).unwrap_or_default();
-        let first = self.suspects.partition_point(|suspect| suspect.end() <= part.range.start());
-        let inside = self.suspects.iter().skip(first).map_while(|suspect| part.clip(*suspect));
-        let suspects: Vec<Range> = inside.filter_map(|suspect| Range::new(suspect.from, suspect.range.len())).collect();
+        let near = inside(&self.suspects, part.range).iter().chain(inside(&self.trouble, part.range));
+        let near = near.filter_map(|suspect| part.clip(*suspect));
+        let suspects = coalesce(near.filter_map(|suspect| Range::new(suspect.from, suspect.range.len())).collect());
         let reader = Reader::new(&*part.source, self.block, self.retries);
         for BlockRecord { range, outcome } in reader.read(part.from, data, &suspects)? {
             let skipped = range.start().saturating_sub(part.from);
@@ -202,6 +213,13 @@ impl Salvager {
         let check = self.check.get_mut(..bytes).unwrap_or_default();
         write_checked(&*part.destination, part.to, data, check)
     }
+}
+
+/// Those of `ranges` (sorted, disjoint) that touch `window`.
+fn inside(ranges: &[Range], window: Range) -> &[Range] {
+    let first = ranges.partition_point(|range| range.end() <= window.start());
+    let end = ranges.partition_point(|range| range.start() < window.end());
+    ranges.get(first..end).unwrap_or_default()
 }
 
 /// Passes errors that may be about a sector, and stops on all others.

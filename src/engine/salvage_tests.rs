@@ -155,22 +155,23 @@ fn suspects_are_widened_to_blocks_of_the_setup() {
 }
 
 #[test]
-fn what_made_trouble_once_is_suspected_from_then_on() {
+fn what_is_copied_again_is_suspected_only_if_it_made_trouble() {
     let main = Arc::new(Watched::new(512));
     main.disk.set_bad(range(100, 1), Bad::Reads(Errno::ENODATA));
     let spare = Arc::new(RamDisk::new("spare", Sectors(512)));
     let (source, destination, filling) = (main.clone(), spare.clone(), Filling::Zeros);
     let whole = range(0, 512);
     let copy = Copy { range: whole, source, from: Sectors::ZERO, destination, to: Sectors::ZERO, filling };
-    let mut salvager = Salvager::new(0, Sectors(1), Vec::new());
+    let mut salvager = Salvager::new(0, Sectors(1), vec![range(104, 8)]);
     let mut copied = salvager.copy(&copy, &Silent, |_| {}).unwrap();
-    assert_eq!((main.reads_of(100), main.requests()), (2, 513));
+    // Two large requests around the suspects, the first of which fails; 104 blocks of it, and the suspects.
+    assert_eq!((main.reads_of(100), main.requests()), (2, 2 + 104 + 8));
     let part = copy.clip(range(96, 16)).unwrap();
-    copied.replace(part.range, salvager.copy(&part, &Silent, |_| {}).unwrap());
-    assert_eq!((main.reads_of(100), main.requests()), (3, 516));
+    copied.replace(part.range, salvager.copy_again(&part, &Silent).unwrap());
+    assert_eq!((main.reads_of(100), main.requests()), (3, 2 + 104 + 8 + 3));
     assert_eq!(copied.lost(), [range(100, 1)]);
     main.disk.clear_bad();
-    let again = salvager.copy(&part, &Silent, |_| {}).unwrap();
+    let again = salvager.copy_again(&part, &Silent).unwrap();
     copied.replace(part.range, again);
     assert!(copied.blocks.is_empty());
 }
