@@ -4,9 +4,9 @@
 use super::Context;
 use crate::block::buffer::AlignedBuffer;
 use crate::block::{Disk, DiskError, FaultClass};
-use crate::engine::EngineError;
 use crate::engine::guardian::Guarded;
 use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
+use crate::engine::{EngineError, Observer};
 use crate::format::metadata::UnreadablePolicy;
 use crate::map::Fate;
 use crate::plan::moves::{AlreadyMapped, plan_remap};
@@ -15,11 +15,13 @@ use anyhow::Result;
 
 /// How to act on what is found.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cli) struct ActOptions {
+pub(in crate::cli) struct ActOptions<'a> {
     /// What to do with blocks that cannot be read, when not as the setup says.
     pub(in crate::cli) unreadable: Option<UnreadablePolicy>,
     /// How often to read a bad block again.
     pub(in crate::cli) retries: u32,
+    /// Is told how it goes.
+    pub(in crate::cli) observer: &'a dyn Observer,
 }
 
 /// What was found and done.
@@ -41,7 +43,7 @@ pub(in crate::cli) fn probe_and_remap(
     context: &Context,
     name: &str,
     suspects: &[Range],
-    options: &ActOptions,
+    options: &ActOptions<'_>,
 ) -> Result<Acted> {
     let session = context.reading_session(name)?;
     let map = &session.metadata.map;
@@ -71,7 +73,7 @@ pub(in crate::cli) fn probe_and_remap(
     let plan = plan_remap(&session.metadata, &acted.bad, AlreadyMapped::Skip, unreadable, |spare| {
         session.spare(spare).is_some()
     })?;
-    let splicing = SpliceOptions { retries: options.retries, runner: &Guarded, observer: &context.progress };
+    let splicing = SpliceOptions { retries: options.retries, runner: &Guarded, observer: options.observer };
     let generation = session.metadata.generation;
     let result = splice(&mut session, &plan, &splicing);
     if session.metadata.generation != generation {

@@ -3,11 +3,12 @@
 use super::probe::{ActOptions, Acted, probe_and_remap};
 use super::{Context, Exit, Output};
 use crate::cli::args::Watch;
-use crate::cli::output::{SCHEMA_VERSION, complain};
+use crate::cli::output::SCHEMA_VERSION;
 use crate::cli::report::{count, move_rows, sizes};
 use crate::cli::syslog::{self, Severity};
-use crate::engine::EngineError;
 use crate::engine::splice::settle_held;
+use crate::engine::{EngineError, Observer};
+use crate::format::metadata::UnreadablePolicy;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::units::{Range, Sectors};
@@ -17,6 +18,7 @@ use crate::watch::suspects::Suspects;
 use crate::watch::watcher::Watcher;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use std::cell::RefCell;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -28,8 +30,8 @@ pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result
         settle: args.settle,
         trace: !args.no_trace,
     };
-    let act = ActOptions { unreadable: args.unreadable.map(Into::into), retries: args.retries };
-    let teller = Teller { context, act, json: out.is_json() };
+    let unreadable = args.unreadable.map(Into::into);
+    let teller = Teller { context, unreadable, retries: args.retries, json: out.is_json() };
     let mut watcher = Watcher::begin(context.dm()?, &context.host, options, teller).map_err(plain)?;
     watcher.run().map_err(plain)?;
     Ok(Exit::Done)
@@ -47,8 +49,29 @@ fn plain(error: WatchError) -> anyhow::Error {
 #[derive(Debug)]
 struct Teller<'a> {
     context: &'a Context,
-    act: ActOptions,
+    unreadable: Option<UnreadablePolicy>,
+    retries: u32,
     json: bool,
+}
+
+/// Keeps what is noted while something is done. Nothing is drawn: this may run for months.
+#[derive(Debug, Default)]
+struct Notes(RefCell<Vec<String>>);
+
+impl Notes {
+    /// The most that are kept.
+    const MOST: usize = 20;
+}
+
+impl Observer for Notes {
+    fn step(&self, _what: &str) {}
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn note(&self, text: &str) {
+        let mut notes = self.0.borrow_mut();
+        if notes.len() < Notes::MOST && !notes.iter().any(|n| n == text) {
+            notes.push(text.to_string());
+        }
+    }
 }
 
 /// Ranges in words; long lists are cut.
@@ -88,9 +111,22 @@ impl Teller<'_> {
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     }
 
+    /// Tells what was noted, but for what speaks of ranges that were told.
+    fn tell_notes(&self, setup: &Watched, notes: &Notes, told: &[Range]) {
+        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+        for note in notes.0.borrow().iter() {
+            if !note.split_ascii_whitespace().any(|word| told.iter().any(|range| range == word)) {
+                self.event("note", Some(&setup.name), note, json!({}));
+            }
+        }
+    }
+
     fn tell_acted(&self, setup: &Watched, suspects: &Suspects, acted: &Acted) {
         let probed = total(suspects.main.iter().copied());
         let mut cause = suspects.cause.clone();
+        if cause.is_empty() {
+            cause = "errors that the kernel does not name".to_string();
+        }
         if suspects.reports > 1 {
             cause = format!("{cause}, the first of {}", count_reports(suspects.reports));
         }
@@ -153,11 +189,11 @@ impl Teller<'_> {
         Ok(())
     }
 
-    fn settle_now(&self, setup: &Watched) -> Result<Vec<Range>> {
+    fn settle_now(&self, setup: &Watched, notes: &Notes) -> Result<Vec<Range>> {
         let (_lock, mut session) = self.context.locked_session(&setup.name)?;
         session.check_live()?;
         let generation = session.metadata.generation;
-        let result = settle_held(&mut session, &self.context.progress);
+        let result = settle_held(&mut session, notes);
         if session.metadata.generation != generation {
             self.context.keep_backup(&session.metadata);
         }
@@ -190,26 +226,36 @@ impl Handler for Teller<'_> {
             }
         }
         if suspects.main.is_empty() {
-            return Outcome::Done;
+            return Outcome::Nothing;
         }
-        match probe_and_remap(self.context, &setup.name, &suspects.main, &self.act) {
+        let notes = Notes::default();
+        let options = ActOptions { unreadable: self.unreadable, retries: self.retries, observer: &notes };
+        let result = probe_and_remap(self.context, &setup.name, &suspects.main, &options);
+        let mut told = Vec::new();
+        let outcome = match result {
             Ok(Acted { transport: Some(text), .. }) => Outcome::Transport(text),
             Ok(acted) => {
                 self.tell_acted(setup, suspects, &acted);
-                Outcome::Done
+                told = acted.outcome.lost.iter().map(|loss| loss.range).collect();
+                Outcome::Done(acted.bad)
             }
             Err(error) => outcome_of(&error),
-        }
+        };
+        self.tell_notes(setup, &notes, &told);
+        outcome
     }
 
     fn settle(&mut self, setup: &Watched) -> Outcome {
-        match self.settle_now(setup) {
+        let notes = Notes::default();
+        let settled = self.settle_now(setup, &notes);
+        self.tell_notes(setup, &notes, &[]);
+        match settled {
             Ok(rewritten) if rewritten.is_empty() => Outcome::Nothing,
             Ok(rewritten) => {
                 let text = format!("held sectors {} were written, and are ordinary now", words(&rewritten));
                 self.event("settled", Some(&setup.name), &text, json!({ "sectors": rewritten }));
                 syslog::log(Severity::Notice, &format!("{}: {text}", setup.name));
-                Outcome::Done
+                Outcome::Done(Vec::new())
             }
             Err(error) => outcome_of(&error),
         }
@@ -246,8 +292,7 @@ impl Handler for Teller<'_> {
                 let text = format!("{text}: errors may have been missed; 'dm-remap scan' finds them");
                 self.event("missed", setup.as_deref(), &text, json!({}));
             }
-            Event::Note(text) if self.json => self.event("note", None, &text, json!({})),
-            Event::Note(text) => complain(&text),
+            Event::Note(text) => self.event("note", None, &text, json!({})),
             Event::Ends => self.event("ends", None, "asked to end", json!({})),
         }
     }
