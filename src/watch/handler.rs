@@ -4,6 +4,7 @@ use super::kmsg::LogError;
 use super::setups::Watched;
 use super::suspects::Suspects;
 use crate::engine::EngineError;
+use crate::units::Range;
 use nix::errno::Errno;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use std::time::Duration;
 /// How something that the watcher asked for went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done.
-    Done,
+    /// It was done. For suspects: these sectors of main were bad.
+    Done(Vec<Range>),
     /// There was nothing to do.
     Nothing,
     /// Another command works on the setup: again in a moment.

@@ -15,7 +15,7 @@ use crate::block::FaultClass;
 use crate::block::host::Host;
 use crate::dm::DeviceMapper;
 use crate::map::SpareIndex;
-use crate::units::{DevNo, Range};
+use crate::units::{DevNo, Range, Sectors};
 use std::time::Duration;
 
 /// Sectors of a setup that the kernel reported.
@@ -100,6 +100,28 @@ impl Suspects {
     }
 }
 
+/// What lies beyond the edge of what was probed, where there were bad sectors up to the edge.
+/// `first` is the log record that it all began with: until it is done with, the log is to be gone through again.
+pub(super) fn beyond(probed: &Suspects, bad: &[Range], size: Sectors, first: Option<u64>) -> Vec<Suspect> {
+    const WHY: &str = "bad sectors up to the edge of what was probed";
+    let is_bad = |sector: Sectors| bad.iter().any(|range| range.contains(sector));
+    let edges = probed.main.iter().flat_map(|range| {
+        let last = range.end().checked_sub(Sectors(1));
+        let after = last.filter(|last| is_bad(*last)).map(|_| range.end()).filter(|next| *next < size);
+        let before = range.start().checked_sub(Sectors(1)).filter(|_| is_bad(range.start()));
+        [before, after].into_iter().flatten()
+    });
+    let suspect = |sector| {
+        let cause = match probed.cause.starts_with(WHY) {
+            true => probed.cause.clone(),
+            false => format!("{WHY} ({})", probed.cause),
+        };
+        let ranges = Range::new(sector, Sectors(1)).into_iter().collect();
+        Suspect { place: Place::Main, ranges, guessed: false, cause, sequence: first, reports: 0 }
+    };
+    edges.map(suspect).collect()
+}
+
 /// What the kernel log says about a setup since `position`, all at once: for a command that runs now and then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Past {
@@ -146,7 +168,6 @@ pub fn may_mean_bad_sectors(report: &ErrorReport) -> bool {
 mod tests {
     use super::*;
     use crate::block::Operation;
-    use crate::units::Sectors;
     use crate::watch::locate::{Made, Node, Stack};
     use crate::watch::report::{Reported, Request};
     use crate::watch::setups::WatchedSpare;
@@ -223,6 +244,20 @@ mod tests {
         let (range, reach) = (range(2048 + 4090, 8), range(2048 + 4090, 16));
         let beyond = concerned(&stacks, &ErrorReport { range, reach, ..report }, SDA, Some(&probed));
         assert_eq!(beyond.unwrap()[0].ranges, [Range::new(Sectors(4096), Sectors(10)).unwrap()]);
+    }
+
+    #[test]
+    fn bad_sectors_up_to_the_edge_make_it_go_on() {
+        let probed =
+            Suspects { main: vec![range(0, 2048), range(4096, 2048)], cause: "x".into(), ..Suspects::default() };
+        let edges = |bad: &[Range], size: u64| -> Vec<Range> {
+            beyond(&probed, bad, Sectors(size), Some(7)).into_iter().flat_map(|suspect| suspect.ranges).collect()
+        };
+        assert_eq!(edges(&[range(5, 8), range(4100, 9)], 10_000), []);
+        assert_eq!(edges(&[range(0, 8)], 10_000), [], "there is nothing before the first");
+        assert_eq!(edges(&[range(2040, 8), range(4096, 1)], 10_000), [range(2048, 1), range(4095, 1)]);
+        assert_eq!(edges(&[range(6140, 4)], 10_000), [range(6144, 1)]);
+        assert_eq!(edges(&[range(6140, 4)], 6144), [], "nor after the last");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::position::{self, Position};
 use super::report::ErrorReport;
 use super::setups::{Stacks, Watched, find, holds, stacks, writes_ended};
 use super::stack::{number_of, with_name};
-use super::suspects::{Suspects, concerned, may_mean_bad_sectors};
+use super::suspects::{Suspects, beyond, concerned, may_mean_bad_sectors};
 use super::trace::Trace;
 use super::unseen::Blind;
 use crate::block::FaultClass;
@@ -350,7 +350,14 @@ impl<'a, H: Handler> Watcher<'a, H> {
             entry.debounce.put_back(batch, now.saturating_add(pause));
         };
         let trouble = match outcome {
-            Outcome::Done | Outcome::Nothing => {
+            Outcome::Done(bad) => {
+                entry.pause = None;
+                let more = beyond(suspects, &bad, entry.watched.size, batch.first);
+                entry.debounce.done(now, batch);
+                more.into_iter().for_each(|suspect| entry.debounce.add(now, suspect));
+                None
+            }
+            Outcome::Nothing => {
                 entry.pause = None;
                 entry.debounce.done(now, batch);
                 None
@@ -543,7 +550,7 @@ impl<'a, H: Handler> Watcher<'a, H> {
             let outcome = if written { self.handler.settle(&entry.watched) } else { Outcome::Nothing };
             match outcome {
                 Outcome::Busy => continue,
-                Outcome::Done => entry.settle_pause = TICK,
+                Outcome::Done(_) => entry.settle_pause = TICK,
                 Outcome::Nothing if !written => entry.settle_pause = TICK,
                 _ => entry.settle_pause = entry.settle_pause.saturating_mul(2).min(SETTLE_LONGEST),
             }

@@ -129,7 +129,8 @@ impl Job<'_> {
     }
 
     fn probe(&mut self, place: Place, suspects: &[Range], cause: &str) -> Result<Exit> {
-        let options = ActOptions { policy: self.policy(), retries: self.args.retries };
+        let options =
+            ActOptions { policy: self.policy(), retries: self.args.retries, observer: &self.context.progress };
         let probed = probe_and_act(self.context, self.name, place, suspects, &options)?;
         if let Some(trouble) = &probed.transport {
             complain(&format!("{}: {trouble}", self.name));

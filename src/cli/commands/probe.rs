@@ -4,7 +4,7 @@ use super::Context;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
 use crate::engine::splice::{SpliceOptions, SpliceOutcome};
-use crate::engine::{EngineError, Session};
+use crate::engine::{EngineError, Observer, Session};
 use crate::format::metadata::UnreadablePolicy;
 use crate::plan::Refusal;
 use crate::scan::act::{Acted, Policy, leave_slots, move_found};
@@ -21,11 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How to act on what is found.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ActOptions {
+pub(super) struct ActOptions<'a> {
     /// What to do about it.
     pub(super) policy: Policy,
     /// How often to read a bad block again.
     pub(super) retries: u32,
+    /// Is told how it goes.
+    pub(super) observer: &'a dyn Observer,
 }
 
 /// What was found and done.
@@ -46,7 +48,7 @@ pub(super) fn probe_and_act(
     name: &str,
     place: Place,
     suspects: &[Range],
-    options: &ActOptions,
+    options: &ActOptions<'_>,
 ) -> Result<Probed> {
     let session = context.reading_session(name)?;
     let Some((disk, devno)) = device_of(&session, place) else { return Ok(Probed::default()) };
@@ -103,12 +105,12 @@ pub(super) fn act(
     name: &str,
     place: Place,
     found: &Found,
-    options: &ActOptions,
+    options: &ActOptions<'_>,
     patience: Duration,
 ) -> Result<Acted> {
     let (_lock, mut session) = patient_session(context, name, patience)?;
     let splicing =
-        SpliceOptions { retries: options.retries, runner: &Guarded, observer: &context.progress, suspects: &[] };
+        SpliceOptions { retries: options.retries, runner: &Guarded, observer: options.observer, suspects: &[] };
     let generation = session.metadata.generation;
     let result = match place {
         Place::Main => move_found(&mut session, found, &options.policy, &splicing),
@@ -127,7 +129,7 @@ pub(super) fn act_patiently(
     name: &str,
     place: Place,
     found: &Found,
-    options: &ActOptions,
+    options: &ActOptions<'_>,
 ) -> Result<Acted> {
     act(context, name, place, found, options, PATIENCE)
 }

@@ -107,7 +107,8 @@ impl Stage for SetupStage<'_> {
             margin: Sectors(self.scanner.args.margin),
             unreadable: self.scanner.args.unreadable.map(Into::into),
         };
-        let options = ActOptions { policy, retries: self.scanner.args.retries };
+        let options =
+            ActOptions { policy, retries: self.scanner.args.retries, observer: &self.scanner.context.progress };
         let acted = act_patiently(self.scanner.context, self.name, place, found, &options)?;
         let sum = |ranges: &mut dyn Iterator<Item = Range>| ranges.map(|r| r.len().0).fold(0, u64::saturating_add);
         let moved = sum(&mut acted.outcome.moved.iter().map(|m| m.range));

@@ -3,11 +3,12 @@
 use super::probe::{ActOptions, Probed, plain_policy, probe_and_act};
 use super::{Context, Exit, Output};
 use crate::cli::args::Watch;
-use crate::cli::output::{SCHEMA_VERSION, complain};
+use crate::cli::output::SCHEMA_VERSION;
 use crate::cli::report::{count, move_rows, sizes};
 use crate::cli::syslog::{self, Severity};
-use crate::engine::EngineError;
 use crate::engine::splice::settle_held;
+use crate::engine::{EngineError, Observer};
+use crate::format::metadata::UnreadablePolicy;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::scan::pass::Place;
@@ -18,6 +19,7 @@ use crate::watch::suspects::Suspects;
 use crate::watch::watcher::Watcher;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
+use std::cell::RefCell;
 use std::io::Write;
 use std::time::SystemTime;
 
@@ -29,8 +31,8 @@ pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result
         settle: args.settle,
         trace: !args.no_trace,
     };
-    let act = ActOptions { policy: plain_policy(args.unreadable.map(Into::into)), retries: args.retries };
-    let teller = Teller { context, act, json: out.is_json() };
+    let unreadable = args.unreadable.map(Into::into);
+    let teller = Teller { context, unreadable, retries: args.retries, json: out.is_json() };
     let mut watcher = Watcher::begin(context.dm()?, &context.host, options, teller).map_err(plain)?;
     watcher.run().map_err(plain)?;
     Ok(Exit::Done)
@@ -51,8 +53,29 @@ fn plain(error: WatchError) -> anyhow::Error {
 #[derive(Debug)]
 struct Teller<'a> {
     context: &'a Context,
-    act: ActOptions,
+    unreadable: Option<UnreadablePolicy>,
+    retries: u32,
     json: bool,
+}
+
+/// Keeps what is noted while something is done. Nothing is drawn: this may run for months.
+#[derive(Debug, Default)]
+struct Notes(RefCell<Vec<String>>);
+
+impl Notes {
+    /// The most that are kept.
+    const MOST: usize = 20;
+}
+
+impl Observer for Notes {
+    fn step(&self, _what: &str) {}
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn note(&self, text: &str) {
+        let mut notes = self.0.borrow_mut();
+        if notes.len() < Notes::MOST && !notes.iter().any(|n| n == text) {
+            notes.push(text.to_string());
+        }
+    }
 }
 
 /// Ranges in words; long lists are cut.
@@ -92,10 +115,23 @@ impl Teller<'_> {
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     }
 
+    /// Tells what was noted, but for what speaks of ranges that were told.
+    fn tell_notes(&self, setup: &Watched, notes: &Notes, told: &[Range]) {
+        let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+        for note in notes.0.borrow().iter() {
+            if !note.split_ascii_whitespace().any(|word| told.iter().any(|range| range == word)) {
+                self.event("note", Some(&setup.name), note, json!({}));
+            }
+        }
+    }
+
     fn tell_probed(&self, setup: &Watched, suspects: &Suspects, result: &Probed) {
         let probed = total(suspects.main.iter().copied());
         let (bad, outcome) = (&result.found.bad, result.outcome());
         let mut cause = suspects.cause.clone();
+        if cause.is_empty() {
+            cause = "errors that the kernel does not name".to_string();
+        }
         if suspects.reports > 1 {
             cause = format!("{cause}, the first of {}", count_reports(suspects.reports));
         }
@@ -159,14 +195,25 @@ impl Teller<'_> {
         Ok(())
     }
 
-    /// Moves what lives in bad slots to others.
-    fn leave_slots(&self, setup: &Watched, index: SpareIndex, ranges: &[Range]) -> Result<()> {
+    /// Moves what lives in bad slots to others; the trouble that kept the spare from being judged, if there was any.
+    fn leave_slots(&self, setup: &Watched, index: SpareIndex, ranges: &[Range]) -> Result<Option<String>> {
         let around: Vec<Range> =
             ranges.iter().filter_map(|range| range.widen_to(AROUND_SLOTS, Sectors(u64::MAX))).collect();
-        let result = probe_and_act(self.context, &setup.name, Place::Spare(index), &around, &self.act)?;
+        let notes = Notes::default();
+        let options = self.options(&notes);
+        let result = probe_and_act(self.context, &setup.name, Place::Spare(index), &around, &options)?;
+        self.tell_notes(setup, &notes, &[]);
+        if result.transport.is_some() {
+            return Ok(result.transport);
+        }
+        for (range, why) in &result.acted.not_moved {
+            let text = format!("sectors {range} of spare {index} are bad, and what lives there was not moved: {why}");
+            self.event("slots", Some(&setup.name), &text, json!({ "spare": index, "sectors": [range] }));
+            syslog::log(Severity::Warning, &format!("{}: {text}", setup.name));
+        }
         let moved: Vec<Range> = result.outcome().moved.iter().map(|m| m.range).collect();
         if moved.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let lost: Vec<Range> = result.outcome().lost.iter().map(|l| l.range).collect();
         let mut text = format!("moved sectors {} away from bad slots of spare {index}", words(&moved));
@@ -180,14 +227,18 @@ impl Teller<'_> {
             if lost.is_empty() { Severity::Notice } else { Severity::Warning },
             &format!("{}: {text}", setup.name),
         );
-        Ok(())
+        Ok(None)
     }
 
-    fn settle_now(&self, setup: &Watched) -> Result<Vec<Range>> {
+    fn options<'n>(&self, notes: &'n Notes) -> ActOptions<'n> {
+        ActOptions { policy: plain_policy(self.unreadable), retries: self.retries, observer: notes }
+    }
+
+    fn settle_now(&self, setup: &Watched, notes: &Notes) -> Result<Vec<Range>> {
         let (_lock, mut session) = self.context.locked_session(&setup.name)?;
         session.check_live()?;
         let generation = session.metadata.generation;
-        let result = settle_held(&mut session, &self.context.progress);
+        let result = settle_held(&mut session, notes);
         if session.metadata.generation != generation {
             self.context.keep_backup(&session.metadata);
         }
@@ -216,31 +267,42 @@ impl Handler for Teller<'_> {
     fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome {
         for (index, ranges) in &suspects.spares {
             let told = self.tell_spare(setup, *index, ranges, &suspects.cause);
-            if let Err(error) = told.and_then(|()| self.leave_slots(setup, *index, ranges)) {
-                return outcome_of(&error);
+            match told.and_then(|()| self.leave_slots(setup, *index, ranges)) {
+                Ok(None) => {}
+                Ok(Some(trouble)) => return Outcome::Transport(trouble),
+                Err(error) => return outcome_of(&error),
             }
         }
         if suspects.main.is_empty() {
-            return Outcome::Done;
+            return Outcome::Nothing;
         }
-        match probe_and_act(self.context, &setup.name, Place::Main, &suspects.main, &self.act) {
+        let notes = Notes::default();
+        let result = probe_and_act(self.context, &setup.name, Place::Main, &suspects.main, &self.options(&notes));
+        let mut told = Vec::new();
+        let outcome = match result {
             Ok(Probed { transport: Some(text), .. }) => Outcome::Transport(text),
             Ok(result) => {
                 self.tell_probed(setup, suspects, &result);
-                Outcome::Done
+                told = result.outcome().lost.iter().map(|loss| loss.range).collect();
+                Outcome::Done(result.found.bad.iter().collect())
             }
             Err(error) => outcome_of(&error),
-        }
+        };
+        self.tell_notes(setup, &notes, &told);
+        outcome
     }
 
     fn settle(&mut self, setup: &Watched) -> Outcome {
-        match self.settle_now(setup) {
+        let notes = Notes::default();
+        let settled = self.settle_now(setup, &notes);
+        self.tell_notes(setup, &notes, &[]);
+        match settled {
             Ok(rewritten) if rewritten.is_empty() => Outcome::Nothing,
             Ok(rewritten) => {
                 let text = format!("held sectors {} were written, and are ordinary now", words(&rewritten));
                 self.event("settled", Some(&setup.name), &text, json!({ "sectors": rewritten }));
                 syslog::log(Severity::Notice, &format!("{}: {text}", setup.name));
-                Outcome::Done
+                Outcome::Done(Vec::new())
             }
             Err(error) => outcome_of(&error),
         }
@@ -277,8 +339,7 @@ impl Handler for Teller<'_> {
                 let text = format!("{text}: errors may have been missed; 'dm-remap scan' finds them");
                 self.event("missed", setup.as_deref(), &text, json!({}));
             }
-            Event::Note(text) if self.json => self.event("note", None, &text, json!({})),
-            Event::Note(text) => complain(&text),
+            Event::Note(text) => self.event("note", None, &text, json!({})),
             Event::Ends => self.event("ends", None, "asked to end", json!({})),
         }
     }
