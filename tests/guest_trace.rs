@@ -1,5 +1,6 @@
 //! `dm-remap watch` on a kernel that traces failed requests: Debian's stock one, emulated.
-// guest: --kernel qemu --disk 24M --disk 24M
+// One processor: emulated, several of them trip over code that the kernel patches when a tracepoint is switched on.
+// guest: --kernel qemu --smp 1 --disk 24M --disk 24M
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod guest_support;

@@ -223,6 +223,8 @@ impl Trace {
         set(Path::new("buffer_size_kb"), BUFFER_KIB)?;
         // Otherwise poll waits until the buffer is half full; older kernels have no such file, and do not wait.
         let _ = set(Path::new("buffer_percent"), "0");
+        // Names of processes are of no use here, and would cost every change of process on the whole machine.
+        let _ = set(Path::new("options/record-cmd"), "0");
         let pipe = trace.folder.join("trace_pipe");
         let flags = nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
         let opened = OpenOptions::new().read(true).custom_flags(flags).open(&pipe);
