@@ -33,8 +33,8 @@ fn a_failing_read_is_spliced_in_no_time() {
         // Long enough for the kernel to print again.
         std::thread::sleep(Duration::from_millis(5200));
     }
-    // 100 to 150 ms where nothing else runs; builds beside it make it several times as long.
-    assert!(times.iter().min().unwrap() < &Duration::from_millis(400), "{times:?}");
+    // Whatever runs beside it makes it longer; without that, each takes less than 200 ms.
+    assert!(times.iter().min().unwrap() < &Duration::from_millis(200), "{times:?}");
     assert!(times.iter().max().unwrap() < &Duration::from_secs(5), "{times:?}");
     watch.ends();
 }
@@ -289,6 +289,11 @@ fn an_error_on_a_spare_is_told_with_what_it_means() {
         event = watch.wait("spare", Duration::from_secs(10));
     }
     assert_eq!((ranges(&event["serves"]), event["spare"].as_u64()), (vec![(803, 1)], Some(0)), "{event}");
+    // It was the only copy: what can be read of it moves to another slot, and the rest is held.
+    let event = watch.wait("slots", Duration::from_secs(10));
+    assert_eq!((ranges(&event["moves"]), ranges(&event["lost"])), (vec![(800, 8)], vec![(803, 1)]), "{event}");
+    let read = |sector| Direct::open(SETUP).read(sector, 1);
+    assert!(read(802).is_ok() && read(803) == Err(Errno::EIO) && read(804).is_ok());
     disk.bad(1030, 1);
     assert!(Direct::open(&disk.device).read(1030, 1).is_err());
     let event = watch.wait("spare", Duration::from_secs(10));

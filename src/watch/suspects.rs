@@ -15,8 +15,16 @@ use crate::block::FaultClass;
 use crate::block::host::Host;
 use crate::dm::DeviceMapper;
 use crate::map::SpareIndex;
-use crate::units::{DevNo, Range, Sectors};
+use crate::units::{DevNo, Range, Sectors, coalesce};
 use std::time::Duration;
+
+/// What is probed around a reported sector of a spare: aligned runs of so many sectors (64 KiB).
+const AROUND_SLOTS: Sectors = Sectors(128);
+
+/// What is to be probed of a spare when these sectors of it are reported.
+pub fn around_slots(reported: &[Range]) -> Vec<Range> {
+    coalesce(reported.iter().filter_map(|range| range.widen_to(AROUND_SLOTS, Sectors(u64::MAX))).collect())
+}
 
 /// Sectors of a setup that the kernel reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,19 +59,19 @@ pub(super) fn concerned(
             continue;
         }
         any = true;
-        let known: &[Range] = match (probed, place) {
-            (Some(suspects), Place::Main) => &suspects.main,
+        let known: Vec<Range> = match (probed, place) {
+            (Some(suspects), Place::Main) => suspects.main.clone(),
             (Some(suspects), Place::Spare(index)) => {
-                suspects.spares.iter().find(|(i, _)| *i == index).map_or(&[], |(_, ranges)| ranges)
+                suspects.spares.iter().find(|(i, _)| *i == index).map_or_else(Vec::new, |(_, r)| around_slots(r))
             }
-            (None, _) => &[],
+            (None, _) => Vec::new(),
         };
         // Our own requests begin in what we probe, and do not reach as far as they might for all that a report says.
         let named = match stack.locate(disk, report.range) {
             Located::Nowhere => Vec::new(),
             Located::At(ranges) | Located::Somewhere { guess: ranges } => ranges,
         };
-        if !named.is_empty() && named.iter().all(|range| range.without(known).is_empty()) {
+        if !named.is_empty() && named.iter().all(|range| range.without(&known).is_empty()) {
             continue;
         }
         // Main is probed, so more does no harm. What is said of a spare is what the kernel named.
@@ -73,7 +81,7 @@ pub(super) fn concerned(
             Located::At(ranges) => (ranges, false),
             Located::Somewhere { guess } => (guess, true),
         };
-        let ranges: Vec<Range> = ranges.into_iter().flat_map(|range| range.without(known)).collect();
+        let ranges: Vec<Range> = ranges.into_iter().flat_map(|range| range.without(&known)).collect();
         if !ranges.is_empty() {
             let cause = report.to_string();
             out.push(Suspect { place, ranges, guessed, cause, sequence: report.sequence, reports: 1 });

@@ -22,14 +22,11 @@ use crate::scan::pass::Place;
 use crate::units::{Range, Sectors};
 use crate::watch::position;
 use crate::watch::setups;
-use crate::watch::suspects::reported_since;
+use crate::watch::suspects::{around_slots, reported_since};
 use anyhow::Result;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
-
-/// Sectors around an error on a spare that are probed, too.
-const AROUND_SLOTS: Sectors = Sectors(128);
 
 /// Scans the named setups, or all that are active, as far as the time allows.
 pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<Exit> {
@@ -112,10 +109,7 @@ impl Job<'_> {
                 return Ok(Exit::Done);
             }
         };
-        let spares = past.suspects.spares.iter().map(|(index, ranges)| {
-            let around = ranges.iter().filter_map(|range| range.widen_to(AROUND_SLOTS, Sectors(u64::MAX)));
-            (Place::Spare(*index), around.collect::<Vec<Range>>())
-        });
+        let spares = past.suspects.spares.iter().map(|(index, ranges)| (Place::Spare(*index), around_slots(ranges)));
         let mut exit = Exit::Done;
         for (place, suspects) in std::iter::once((Place::Main, past.suspects.main.clone())).chain(spares) {
             if !suspects.is_empty() {

@@ -15,7 +15,7 @@ use crate::scan::pass::Place;
 use crate::units::{Range, Sectors};
 use crate::watch::handler::{Event, Handler, Options, Outcome, WatchError};
 use crate::watch::setups::Watched;
-use crate::watch::suspects::Suspects;
+use crate::watch::suspects::{Suspects, around_slots};
 use crate::watch::watcher::Watcher;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -37,9 +37,6 @@ pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result
     watcher.run().map_err(plain)?;
     Ok(Exit::Done)
 }
-
-/// Sectors around an error on a spare that are probed, too.
-const AROUND_SLOTS: Sectors = Sectors(128);
 
 /// A refusal inside keeps its exit code.
 fn plain(error: WatchError) -> anyhow::Error {
@@ -197,8 +194,7 @@ impl Teller<'_> {
 
     /// Moves what lives in bad slots to others; the trouble that kept the spare from being judged, if there was any.
     fn leave_slots(&self, setup: &Watched, index: SpareIndex, ranges: &[Range]) -> Result<Option<String>> {
-        let around: Vec<Range> =
-            ranges.iter().filter_map(|range| range.widen_to(AROUND_SLOTS, Sectors(u64::MAX))).collect();
+        let around = around_slots(ranges);
         let notes = Notes::default();
         let options = self.options(&notes);
         let result = probe_and_act(self.context, &setup.name, Place::Spare(index), &around, &options)?;
