@@ -74,10 +74,11 @@ pub struct Pace {
 /// What the stage says; the pass was saved, and can go on later.
 pub fn conduct<S: Stage>(pass: &mut Pass, stage: &mut S, pace: Pace) -> Result<End, S::Error> {
     let begun = Instant::now();
-    let before = pass.seconds;
+    let before = pass.milliseconds;
     for number in 0..pass.areas.len() {
         let end = area(pass, number, stage, pace);
-        pass.seconds = before.saturating_add(begun.elapsed().as_secs());
+        let spent = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        pass.milliseconds = before.saturating_add(spent);
         stage.save(pass);
         if end? == End::Stopped {
             return Ok(End::Stopped);

@@ -153,8 +153,8 @@ pub struct Pass {
     pub updated: u64,
     /// When it had read everything.
     pub finished: Option<u64>,
-    /// Seconds spent on it.
-    pub seconds: u64,
+    /// Milliseconds spent on it.
+    pub milliseconds: u64,
     /// The devices.
     pub areas: Vec<Area>,
     /// How it went.
@@ -172,7 +172,7 @@ impl Pass {
             started: now,
             updated: now,
             finished: None,
-            seconds: 0,
+            milliseconds: 0,
             areas,
             result: Result::default(),
         }

@@ -116,7 +116,7 @@ impl Report<'_> {
             "report_only": self.pass.order.report_only,
             "sectors_done": done,
             "sectors_total": total,
-            "seconds": self.pass.seconds,
+            "milliseconds": self.pass.milliseconds,
             "areas": areas,
             "moves": move_rows(&self.moved()),
             "lost": self.lost(),
@@ -132,8 +132,13 @@ impl Report<'_> {
     fn text(&self, out: &mut Output) {
         let name = self.name();
         let (done, total) = self.pass.standing();
-        let time = humantime::format_duration(Duration::from_secs(self.pass.seconds.max(1)));
-        let speed = Bytes(done.to_bytes().unwrap_or(Bytes(0)).0 / self.pass.seconds.max(1));
+        let spent = self.pass.milliseconds.max(1);
+        let time = match spent {
+            0..60_000 => format!("{}.{} s", spent / 1000, spent % 1000 / 100),
+            _ => humantime::format_duration(Duration::from_secs(spent / 1000)).to_string(),
+        };
+        let bytes = u128::from(done.to_bytes().unwrap_or(Bytes(0)).0);
+        let speed = Bytes(u64::try_from(bytes * 1000 / u128::from(spent)).unwrap_or(u64::MAX));
         let found = self.found();
         if self.pass.finished.is_some() {
             out.line(format!("{name}: read {} in {time} ({speed}/s)", sizes(total)));
