@@ -23,6 +23,10 @@ pub const DEPTH: u32 = 4;
 /// Sectors of a large request (1 MiB).
 pub const CHUNK: Sectors = Sectors(2048);
 
+/// Bytes of stack of a reading thread. The C library keeps stacks for the next thread, and what is mapped when a swap
+/// begins is locked into memory: the usual 8 MiB each would be felt.
+const STACK: usize = 256 << 10;
+
 /// How often the caller is told how it goes.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -157,7 +161,10 @@ pub fn run(
     };
     thread::scope(|scope| -> Result<(), RunFault> {
         for number in 0..depth {
-            let started = thread::Builder::new().name(format!("read-{number}")).spawn_scoped(scope, || crew.work());
+            let started = thread::Builder::new()
+                .name(format!("read-{number}"))
+                .stack_size(STACK)
+                .spawn_scoped(scope, || crew.work());
             match started {
                 Ok(_) => {}
                 // One thread is enough to go on with.
