@@ -1,6 +1,6 @@
 #!/usr/bin/awk -f
 # The table of the foreground part, from lines
-# "foreground LOAD MODE ROUND RKIB RMS RLAT WKIB WMS WLAT SCANNED TOOK BACK FULL": KiB, milliseconds and mean latency
+# "foreground DISK/LOAD MODE ROUND RKIB RMS RLAT WKIB WMS WLAT SCANNED TOOK BACK FULL": KiB, milliseconds and mean latency
 # (microseconds) of fio's reads and writes; sectors that the scan read, and in how many milliseconds; how long after fio
 # the scan was at speed again (milliseconds, -1 if it was not), and what that speed is (MiB/s).
 
@@ -27,11 +27,12 @@ function spread(key,    n) {
 function keep(key, value) { store[key, ++count[key]] = value }
 
 BEGIN {
-    what["read-1"] = "random reads, 1 in flight"
-    what["read-4"] = "random reads, 4 in flight"
-    what["mixed-1"] = "70 % reads, 1 in flight"
-    what["mixed-4"] = "70 % reads, 4 in flight"
-    what["half"] = "reads at half of what the disk can"
+    what["throttled/read-1"] = "throttled: random reads, 1 in flight"
+    what["throttled/read-4"] = "throttled: random reads, 4 in flight"
+    what["throttled/mixed-1"] = "throttled: 70 % reads, 1 in flight"
+    what["throttled/mixed-4"] = "throttled: 70 % reads, 4 in flight"
+    what["serial/read-1"] = "serial: random reads, 1 in flight"
+    what["serial/half"] = "serial: reads, half of what it can"
     shown["none-again"] = "no scan"
     shown["scan"] = "scan"
     shown["idle"] = "scan --idle"
@@ -40,7 +41,6 @@ BEGIN {
 }
 
 $1 == "kernel" { kernel = $2 " (" $3 ", " $4 " processors)" }
-$1 == "hard-disk" { disk = $2 }
 $1 == "foreground" {
     requests = ($5 + $8) / 4
     longest = $6 > $9 ? $6 : $9
@@ -64,8 +64,8 @@ $1 == "foreground" {
 }
 
 END {
-    rounds = count["read-1" SUBSEP "rate"]
-    printf "\nDisk %s, kernel %s, %d rounds; medians, and the least and most of the rounds\n\n", disk, kernel, rounds
+    rounds = count[order[1] SUBSEP "rate"]
+    printf "\nKernel %s, %d rounds; medians, and the least and most of the rounds\n\n", kernel, rounds
     printf "%-36s %-16s %22s %22s %11s %14s\n", "fio", "beside it", "throughput", "mean latency", "scan MiB/s", "at speed after"
     for (l = 1; l <= loads; l++) {
         load = order[l]

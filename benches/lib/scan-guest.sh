@@ -76,8 +76,8 @@ main='' main_stat='' setup_stat='' scan_pid='' half=0
 
 make_setup() {
     if [[ $HARD_DISK == serial ]]; then
-        # One command at a time, 5 ms each, and what the copying takes.
-        modprobe scsi_debug dev_size_mb=512 ndelay=5000000 max_queue=1
+        # One command at a time, 10 ms each, and what the copying takes.
+        modprobe scsi_debug dev_size_mb=512 ndelay=10000000 max_queue=1
         for _ in {1..50}; do
             main=$(lsblk -dno PATH,MODEL | awk '/scsi_debug/ { print $1 }')
             [[ -z $main ]] || break
@@ -181,7 +181,7 @@ foreground_once() {
     stop_scan
     # KiB and milliseconds of reads and of writes, and their mean latencies in microseconds
     awk -F';' 'NF > 80 { print $6, $9, $40, $47, $50, $81 }' /tmp/fio >/tmp/figures
-    raw "foreground $1 $2 $3 $(</tmp/figures) $scanned $took $back"
+    raw "foreground $HARD_DISK/$1 $2 $3 $(</tmp/figures) $scanned $took $back"
     printf '%-8s %-10s %s\n' "$1" "$2" "$(</tmp/figures)" >&2
     # Half of what the disk can, in requests a second.
     ((half > 0)) || half=$(awk '{ printf "%d", $1 / 4 / $2 * 1000 / 2 }' /tmp/figures)
@@ -191,9 +191,8 @@ foreground() {
     local round load mode
     mkfifo /tmp/never
     make_setup
-    raw "hard-disk $HARD_DISK"
     for ((round = 0; round < ROUNDS; round++)); do
-        for load in read-1 read-4 mixed-1 mixed-4 half; do
+        for load in $LOADS; do
             for mode in none scan none-again idle; do foreground_once "$load" "$mode" "$round"; done
             # For comparison only: once.
             ((round > 0)) || foreground_once "$load" max "$round"
