@@ -9,6 +9,8 @@ use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::Scan;
 use crate::cli::context::Usage;
+use crate::cli::exit_of;
+use crate::cli::output::complain;
 use crate::cli::signals::Signals;
 use crate::engine::{EngineError, now};
 use crate::files::Owned;
@@ -141,6 +143,11 @@ fn finish(shown: Shown<'_>, ended: Ended, owners: Vec<Owned>, out: &mut Output) 
     report.render(out);
     let attention = report.needs_attention();
     match ended.trouble {
+        // The report has told it already.
+        Some(error) if out.is_json() => {
+            complain(&format!("{error:#}"));
+            Ok(exit_of(&error))
+        }
         Some(error) => Err(error),
         None if ended.stopped == Some(Stopped::Interrupted) => Ok(Exit::Failed),
         None if attention => Ok(Exit::Attention),

@@ -106,7 +106,9 @@ impl<'a> Scanner<'a> {
             Some(pass) if self.args.cron && pass.order.report_only => Ok(Some(begin())),
             Some(pass) if self.args.cron => Ok(Some(pass)),
             None if self.args.cron => {
-                let due = ended.is_none_or(|pass| now() >= pass.started.saturating_add(self.args.interval.as_secs()));
+                // A scan of a part, or one that changed nothing, is no substitute.
+                let whole = ended.filter(|pass| pass.order.ranges.is_none() && !pass.order.report_only);
+                let due = whole.is_none_or(|pass| now() >= pass.started.saturating_add(self.args.interval.as_secs()));
                 Ok(due.then(begin))
             }
             Some(pass) if self.args.resume && pass.order.report_only && !self.args.report_only => usage(
