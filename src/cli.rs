@@ -3,7 +3,8 @@
 //! Invariants:
 //! - exit codes: 0 done; 1 failed; 2 bad usage; 3 done, but the setup needs attention; 4 refused, nothing was changed;
 //! - a closed pipe is no error, a full disk under the output is one;
-//! - no thread is started: the guardian is forked from a process with one thread.
+//! - the threads that read for a scan have ended before anything is changed: the guardian is forked from a process with
+//!   one thread.
 
 pub mod args;
 mod commands;

@@ -8,7 +8,7 @@
 //! - without a probe that can be read there is no proof that the device works: that counts as a failure.
 
 use super::buffer::AlignedBuffer;
-use super::{Disk, DiskError, Operation};
+use super::{Disk, DiskError, FaultClass, Operation};
 use crate::units::{Range, SECTOR_SIZE, Sectors};
 use nix::errno::Errno;
 
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 pub const PROBES: u32 = 8;
 
 /// Reads the first logical block of each probe. `None` when more than half of them can be read: the device works.
-/// Else the first probe that failed, and its error.
+/// Else the first probe that failed, and its error; one that failed for the cable, the controller or the like is enough.
 ///
 /// Without probes nothing can be known: then the range is the first block of the device, which was not read, and the
 /// errno `ENXIO`.
@@ -27,6 +27,8 @@ pub fn known_good_fails(disk: &dyn Disk, probes: &[Range]) -> Option<(Range, Dis
     for probe in probes {
         match disk.read(probe.start().align_down(block), &mut buf) {
             Ok(()) => good = good.saturating_add(1),
+            // Trouble on the way to the disk is never outvoted.
+            Err(error) if error.class() == FaultClass::Transport => return Some((*probe, error)),
             Err(error) => {
                 first.get_or_insert((*probe, error));
             }

@@ -81,7 +81,7 @@ impl WindowRunner for Guarded {
         reserve_heap();
         let command = getpid();
         let quiet = Quiet::begin()?;
-        // SAFETY: this process has one thread (the command line starts none before), so the child may use everything
+        // SAFETY: this process has one thread (those that read for a scan were joined), so the child may use everything
         // that the parent could.
         let guardian = match unsafe { fork() }? {
             ForkResult::Child => {

@@ -7,7 +7,7 @@
 use super::survey::Found;
 use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
 use crate::engine::{EngineError, Session};
-use crate::format::metadata::{Metadata, UnreadablePolicy};
+use crate::format::metadata::UnreadablePolicy;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::moves::{AlreadyMapped, MovePlan, OnSpares, plan_evacuate, plan_remap};
@@ -55,16 +55,10 @@ fn wanted(found: &Found, policy: &Policy, main_len: Sectors) -> Vec<Range> {
 
 /// Plans to move as many of `wanted` (in order) as there is room for; the plan, and the rest.
 fn plan_what_fits(
-    metadata: &Metadata,
     wanted: &[Range],
-    unreadable: UnreadablePolicy,
-    usable: impl Fn(SpareIndex) -> bool,
+    plan: impl Fn(&[Range]) -> Result<MovePlan, Refusal>,
 ) -> Result<(Option<MovePlan>, NotMoved), Refusal> {
-    let plan = |count: usize| {
-        let part = wanted.get(..count).unwrap_or(wanted);
-        plan_remap(metadata, part, AlreadyMapped::Skip, unreadable, &usable)
-    };
-    let refusal = match plan(wanted.len()) {
+    let refusal = match plan(wanted) {
         Ok(plan) => return Ok((Some(plan), Vec::new())),
         Err(refusal @ (Refusal::NoFreeSlot { .. } | Refusal::MetadataFull { .. } | Refusal::WholeMain)) => refusal,
         Err(refusal) => return Err(refusal),
@@ -74,7 +68,7 @@ fn plan_what_fits(
     let mut best = None;
     while too_many - fits > 1 {
         let middle = fits + (too_many - fits) / 2;
-        match plan(middle) {
+        match plan(wanted.get(..middle).unwrap_or_default()) {
             Ok(plan) => (fits, best) = (middle, Some(plan)),
             Err(_) => too_many = middle,
         }
@@ -99,8 +93,16 @@ pub fn move_found(
         return Ok(Acted::default());
     }
     let unreadable = policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
-    let (plan, not_moved) =
-        plan_what_fits(&session.metadata, &wanted, unreadable, |spare| session.spare(spare).is_some())?;
+    let metadata = &session.metadata;
+    let plan = |ranges: &[Range]| {
+        plan_remap(metadata, ranges, AlreadyMapped::Skip, unreadable, |spare| session.spare(spare).is_some())
+    };
+    let mut fitting = plan_what_fits(&wanted, plan)?;
+    if !fitting.1.is_empty() && policy.margin > Sectors::ZERO {
+        // Neighbours must not take the room of what is bad.
+        fitting = plan_what_fits(&doomed(found, policy), plan)?;
+    }
+    let (plan, not_moved) = fitting;
     let outcome = match plan {
         // What is known to be bad is not read once more in a large request: each such read can cost seconds.
         Some(plan) => {
@@ -130,14 +132,21 @@ pub fn leave_slots(
     if runs.is_empty() {
         return Ok(Acted::default());
     }
-    let unreadable = policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
-    let bad: OnSpares = [(spare, runs.clone())].into_iter().collect();
-    match plan_evacuate(&session.metadata, &bad, unreadable, |index| session.spare(index).is_some()) {
-        Ok(plan) => Ok(Acted { outcome: splice(session, &plan, options)?, not_moved: Vec::new() }),
-        Err(refusal @ (Refusal::NoFreeSlot { .. } | Refusal::MetadataFull { .. })) => {
-            let why = format!("on spare {spare}: {refusal}");
-            Ok(Acted { not_moved: runs.into_iter().map(|range| (range, why.clone())).collect(), ..Acted::default() })
-        }
-        Err(refusal) => Err(refusal.into()),
-    }
+    let unreadable = match policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable) {
+        // Left in a slot that is known to be bad it would be forgotten there; held it is listed, and a write heals it.
+        UnreadablePolicy::Leave => UnreadablePolicy::Hold,
+        other => other,
+    };
+    let metadata = &session.metadata;
+    let plan = |ranges: &[Range]| {
+        let bad: OnSpares = [(spare, ranges.to_vec())].into_iter().collect();
+        plan_evacuate(metadata, &bad, unreadable, |index| session.spare(index).is_some())
+    };
+    let (plan, rest) = plan_what_fits(&runs, plan)?;
+    let outcome = match plan {
+        Some(plan) => splice(session, &plan, options)?,
+        None => SpliceOutcome::default(),
+    };
+    let not_moved = rest.into_iter().map(|(range, why)| (range, format!("on spare {spare}: {why}"))).collect();
+    Ok(Acted { outcome, not_moved })
 }

@@ -8,7 +8,7 @@
 use super::pace::{Manners, Others, Pacer};
 use super::pass::{Pass, Place};
 use super::run::{CHUNK, DEPTH, End, Flow, Monitor, RunFault, Standing, Verify, run};
-use super::survey::{Found, Shape, Survey};
+use super::survey::{Found, Phase, Shape, Survey};
 use crate::block::Disk;
 use crate::units::{RangeSet, Sectors};
 use std::sync::Arc;
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// How often a pass is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
+
+/// The same while others use the disk, and little is read.
+const SAVE_SELDOM: Duration = Duration::from_secs(10);
 
 /// A device as it is now.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub trait Stage {
     fn others(&mut self, place: Place) -> Box<dyn Others + Send>;
     /// A way to ask the drive without getting the data, if one can be trusted.
     fn verify(&mut self, place: Place, bad: &RangeSet) -> Option<Box<Verify<'static>>>;
+    /// Whether anything is done about what is found; also asked when a run was stopped, about what it has found so far.
+    fn acts(&self) -> bool;
     /// Does what is to be done about what a zone was found to have.
     fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<(), Self::Error>;
     /// Ten times a second.
@@ -92,8 +97,13 @@ pub fn conduct<S: Stage>(pass: &mut Pass, stage: &mut S, pace: Pace) -> Result<E
 fn area<S: Stage>(pass: &mut Pass, number: usize, stage: &mut S, pace: Pace) -> Result<End, S::Error> {
     // An area that is not there is an area without anything to read.
     while let Some(place) = pass.areas.get(number).map(|area| area.place) {
-        let Some(present) = stage.present(place)? else { break };
+        let present = stage.present(place)?;
         let Some(area) = pass.areas.get_mut(number) else { break };
+        let Some(present) = present else {
+            area.absent = true;
+            break;
+        };
+        area.absent = false;
         if let Some(survey) = &mut area.survey {
             survey.fit(present.shape, &present.limits);
         } else if !area.begin_zone(&present.limits, present.shape) {
@@ -103,18 +113,26 @@ fn area<S: Stage>(pass: &mut Pass, number: usize, stage: &mut S, pace: Pace) -> 
         let mut others = stage.others(place);
         let mut pacer = Pacer::new(pace.rate, pace.manners, &mut *others, CHUNK, DEPTH);
         let Some(mut survey) = area.survey.clone() else { break };
-        let mut overseer = Overseer { standing: base(pass, number), pass, number, stage, place, saved: Instant::now() };
+        let mut overseer =
+            Overseer { standing: base(pass, number), pass, number, stage, place, saved: Instant::now(), last: None };
         let end = run(&*present.disk, verify.as_deref(), &mut survey, &mut pacer, &mut overseer);
         if let Some(area) = pass.areas.get_mut(number) {
             area.survey = Some(survey.saved());
         }
-        if end? == End::Stopped {
-            return Ok(End::Stopped);
+        if let (Err(RunFault::Transport(error)), Some(area)) = (&end, pass.areas.get_mut(number)) {
+            area.set_aside(error);
         }
+        let end = end?;
         let found = survey.into_found();
-        if !found.is_clean() {
+        if !found.is_clean() && stage.acts() {
             stage.save(pass);
             stage.act(pass, place, &found)?;
+            if let Some(area) = pass.areas.get_mut(number).filter(|_| end == End::Stopped) {
+                area.acted();
+            }
+        }
+        if end == End::Stopped {
+            return Ok(End::Stopped);
         }
         if let Some(area) = pass.areas.get_mut(number) {
             area.end_zone();
@@ -138,6 +156,7 @@ struct Overseer<'a, S: Stage> {
     stage: &'a mut S,
     place: Place,
     saved: Instant,
+    last: Option<(Sectors, Phase)>,
 }
 
 impl<S: Stage> Monitor for Overseer<'_, S> {
@@ -147,8 +166,15 @@ impl<S: Stage> Monitor for Overseer<'_, S> {
         self.stage.tick(Progress { done, total, standing, place: self.place })
     }
 
-    fn wants_to_save(&mut self) -> bool {
-        self.saved.elapsed() >= SAVE_EVERY
+    fn wants_to_save(&mut self, standing: Standing) -> bool {
+        let every = if standing.gives_way { SAVE_SELDOM } else { SAVE_EVERY };
+        // Without news there is nothing to save.
+        let news = self.last != Some((standing.settled, standing.phase));
+        let due = news && self.saved.elapsed() >= every;
+        if due {
+            self.last = Some((standing.settled, standing.phase));
+        }
+        due
     }
 
     fn save(&mut self, survey: Survey) {

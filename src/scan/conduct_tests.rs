@@ -36,6 +36,9 @@ impl Stage for Bench {
     fn verify(&mut self, _: Place, _: &RangeSet) -> Option<Box<Verify<'static>>> {
         None
     }
+    fn acts(&self) -> bool {
+        self.stop_at == u32::MAX
+    }
     fn act(&mut self, _: &mut Pass, place: Place, found: &Found) -> Result<(), RunFault> {
         self.acted.push((place, found.bad.iter().collect()));
         if place == Place::Main {
@@ -124,4 +127,36 @@ fn trouble_is_told_and_the_pass_is_kept() {
     bench.main.set_bad(range(1_000, 2), Bad::Reads(Errno::ENODATA));
     assert_eq!(conduct(&mut saved, &mut bench, pace).unwrap(), End::Finished);
     assert_eq!(acted(&bench)[0], EXPECTED[0]);
+    assert!(saved.areas.iter().all(|area| area.aside.is_empty() && area.unread.is_empty()), "it has read since");
+    assert_eq!(saved.percent(), 100);
+}
+
+#[test]
+fn a_place_that_always_ends_the_run_does_not_keep_the_rest_from_being_read() {
+    let mut bench = bench();
+    let mut pass = pass_over(&bench);
+    bench.main.set_bad(range(30_000, 1), Bad::Reads(Errno::EREMOTEIO));
+    let pace = Pace { rate: None, manners: Manners::None };
+    let mut runs = 0;
+    while !matches!(conduct(&mut pass, &mut bench, pace), Ok(End::Finished)) {
+        let text = bench.saved.clone().unwrap();
+        pass = serde_json::from_str(&text).unwrap();
+        runs += 1;
+        assert!(runs < 5, "{text}");
+    }
+    assert_eq!(runs, 2, "once in its turn and once at the end");
+    assert_eq!(acted(&bench), EXPECTED);
+    let unread: Vec<Range> = pass.areas[0].unread.iter().collect();
+    assert!(unread.len() == 1 && unread[0].contains(Sectors(30_000)), "{unread:?}");
+    assert_eq!(pass.percent(), 100);
+}
+
+#[test]
+fn a_checkpoint_that_is_out_of_its_mind_costs_no_time() {
+    let mut bench = bench();
+    let mut pass = pass_over(&bench);
+    pass.areas[0].todo = [range(0, u64::MAX - 7)].into_iter().collect();
+    let pace = Pace { rate: None, manners: Manners::None };
+    assert_eq!(conduct(&mut pass, &mut bench, pace).unwrap(), End::Finished);
+    assert_eq!(acted(&bench), EXPECTED);
 }

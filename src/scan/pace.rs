@@ -7,7 +7,8 @@
 //! Invariants:
 //! - time is handed in, so that everything here can be tested without waiting;
 //! - over any time the bytes admitted are at most the rate times that time, and one burst;
-//! - while others are at work the scan has at most [`SHARE`] of the disk's time.
+//! - while others are at work the scan has at most one part in [`SHARE`] of the disk's time, but for reads that take
+//!   seconds by themselves.
 
 use crate::units::Sectors;
 use std::time::Duration;
@@ -28,6 +29,14 @@ const LISTEN_EVERY: Duration = Duration::from_millis(250);
 /// early, up to the longest.
 const QUIET: Duration = Duration::from_secs(1);
 const LONGEST_QUIET: Duration = Duration::from_secs(30);
+
+/// No pause is longer: a read of a bad sector can take many seconds by itself.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// For this time after others were seen requests are smaller and one at a time, also while nobody is there: who comes back
+/// does not wait long.
+const WARY: Duration = Duration::from_secs(30);
+const WARY_CHUNK: Sectors = Sectors(1024);
 
 /// A pause is looked at anew after this time, so that an idle disk is not left idle.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -87,6 +96,11 @@ pub struct Pacer<'a> {
     counted: Duration,
     sampled: Option<Duration>,
     listened: Duration,
+    /// What is seen is of the scan itself, or may be.
+    away: bool,
+    stale: bool,
+    /// When others were last seen.
+    met: Option<Duration>,
     busy_until: Duration,
     quiet: Duration,
     /// When the disk was last taken for idle, if it was since.
@@ -123,6 +137,9 @@ impl<'a> Pacer<'a> {
             counted: Duration::ZERO,
             sampled: None,
             listened: Duration::ZERO,
+            away: false,
+            stale: false,
+            met: None,
             busy_until: Duration::ZERO,
             quiet: QUIET,
             resumed: None,
@@ -159,6 +176,9 @@ impl<'a> Pacer<'a> {
         }
         let mut limit = self.chunk;
         let mut depth = self.depth;
+        if self.met.is_some_and(|at| now < at.saturating_add(WARY)) {
+            (limit, depth) = (limit.min(WARY_CHUNK), 1);
+        }
         if self.gives_way(now) {
             (limit, depth) = (limit.min(SMALL), 1);
             let until = match self.manners {
@@ -190,12 +210,24 @@ impl<'a> Pacer<'a> {
         self.requests = self.requests.saturating_sub(1);
         self.in_flight = self.in_flight.saturating_sub(len);
         self.own = Sectors(self.own.0.saturating_add(len.0));
-        self.pause_until = now.saturating_add(took.saturating_mul(SHARE - 1));
+        let pause = took.saturating_mul(SHARE - 1).min(LONGEST_PAUSE);
+        self.pause_until = now.saturating_add(pause);
     }
 
     /// Takes note of sectors that the scan has read beside its requests.
     pub fn counts(&mut self, len: Sectors) {
         self.own = Sectors(self.own.0.saturating_add(len.0));
+    }
+
+    /// Takes note that this many of the sectors asked for do not show in the disk's counters.
+    pub fn discounts(&mut self, len: Sectors) {
+        self.own = self.own.saturating_sub(len);
+    }
+
+    /// Begins or ends a time in which what is seen is of the scan itself.
+    pub fn look_away(&mut self, away: bool) {
+        self.away = away;
+        self.stale = true;
     }
 
     /// Looks at the counters, now and then.
@@ -212,9 +244,14 @@ impl<'a> Pacer<'a> {
         self.sampled = Some(now);
         let was_busy = now < self.busy_until;
         // The first look has nothing to compare with: who is there is taken for being at work.
-        if self.others.seen(self.own, self.in_flight) {
+        let seen = self.others.seen(self.own, self.in_flight);
+        if std::mem::replace(&mut self.stale, self.away) {
+            return;
+        }
+        if seen {
+            self.met = Some(now);
             if !was_busy && !first {
-                let soon = self.resumed.is_some_and(|at| now < at.saturating_add(self.quiet.saturating_mul(10)));
+                let soon = self.resumed.is_some_and(|at| now < at.saturating_add(self.quiet));
                 self.quiet =
                     if soon { self.quiet.saturating_mul(2).min(LONGEST_QUIET) } else { (self.quiet / 2).max(QUIET) };
             }

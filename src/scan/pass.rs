@@ -6,6 +6,7 @@
 //! - nothing in a saved pass is trusted further than it can be checked: ranges are cut to the device.
 
 use super::survey::{Found, Shape, Survey};
+use crate::block::DiskError;
 use crate::format::metadata::Metadata;
 use crate::map::{Fate, SpareIndex};
 use crate::units::{Range, RangeSet, Sectors};
@@ -15,8 +16,8 @@ use uuid::Uuid;
 /// Version of the saved form; another one is not read.
 pub const VERSION: u32 = 1;
 
-/// Sectors of a zone: 8 GiB. A minute of reading on a hard disk; what is found waits no longer to be moved.
-pub const ZONE: Sectors = Sectors(1 << 24);
+/// Sectors of a zone: 1 GiB. Ten seconds of reading on a hard disk at full speed; what is found waits for its end.
+pub const ZONE: Sectors = Sectors(1 << 21);
 
 /// What is scanned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,41 +52,94 @@ pub struct Area {
     pub survey: Option<Survey>,
     /// What was found in the zones before.
     pub found: Found,
+    /// Where reading has ended a run, for trouble that was not of the medium: tried again at the end.
+    #[serde(default)]
+    pub aside: RangeSet,
+    /// Where it did so a second time: not known to be good or bad.
+    #[serde(default)]
+    pub unread: RangeSet,
+    /// Whether the device is not there.
+    #[serde(default)]
+    pub absent: bool,
 }
 
 impl Area {
     /// An area of which nothing was read yet.
     pub fn new(place: Place, todo: RangeSet) -> Area {
-        Area { place, todo, done: Sectors::ZERO, survey: None, found: Found::default() }
+        Area {
+            place,
+            todo,
+            done: Sectors::ZERO,
+            survey: None,
+            found: Found::default(),
+            aside: RangeSet::default(),
+            unread: RangeSet::default(),
+            absent: false,
+        }
     }
 
     /// Begins with the next zone, cut to `limits`: what lies outside is not of interest any more. `false` when there is
     /// none left.
     pub fn begin_zone(&mut self, limits: &RangeSet, shape: Shape) -> bool {
-        while self.survey.is_none() {
-            let mut zone = RangeSet::default();
-            while let Some(run) = self.todo.first() {
-                let room = ZONE.saturating_sub(zone.sectors());
-                let Some(part) = run.chunks(room).next().filter(|_| room > Sectors::ZERO) else { break };
-                self.todo.remove(part);
-                zone.insert(part);
-            }
+        let cut: RangeSet = limits.iter().flat_map(|run| self.todo.within(run).collect::<Vec<_>>()).collect();
+        self.done = Sectors(self.done.0.saturating_add(self.todo.sectors().saturating_sub(cut.sectors()).0));
+        self.todo = cut;
+        let mut zone = RangeSet::default();
+        while let Some(run) = self.todo.first() {
+            let room = ZONE.saturating_sub(zone.sectors());
+            let Some(part) = run.chunks(room).next().filter(|_| room > Sectors::ZERO) else { break };
+            self.todo.remove(part);
+            zone.insert(part);
+        }
+        // What was set aside comes last, each run of it by itself.
+        if zone.is_empty()
+            && let Some(run) = self.next_aside()
+        {
+            zone = limits.within(run).collect();
             if zone.is_empty() {
-                return false;
-            }
-            let cut: RangeSet = zone.iter().flat_map(|run| limits.within(run).collect::<Vec<_>>()).collect();
-            self.done = Sectors(self.done.0.saturating_add(zone.sectors().saturating_sub(cut.sectors()).0));
-            if !cut.is_empty() {
-                self.survey = Some(Survey::new(cut, shape));
+                self.aside.remove(run);
+                return self.begin_zone(limits, shape);
             }
         }
-        true
+        self.survey = (!zone.is_empty()).then(|| Survey::new(zone, shape));
+        self.survey.is_some()
+    }
+
+    fn next_aside(&self) -> Option<Range> {
+        self.aside.iter().find(|run| !self.unread.overlaps(*run))
+    }
+
+    /// Takes what a run was reading when it ended in trouble out of the zone at hand, so that the next run gets beyond it.
+    /// What does so a second time stays unread.
+    pub fn set_aside(&mut self, error: &DiskError) {
+        let (Some(survey), Some(range)) = (&mut self.survey, Range::new(error.start, error.len)) else { return };
+        let parts = survey.leave_out(range);
+        for part in parts {
+            if self.aside.overlaps(part) {
+                self.unread.insert(part);
+            } else {
+                self.aside.insert(part);
+                self.done = Sectors(self.done.0.saturating_add(part.len().0));
+            }
+        }
+    }
+
+    /// Takes note that what the zone at hand has found so far was acted upon.
+    pub fn acted(&mut self) {
+        if let Some(survey) = &mut self.survey {
+            let found = survey.take_found();
+            self.found.add(found);
+        }
     }
 
     /// Ends the zone at hand, which is finished; what was found in it.
     pub fn end_zone(&mut self) -> Found {
         let Some(survey) = self.survey.take() else { return Found::default() };
-        self.done = Sectors(self.done.0.saturating_add(survey.area().sectors().0));
+        let again: Vec<Range> = survey.area().iter().filter(|run| self.aside.overlaps(*run)).collect();
+        if again.is_empty() {
+            self.done = Sectors(self.done.0.saturating_add(survey.area().sectors().0));
+        }
+        again.into_iter().for_each(|run| self.aside.remove(run));
         let found = survey.into_found();
         self.found.add(found.clone());
         found
@@ -95,6 +149,12 @@ impl Area {
     pub fn standing(&self) -> (Sectors, Sectors) {
         let (settled, at_hand) =
             self.survey.as_ref().map_or((Sectors::ZERO, Sectors::ZERO), |s| (s.settled(), s.area().sectors()));
+        let at_hand = if self.survey.as_ref().is_some_and(|s| s.area().iter().any(|r| self.aside.overlaps(r))) {
+            Sectors::ZERO
+        } else {
+            at_hand
+        };
+        let settled = settled.min(at_hand);
         let total = self.done.0.saturating_add(at_hand.0).saturating_add(self.todo.sectors().0);
         (Sectors(self.done.0.saturating_add(settled.0)), Sectors(total))
     }
@@ -258,12 +318,13 @@ mod tests {
         let mut area = Area::new(Place::Main, [whole].into_iter().collect());
         let limits: RangeSet = whole.without(&[range(ZONE.0 - 10, ZONE.0 + 10)]).into_iter().collect();
         assert!(area.begin_zone(&limits, shape));
-        assert_eq!(area.survey.as_ref().unwrap().area().iter().collect::<Vec<_>>(), [range(0, ZONE.0 - 10)]);
+        let at_hand = |area: &Area| area.survey.as_ref().unwrap().area().iter().collect::<Vec<_>>();
+        assert_eq!(at_hand(&area), [range(0, ZONE.0 - 10), range(ZONE.0 * 2, 10)]);
         area.end_zone();
-        assert_eq!(area.standing(), (ZONE, whole.len()));
-        // The second zone is empty: it counts as done, and the third follows at once.
+        // What is not of interest counts as done.
+        assert_eq!(area.standing(), (Sectors(ZONE.0 * 2 + 10), whole.len()));
         assert!(area.begin_zone(&limits, shape));
-        assert_eq!(area.survey.as_ref().unwrap().area().iter().collect::<Vec<_>>(), [range(ZONE.0 * 2, 100)]);
+        assert_eq!(at_hand(&area), [range(ZONE.0 * 2 + 10, 90)]);
         area.end_zone();
         assert!(!area.begin_zone(&limits, shape));
         assert_eq!(area.standing(), (whole.len(), whole.len()));

@@ -22,7 +22,7 @@ impl Monitor for Unwatched {
     fn tick(&mut self, _: Standing) -> Flow {
         Flow::Go
     }
-    fn wants_to_save(&mut self) -> bool {
+    fn wants_to_save(&mut self, _: Standing) -> bool {
         false
     }
     fn save(&mut self, _: Survey) {}

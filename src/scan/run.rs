@@ -69,7 +69,7 @@ pub trait Monitor {
     /// Ten times a second.
     fn tick(&mut self, standing: Standing) -> Flow;
     /// Whether the survey should be saved now.
-    fn wants_to_save(&mut self) -> bool;
+    fn wants_to_save(&mut self, standing: Standing) -> bool;
     /// Saves the survey.
     fn save(&mut self, survey: Survey);
 }
@@ -163,6 +163,7 @@ pub fn run(
     let each = chunk.to_usize_bytes().unwrap_or(0).max(1);
     let mut memory = AlignedBuffer::roomy(each.saturating_mul(usize::try_from(depth).unwrap_or(1)));
     thread::scope(|scope| -> Result<(), RunFault> {
+        let mut started_threads = Vec::new();
         for (number, buffer) in memory.chunks_mut(each).enumerate() {
             let crew = &crew;
             let started = thread::Builder::new()
@@ -170,13 +171,20 @@ pub fn run(
                 .stack_size(STACK)
                 .spawn_scoped(scope, move || crew.work(buffer));
             match started {
-                Ok(_) => {}
+                Ok(thread) => started_threads.push(thread),
                 // One thread is enough to go on with.
                 Err(_) if number > 0 => break,
                 Err(error) => return Err(RunFault::Threads(error)),
             }
         }
         crew.attend(monitor);
+        // The end of the scope waits for what the threads do, and joining for the threads themselves. What panicked in one
+        // has left the survey unfinished: nothing of it is believed.
+        for thread in started_threads {
+            if thread.join().is_err() {
+                crew.lock().done = false;
+            }
+        }
         Ok(())
     })?;
     let shared = crew.shared.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -198,11 +206,14 @@ impl<'a, 'p> Crew<'a, 'p> {
         while !shared.is_over() {
             shared = self.changed.wait_timeout(shared, TICK).unwrap_or_else(PoisonError::into_inner).0;
             let standing = shared.standing(self.begun.elapsed());
-            let saved = monitor.wants_to_save().then(|| shared.survey.saved());
+            let saved = monitor.wants_to_save(standing).then(|| shared.survey.saved());
             drop(shared);
             // Outside the lock: saving may take its time, and reading goes on.
             if let Some(survey) = saved {
+                // It may be saved on the very disk that is scanned: that is nobody else.
+                self.lock().pacer.look_away(true);
                 monitor.save(survey);
+                self.lock().pacer.look_away(false);
             }
             let flow = monitor.tick(standing);
             shared = self.lock();
@@ -253,16 +264,24 @@ impl<'a, 'p> Crew<'a, 'p> {
     }
 
     fn read(&self, request: Request, buffer: &mut [u8]) -> Result<(), DiskError> {
-        if let Some(verify) = self.verify.filter(|_| request.phase <= Phase::Rest) {
+        if let Some(verify) = self.verify.filter(|_| self.verifies(request)) {
             return verify(request.range);
         }
         let bytes = request.range.len().to_usize_bytes().unwrap_or(usize::MAX);
         self.disk.read(request.range.start(), buffer.get_mut(..bytes).unwrap_or_default())
     }
 
+    fn verifies(&self, request: Request) -> bool {
+        self.verify.is_some() && request.phase <= Phase::Rest
+    }
+
     fn answer(&self, request: Request, result: Result<(), DiskError>, now: Duration, took: Duration) {
         let mut shared = self.lock();
         shared.pacer.end(now, request.range.len(), took);
+        // What the drive verifies is not in the kernel's counters.
+        if self.verifies(request) {
+            shared.pacer.discounts(request.range.len());
+        }
         let answer = match result {
             Ok(()) => {
                 shared.remember(request.range);
@@ -341,6 +360,7 @@ impl Shared<'_, '_> {
             self.pacer.counts(disk.logical_block().min(probe.len()));
         }
         match known_good_fails(disk, &probes) {
+            Some((_, trouble)) if trouble.class() == FaultClass::Transport => Err(RunFault::Transport(trouble)),
             Some((probe, _)) => Err(RunFault::NotTheMedium { error, probe }),
             None => {
                 self.vouched = Some(Instant::now());

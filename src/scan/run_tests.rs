@@ -34,7 +34,7 @@ impl Monitor for Watcher {
             None => Flow::Go,
         }
     }
-    fn wants_to_save(&mut self) -> bool {
+    fn wants_to_save(&mut self, _: Standing) -> bool {
         true
     }
     fn save(&mut self, survey: Survey) {

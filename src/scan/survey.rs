@@ -293,6 +293,36 @@ impl Survey {
         self.phase = self.phase.min(Phase::Scrape);
     }
 
+    /// Leaves a range out of the survey; the parts of it that were in it and not settled.
+    pub fn leave_out(&mut self, range: Range) -> Vec<Range> {
+        self.walk = Walk::default();
+        self.sample = None;
+        let mut out = RangeSet::default();
+        let sets = [
+            &mut self.untried,
+            &mut self.failed,
+            &mut self.trimmed_front,
+            &mut self.unscraped,
+            &mut self.unsplit,
+            &mut self.doubtful,
+        ];
+        for set in sets {
+            let parts: Vec<Range> = set.within(range).collect();
+            for part in parts {
+                set.remove(part);
+                out.insert(part);
+            }
+        }
+        self.unmeasured.remove(range);
+        out.iter().for_each(|part| self.area.remove(part));
+        out.iter().collect()
+    }
+
+    /// Takes what was found so far: it counts as dealt with.
+    pub fn take_found(&mut self) -> Found {
+        std::mem::take(&mut self.found)
+    }
+
     /// What to read next, at most `limit` sectors of it when it is a large read. May be called again before the answer
     /// to an earlier request is in.
     pub fn next(&mut self, limit: Sectors) -> Next {
@@ -607,14 +637,11 @@ impl Survey {
     }
 }
 
-/// Blocks spread over all of the runs: the first blocks of up to [`SAMPLE`] of them, or all when there are few.
+/// Up to [`SAMPLE`] blocks, spread evenly over all of them; all when there are no more.
 fn sample_of(doubtful: &RangeSet, block: Sectors) -> RangeSet {
-    let most = u64::try_from(SAMPLE).unwrap_or(u64::MAX);
-    if doubtful.sectors().0 / block.0.max(1) <= most {
-        return doubtful.clone();
-    }
-    let every = doubtful.len().div_ceil(SAMPLE).max(1);
-    doubtful.iter().step_by(every).filter_map(|run| first_part(run, block)).collect()
+    let blocks = usize::try_from(doubtful.sectors().0 / block.0.max(1)).unwrap_or(usize::MAX);
+    let every = blocks.div_ceil(SAMPLE).max(1);
+    doubtful.iter().flat_map(|run| run.chunks(block)).step_by(every).collect()
 }
 
 /// The beginning of a run, up to the next multiple of `size`.

@@ -1,7 +1,8 @@
 //! The loop that waits for reports, gathers them for each setup, and has them acted upon.
 //!
 //! Invariants:
-//! - no thread is started: the guardian of a swap is forked from this process;
+//! - the loop is one thread, and those that a probe reads with have ended with it: the guardian of a swap is forked from
+//!   this process;
 //! - what was read but not acted upon is read again after a restart ([`super::position`]);
 //! - reports that our own probing caused do not make us probe again;
 //! - nothing is probed twice in a row without a pause, whatever the kernel reports;

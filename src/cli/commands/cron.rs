@@ -35,9 +35,6 @@ pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<E
         return Ok(Exit::Done);
     }
     let mut names = args.names.clone();
-    for name in &names {
-        find_active(context.dm()?, name)?;
-    }
     if names.is_empty() {
         names = context.active()?.into_iter().map(|live| live.state.name).collect();
     }
@@ -80,6 +77,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&mut self, budget: Option<Duration>) -> Result<(Exit, Option<Stopped>)> {
+        find_active(self.context.dm()?, self.name)?;
         let reported = self.reported()?;
         let scanner = Scanner::new(self.context, self.args, self.signals, budget);
         let Some(ended) = scan_setup::run(scanner, self.name)? else {
@@ -87,7 +85,7 @@ impl Job<'_> {
         };
         let exit = self.tell(&ended);
         syslog::log(severity(exit), &format!("{}: scan {}", self.name, summary(&ended.pass)));
-        if let Some(trouble) = &ended.trouble {
+        if let Some(trouble) = ended.trouble.as_ref().filter(|error| !is_busy(error)) {
             complain(&format!("{}: {trouble:#}", self.name));
         }
         Ok((worse(reported, exit), ended.stopped))
@@ -115,6 +113,18 @@ impl Job<'_> {
             if !suspects.is_empty() {
                 exit = worse(exit, self.probe(place, &suspects, &past.suspects.cause)?);
             }
+        }
+        if past.overwritten > 0 {
+            let text = format!(
+                "{}: the kernel log has lost {} records since the last run; a whole pass finds what they told",
+                self.name, past.overwritten
+            );
+            context.note(&text);
+            syslog::log(Severity::Warning, &text);
+        }
+        // What could not be judged is looked at again.
+        if exit == Exit::Failed {
+            return Ok(exit);
         }
         if let Err(error) = position::save(&folder, watched.setup, &past.position) {
             context.note(&format!("the place in the kernel log cannot be kept: {error}"));
@@ -162,15 +172,17 @@ impl Job<'_> {
         let left = ended.acted.iter().any(|acted| !acted.not_moved.is_empty() || !acted.outcome.dropped.is_empty());
         let moved = ended.acted.iter().any(|acted| !acted.outcome.moved.is_empty());
         let changed = moved || left || !lost.is_empty();
+        let owners = self.context.owners(self.name, &lost, self.args.files.patience());
+        let shown = Subject::Setup(self.name);
+        let report = Report { shown, pass: &ended.pass, acted: &ended.acted, stopped: ended.stopped, owners: &owners };
+        let changed = changed || report.unmoved() > Sectors::ZERO;
         if changed || (self.out.is_json() && ended.trouble.is_none()) {
-            let owners = self.context.owners(self.name, &lost, self.args.files.patience());
-            let shown = Subject::Setup(self.name);
-            Report { shown, pass: &ended.pass, acted: &ended.acted, stopped: ended.stopped, owners: &owners }
-                .render(self.out);
+            report.render(self.out);
         }
         match &ended.trouble {
+            Some(error) if is_busy(error) => Exit::Done,
             Some(_) => Exit::Failed,
-            None if left || !lost.is_empty() => Exit::Attention,
+            None if report.needs_attention() || left || !lost.is_empty() => Exit::Attention,
             None => Exit::Done,
         }
     }

@@ -3,7 +3,7 @@
 use super::probe::shape;
 use super::scan_report::{Report, Subject as Shown};
 use super::scan_setup::{self, Ended};
-use super::scanner::{Scanner, Stopped, check_ranges};
+use super::scanner::{Scanner, Stopped, widened};
 use super::{Context, Exit, Output, cron};
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
@@ -64,14 +64,14 @@ fn scan_device(context: &Context, args: &Scan, device: &BlockDevice, out: &mut O
     let key = device_key(device);
     let shown = device.path.display().to_string();
     let _lock = context.lock(&format!("device-{key}.scan"), &shown)?;
-    let order = scanner.order(true);
-    check_ranges(&order, device.size)?;
+    let order = widened(scanner.order(true), device.logical_block, device.size)?;
     let subject = Subject::Device(key);
-    let begun = scanner.pass(subject.clone(), || {
+    let begun = scanner.pass(subject.clone(), true, || {
         let area = Area::new(Place::Main, device_area(device, &order));
         Pass::new(subject, order.clone(), vec![area], now())
     })?;
     let Some(mut pass) = begun else { return Ok(Exit::Done) };
+    pass.order.slow_ms = args.slow_ms;
     let order = pass.order.clone();
     let pace = scanner.pace(pass.standing().1);
     let mut stage = DeviceStage { scanner, device, disk: Arc::new(disk), order };
@@ -124,6 +124,10 @@ impl Stage for DeviceStage<'_> {
         self.scanner.verify(self.device.devno, &*self.disk, bad)
     }
 
+    fn acts(&self) -> bool {
+        false
+    }
+
     fn act(&mut self, _pass: &mut Pass, _place: Place, _found: &Found) -> Result<()> {
         Ok(())
     }
@@ -142,11 +146,13 @@ fn finish(shown: Shown<'_>, ended: Ended, owners: Vec<Owned>, out: &mut Output) 
     let report = Report { shown, pass: &ended.pass, acted: &ended.acted, stopped: ended.stopped, owners: &owners };
     report.render(out);
     let attention = report.needs_attention();
+    let moved = ended.pass.result.moved > Sectors::ZERO;
     match ended.trouble {
         // The report has told it already.
-        Some(error) if out.is_json() => {
+        Some(error) if out.is_json() || moved => {
             complain(&format!("{error:#}"));
-            Ok(exit_of(&error))
+            // Nothing was changed, says a refusal; that is not so any more.
+            Ok(if moved { Exit::Failed } else { exit_of(&error) })
         }
         Some(error) => Err(error),
         None if ended.stopped == Some(Stopped::Interrupted) => Ok(Exit::Failed),

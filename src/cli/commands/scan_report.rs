@@ -12,6 +12,7 @@ use crate::scan::act::Acted;
 use crate::scan::pass::{Pass, Place};
 use crate::scan::survey::Found;
 use crate::units::{Bytes, Range, Sectors};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// The most lines of one kind; a disk with thousands of bad sectors must not flood the terminal.
@@ -64,7 +65,19 @@ impl Report<'_> {
     /// Whether a person has something to do: data was lost, or something bad was left where it is.
     pub(super) fn needs_attention(&self) -> bool {
         let left = self.pass.order.report_only && self.found().iter().any(|(_, found)| !found.is_clean());
-        left || self.pass.result.lost > Sectors::ZERO || !self.pass.result.not_moved.is_empty()
+        left || self.unmoved() > Sectors::ZERO
+            || self.pass.areas.iter().any(|area| area.absent || !area.unread.is_empty())
+            || self.pass.result.lost > Sectors::ZERO
+            || !self.pass.result.not_moved.is_empty()
+    }
+
+    /// Bad sectors of the zone at hand, which was not finished: they are moved when the scan goes on.
+    pub(super) fn unmoved(&self) -> Sectors {
+        if self.pass.order.report_only {
+            return Sectors::ZERO;
+        }
+        let at_hand = self.pass.areas.iter().filter_map(|area| area.survey.as_ref());
+        Sectors(at_hand.map(|survey| survey.found().bad.sectors().0).fold(0, u64::saturating_add))
     }
 
     pub(super) fn render(&self, out: &mut Output) {
@@ -88,6 +101,8 @@ impl Report<'_> {
                     "recovered": found.recovered,
                     "transient_sectors": found.transient,
                     "failed_reads": found.failed_reads,
+                    "unread": self.pass.areas.iter().find(|area| area.place == place).map(|area| &area.unread),
+                    "absent": self.pass.areas.iter().any(|area| area.place == place && area.absent),
                 })
             })
             .collect();
@@ -174,6 +189,17 @@ impl Report<'_> {
         if self.lost().len() > MOST {
             out.line(format!("  … and {} more losses; see --json", self.lost().len() - MOST));
         }
+        if self.unmoved() > Sectors::ZERO {
+            out.line(format!("  {} found bad and not moved yet: --resume does it", sizes(self.unmoved())));
+        }
+        for area in &self.pass.areas {
+            if let (true, Place::Spare(spare)) = (area.absent, area.place) {
+                out.line(format!("  spare {spare} is not there: its slots were not read"));
+            }
+            for range in area.unread.iter().take(MOST) {
+                out.line(format!("  NOT READ {range}: trouble with the device there, twice"));
+            }
+        }
         bounded(out, &self.pass.result.not_moved, |(range, why)| format!("  NOT MOVED {range}: {why}"));
     }
 
@@ -218,7 +244,12 @@ fn bounded<T>(out: &mut Output, rows: &[T], words: impl Fn(&T) -> String) {
 pub(super) fn summary(pass: &Pass) -> String {
     let when = |seconds: u64| {
         let time = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        time.map_or_else(String::new, |time| humantime::format_rfc3339_seconds(time).to_string())
+        let mut text = String::new();
+        if let Some(time) = time {
+            // A year with five digits, from a damaged file, has no such form.
+            let _ = write!(text, "{}", humantime::format_rfc3339_seconds(time));
+        }
+        text
     };
     let bad = Sectors(pass.areas.iter().map(|area| area.found_so_far().bad.sectors().0).fold(0, u64::saturating_add));
     let weak = pass.areas.iter().map(|area| area.found_so_far().weak.len()).fold(0, usize::saturating_add);

@@ -1,10 +1,11 @@
 //! The scan of a setup: its main, and the slots in use on its spares; what is bad is moved.
 
-use super::probe::{ActOptions, act_patiently, shape};
-use super::scanner::{Scanner, Stopped, check_ranges};
+use super::probe::{ActOptions, act_patiently, is_busy, shape};
+use super::scanner::{Scanner, Stopped, widened};
 use crate::block::Disk;
-use crate::engine::now;
 use crate::engine::session::find_active;
+use crate::engine::{EngineError, now};
+use crate::plan::Refusal;
 use crate::scan::act::{Acted, Policy};
 use crate::scan::conduct::{Present, Progress, Stage, conduct};
 use crate::scan::neighbours::Neighbours;
@@ -31,6 +32,20 @@ struct SetupStage<'a> {
     known_bad: RangeSet,
 }
 
+/// Whether an error of moving says that it is no use to go on: trouble with a disk, or another command at work.
+fn ends_the_scan(error: &anyhow::Error) -> bool {
+    use EngineError::{NotTheMedium, StillSuspended, Transport, Unsettled};
+    is_busy(error)
+        || match error.downcast_ref() {
+            Some(Transport(_) | NotTheMedium { .. } | Unsettled { .. } | StillSuspended { .. }) => true,
+            Some(EngineError::Refused(
+                Refusal::NotActive(_) | Refusal::Suspended(_) | Refusal::TableDiffers { .. },
+            )) => true,
+            Some(_) => false,
+            None => true,
+        }
+}
+
 /// A scan of a setup that has ended.
 #[derive(Debug)]
 pub(super) struct Ended {
@@ -50,15 +65,15 @@ pub(super) fn run(scanner: Scanner<'_>, name: &str) -> Result<Option<Ended>> {
     let (state, _) = find_active(session.dm, name)?;
     let devno = state.devno;
     let _lock = context.lock(&format!("{setup}.scan"), name)?;
-    let order = scanner.order(args.report_only);
-    check_ranges(&order, session.metadata.map.main_len())?;
-    let begun = scanner.pass(Subject::Setup(setup), || {
+    let order = widened(scanner.order(args.report_only), session.block(), session.metadata.map.main_len())?;
+    let begun = scanner.pass(Subject::Setup(setup), args.report_only, || {
         let areas = areas_of_setup(&session.metadata, &order);
         Pass::new(Subject::Setup(setup), order.clone(), areas, now())
     })?;
     let Some(mut pass) = begun else { return Ok(None) };
     let known_bad = session.metadata.map.losses().iter().map(|loss| loss.range).collect();
     drop(session);
+    pass.order.slow_ms = args.slow_ms;
     let order = pass.order.clone();
     let pace = scanner.pace(pass.standing().1);
     let mut stage = SetupStage { scanner, name, order, acted: Vec::new(), devno, devices: BTreeMap::new(), known_bad };
@@ -98,10 +113,12 @@ impl Stage for SetupStage<'_> {
         self.scanner.verify(devno, &*disk, &before.chain(bad.iter()).collect())
     }
 
+    /// Who interrupts does not want to wait for the moving: --resume does it.
+    fn acts(&self) -> bool {
+        !self.scanner.args.report_only && self.scanner.stopped != Some(Stopped::Interrupted)
+    }
+
     fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<()> {
-        if self.scanner.args.report_only {
-            return Ok(());
-        }
         let policy = Policy {
             move_weak: self.scanner.args.move_weak,
             margin: Sectors(self.scanner.args.margin),
@@ -109,7 +126,16 @@ impl Stage for SetupStage<'_> {
         };
         let options =
             ActOptions { policy, retries: self.scanner.args.retries, observer: &self.scanner.context.progress };
-        let acted = act_patiently(self.scanner.context, self.name, place, found, &options)?;
+        let acted = match act_patiently(self.scanner.context, self.name, place, found, &options) {
+            Ok(acted) => acted,
+            Err(error) if ends_the_scan(&error) => return Err(error),
+            // What cannot be moved must not keep the rest from being looked at.
+            Err(error) => {
+                let why = format!("{error:#}");
+                pass.result.not_moved.extend(found.bad.iter().map(|range| (range, why.clone())));
+                return Ok(());
+            }
+        };
         let sum = |ranges: &mut dyn Iterator<Item = Range>| ranges.map(|r| r.len().0).fold(0, u64::saturating_add);
         let moved = sum(&mut acted.outcome.moved.iter().map(|m| m.range));
         let lost = sum(&mut acted.outcome.lost.iter().map(|l| l.range));

@@ -88,7 +88,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// The pass to go on with, or a new one. `None` when none is due yet (with --cron).
-    pub(super) fn pass(&self, subject: Subject, begin: impl FnOnce() -> Pass) -> Result<Option<Pass>> {
+    pub(super) fn pass(
+        &self,
+        subject: Subject,
+        report_only: bool,
+        begin: impl FnOnce() -> Pass,
+    ) -> Result<Option<Pass>> {
         let (last, ended) = match checkpoint::load(&self.directory, &subject) {
             Ok(Some(pass)) if pass.finished.is_none() => (Some(pass), None),
             Ok(pass) => (None, pass),
@@ -103,15 +108,19 @@ impl<'a> Scanner<'a> {
         let usage = |text: String| -> Result<Option<Pass>> { Err(Usage(text).into()) };
         match last {
             // What was only reported was not moved, and would not be now.
-            Some(pass) if self.args.cron && pass.order.report_only => Ok(Some(begin())),
+            Some(pass) if self.args.cron && (pass.order.report_only || pass.order.ranges.is_some()) => {
+                Ok(Some(begin()))
+            }
             Some(pass) if self.args.cron => Ok(Some(pass)),
             None if self.args.cron => {
                 // A scan of a part, or one that changed nothing, is no substitute.
                 let whole = ended.filter(|pass| pass.order.ranges.is_none() && !pass.order.report_only);
-                let due = whole.is_none_or(|pass| now() >= pass.started.saturating_add(self.args.interval.as_secs()));
+                let next = |pass: Pass| pass.started.saturating_add(self.args.interval.as_secs());
+                // A start in the future comes from a clock that was wrong.
+                let due = whole.is_none_or(|pass| now() < pass.started || now() >= next(pass));
                 Ok(due.then(begin))
             }
-            Some(pass) if self.args.resume && pass.order.report_only && !self.args.report_only => usage(
+            Some(pass) if self.args.resume && pass.order.report_only && !report_only => usage(
                 "--resume: that scan only reported what it found; add --report-only, or begin anew with --restart"
                     .into(),
             ),
@@ -207,10 +216,11 @@ fn spread(len: Sectors, interval: Duration) -> u64 {
     (bytes / interval.as_secs().max(1)).max(SLOWEST)
 }
 
-/// Ranges that a person named must be inside, and whole blocks are read in any case.
-pub(super) fn check_ranges(order: &Order, size: Sectors) -> Result<()> {
-    match order.ranges.iter().flat_map(RangeSet::iter).find(|range| range.end() > size) {
-        Some(range) => Err(Usage(format!("--range {range}: there are {size} sectors")).into()),
-        None => Ok(()),
+/// The order with ranges of whole blocks; what a person named must be inside.
+pub(super) fn widened(order: Order, block: Sectors, size: Sectors) -> Result<Order> {
+    if let Some(range) = order.ranges.iter().flat_map(RangeSet::iter).find(|range| range.end() > size) {
+        return Err(Usage(format!("--range {range}: there are {size} sectors")).into());
     }
+    let ranges = order.ranges.map(|ranges| ranges.iter().filter_map(|range| range.widen_to(block, size)).collect());
+    Ok(Order { ranges, ..order })
 }

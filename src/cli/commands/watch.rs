@@ -226,6 +226,27 @@ impl Teller<'_> {
         Ok(None)
     }
 
+    /// Probes main, and moves what is bad.
+    fn main(&self, setup: &Watched, suspects: &Suspects) -> Outcome {
+        if suspects.main.is_empty() {
+            return Outcome::Nothing;
+        }
+        let notes = Notes::default();
+        let result = probe_and_act(self.context, &setup.name, Place::Main, &suspects.main, &self.options(&notes));
+        let mut told = Vec::new();
+        let outcome = match result {
+            Ok(Probed { transport: Some(text), .. }) => Outcome::Transport(text),
+            Ok(result) => {
+                self.tell_probed(setup, suspects, &result);
+                told = result.outcome().lost.iter().map(|loss| loss.range).collect();
+                Outcome::Done(result.found.bad.iter().collect())
+            }
+            Err(error) => outcome_of(&error),
+        };
+        self.tell_notes(setup, &notes, &told);
+        outcome
+    }
+
     fn options<'n>(&self, notes: &'n Notes) -> ActOptions<'n> {
         ActOptions { policy: plain_policy(self.unreadable), retries: self.retries, observer: notes }
     }
@@ -261,6 +282,8 @@ fn outcome_of(error: &anyhow::Error) -> Outcome {
 
 impl Handler for Teller<'_> {
     fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome {
+        // Main first: trouble with a spare is no reason to leave it alone.
+        let main = self.main(setup, suspects);
         for (index, ranges) in &suspects.spares {
             let told = self.tell_spare(setup, *index, ranges, &suspects.cause);
             match told.and_then(|()| self.leave_slots(setup, *index, ranges)) {
@@ -269,23 +292,7 @@ impl Handler for Teller<'_> {
                 Err(error) => return outcome_of(&error),
             }
         }
-        if suspects.main.is_empty() {
-            return Outcome::Nothing;
-        }
-        let notes = Notes::default();
-        let result = probe_and_act(self.context, &setup.name, Place::Main, &suspects.main, &self.options(&notes));
-        let mut told = Vec::new();
-        let outcome = match result {
-            Ok(Probed { transport: Some(text), .. }) => Outcome::Transport(text),
-            Ok(result) => {
-                self.tell_probed(setup, suspects, &result);
-                told = result.outcome().lost.iter().map(|loss| loss.range).collect();
-                Outcome::Done(result.found.bad.iter().collect())
-            }
-            Err(error) => outcome_of(&error),
-        };
-        self.tell_notes(setup, &notes, &told);
-        outcome
+        main
     }
 
     fn settle(&mut self, setup: &Watched) -> Outcome {

@@ -1,7 +1,8 @@
 //! Reading from a failing disk: large requests where it is healthy, one block at a time where it is not.
 //!
 //! Invariants:
-//! - a block that is suspected is never part of a request with others, and is read no more often than it has attempts;
+//! - a block that is suspected is not part of a request with others, unless many before it in the same run have read at
+//!   once, and is read no more often than it has attempts;
 //! - a block that no request for it alone could read is lost; every other block is in the buffer;
 //! - a record is made of each block that failed when it was asked for by itself.
 
