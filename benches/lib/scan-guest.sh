@@ -91,22 +91,15 @@ make_setup() {
     setup_stat=/sys/dev/block/$(stat -L -c '%Hr:%Lr' /dev/mapper/bench)/stat
 }
 
-# Milliseconds, sectors read from main, and requests made to the setup: without starting any program.
-sample() {
-    local words
-    read -ra words <"$main_stat"
-    sectors=${words[2]}
-    read -ra words <"$setup_stat"
-    setup_sectors=${words[2]} requests=$((words[0] + words[4])) milliseconds=$((${EPOCHREALTIME/./} / 1000))
-}
-
-# Writes a sample every 50 ms, until it is killed.
+# Until it is killed, writes every 50 ms: milliseconds, sectors that the scan has read (what was read from main and not
+# through the setup), requests made to the setup. Starts no program.
 sampler() {
-    local sectors setup_sectors requests milliseconds
+    local main_words setup_words
     exec 7<>/tmp/never
     while :; do
-        sample
-        echo "$milliseconds $sectors $requests"
+        read -ra main_words <"$main_stat"
+        read -ra setup_words <"$setup_stat"
+        echo "$((${EPOCHREALTIME/./} / 1000)) $((main_words[2] - setup_words[2])) $((setup_words[0] + setup_words[4]))"
         read -rt 0.05 -u 7 || true
     done
 }
@@ -146,43 +139,43 @@ fio_options() {
     esac
 }
 
-# How long after the last request of fio the scan was at half of its full speed again (milliseconds): half a second
-# read at it. Full speed is what the end of the samples shows.
-back_at_speed() {
-    awk '{ t[NR] = $1; s[NR] = $2; if (NR > 1 && $3 != last) end = NR; last = $3 }
+# From the samples: sectors that the scan read while fio measured, and in how many milliseconds; how long after fio's last
+# request the scan was at half of its full speed again (milliseconds), from where half a second was read at it; and its
+# full speed in MiB/s, which is that at the end of the samples.
+what_the_scan_did() {
+    awk '{ t[NR] = $1; s[NR] = $2; if (NR > 1 && $3 != last) { end = NR; if (!begin) begin = NR }; last = $3 }
         END {
+            # fio measures 2 s after its first request.
+            while (t[begin] < t[end] - 1000 * seconds) begin++
+            printf "%d %d ", s[end] - s[begin], t[end] - t[begin]
             first = NR > 20 ? NR - 20 : 1
             full = (s[NR] - s[first]) / (t[NR] - t[first])
             for (i = end; i + 10 <= NR && full > 0; i++)
                 if ((s[i + 10] - s[i]) / (t[i + 10] - t[i]) >= full / 2) { print t[i] - t[end], int(full / 2.048); exit }
             print -1, 0
-        }' "$1"
+        }' seconds="$SECONDS_EACH" "$1"
 }
 
 # foreground_once LOAD MODE ROUND
 foreground_once() {
-    local options sectors setup_sectors requests milliseconds before scanned took=0 back='-1 0' sampler_pid
+    local options scan='0 1 -1 0' sampler_pid
     read -ra options <<<"$(fio_options "$1")"
     start_scan "$2"
     sleep 1.5
     sampler >/tmp/samples &
     sampler_pid=$!
-    sample
-    before=$((sectors - setup_sectors)) took=$milliseconds
     fio --name=load --filename=/dev/mapper/bench --bs=4k --direct=1 --ioengine=libaio --time_based --ramp_time=2 \
         --runtime="$SECONDS_EACH" --randrepeat=1 --norandommap --output-format=terse "${options[@]}" >/tmp/fio
-    sample
-    scanned=$((sectors - setup_sectors - before)) took=$((milliseconds - took))
     if [[ $2 != none* ]]; then
         sleep 3.5
-        back=$(back_at_speed /tmp/samples)
+        scan=$(what_the_scan_did /tmp/samples)
     fi
     { kill "$sampler_pid" && wait "$sampler_pid"; } 2>/dev/null || true
     stop_scan
     # KiB and milliseconds of reads and of writes, and their mean latencies in microseconds
     awk -F';' 'NF > 80 { print $6, $9, $40, $47, $50, $81 }' /tmp/fio >/tmp/figures
-    raw "foreground $HARD_DISK/$1 $2 $3 $(</tmp/figures) $scanned $took $back"
-    printf '%-8s %-10s %s\n' "$1" "$2" "$(</tmp/figures)" >&2
+    raw "foreground $HARD_DISK/$1 $2 $3 $(</tmp/figures) $scan"
+    printf '%-8s %-10s %s\n' "$1" "$2" "$(</tmp/figures) $scan" >&2
     # Half of what the disk can, in requests a second.
     ((half > 0)) || half=$(awk '{ printf "%d", $1 / 4 / $2 * 1000 / 2 }' /tmp/figures)
 }
