@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Where tools may be.
 const FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
-/// The most output that [`capture`] keeps.
+/// The most output that is kept of one tool.
 const MOST_OUTPUT: usize = 8 << 20;
 
 /// The most that is kept of what a tool says on standard error.
