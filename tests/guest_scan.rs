@@ -146,8 +146,9 @@ fn five_thousand_scattered_and_twenty_clustered_are_found_exactly_and_with_fewer
     let badblocks = failed_reads(&format!("badblocks -b 512 -o /tmp/work-bad {device}"));
     let listed: BTreeSet<u64> =
         std::fs::read_to_string("/tmp/work-bad").unwrap().lines().map(|l| l.parse().unwrap()).collect();
-    assert_eq!(listed, bad.iter().flat_map(|(s, n)| *s..s + n).collect());
-    println!("failed reads: scan {own}, badblocks -b 512 {badblocks}, bad sectors {}", listed.len());
+    // It reads through the page cache here, and takes a page for bad as a whole.
+    assert!(bad.iter().flat_map(|(start, count)| *start..start + count).all(|sector| listed.contains(&sector)));
+    println!("failed reads: scan {own}, badblocks -b 512 {badblocks}; it lists {} sectors", listed.len());
     assert!(own < badblocks, "{own} failed reads, badblocks {badblocks}");
 }
 
@@ -349,7 +350,10 @@ fn cron_is_quiet_until_something_changes_and_looks_first_at_what_the_kernel_has_
     let begun = std::time::Instant::now();
     dm_remap("scan data --cron --interval 24h --jitter 1s --rate max").ok();
     assert!(begun.elapsed().as_secs() < 20);
-    dm_remap("scan nothing --cron").exits(4);
+    // A name that is not up is told, and the others are scanned all the same.
+    let before = scan("other");
+    dm_remap("scan nothing other --cron --interval 1s --rate max").exits(1).complains(&["nothing: "]);
+    assert_ne!(scan("other"), before);
 }
 
 #[test]
