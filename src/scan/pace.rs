@@ -22,8 +22,10 @@ const SMALL: Sectors = Sectors(256);
 /// How often the counters are looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 
-/// How often the scan pauses until nothing of its own is in flight, to see whether anything else is.
-const LISTEN_EVERY: Duration = Duration::from_millis(250);
+/// How often the scan pauses until nothing of its own is in flight, to see whether anything else is: where others were
+/// seen lately, and where they were not.
+const LISTEN_OFTEN: Duration = Duration::from_millis(250);
+const LISTEN_SELDOM: Duration = Duration::from_secs(1);
 
 /// How long nobody else must have used the disk before the scan goes at full speed again. Doubled when that was too
 /// early, up to the longest.
@@ -168,10 +170,7 @@ impl<'a> Pacer<'a> {
     /// Whether a request may be made at `now` (time since the scan began).
     pub fn admit(&mut self, now: Duration) -> Admission {
         self.look(now);
-        let listening = self.manners != Manners::None
-            && self.others.needs_quiet()
-            && now >= self.listened.saturating_add(LISTEN_EVERY);
-        if listening && self.requests > 0 {
+        if self.listens(now) && self.requests > 0 {
             return Admission::Wait(Duration::from_millis(1));
         }
         let mut limit = self.chunk;
@@ -196,6 +195,18 @@ impl<'a> Pacer<'a> {
             Some(wait) => Admission::Wait(wait),
             None => Admission::Go(limit),
         }
+    }
+
+    /// Whether it is time to have nothing in flight for a moment.
+    fn listens(&self, now: Duration) -> bool {
+        let lately = self.met.is_some_and(|at| now < at.saturating_add(WARY));
+        let every = if lately { LISTEN_OFTEN } else { LISTEN_SELDOM };
+        self.manners != Manners::None && self.others.needs_quiet() && now >= self.listened.saturating_add(every)
+    }
+
+    /// Whether the moment has come that [`Self::admit`] waits for with all requests: nothing is in flight.
+    pub fn hears(&self, now: Duration) -> bool {
+        self.requests == 0 && self.listens(now)
     }
 
     /// Takes note that a request of this length was made.
@@ -233,7 +244,7 @@ impl<'a> Pacer<'a> {
     /// Looks at the counters, now and then.
     fn look(&mut self, now: Duration) {
         let due = self.sampled.is_none_or(|at| now >= at.saturating_add(SAMPLE_EVERY));
-        let heard = self.requests == 0 && now >= self.listened.saturating_add(LISTEN_EVERY);
+        let heard = self.requests == 0 && self.listens(now);
         if self.manners == Manners::None || !(due || heard) {
             return;
         }

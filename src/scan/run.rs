@@ -129,7 +129,10 @@ struct Crew<'a, 'p> {
     chunk: Sectors,
     begun: Instant,
     shared: Mutex<Shared<'a, 'p>>,
+    /// Wakes who attends.
     changed: Condvar,
+    /// Wakes threads that wait for the moment when nothing is in flight.
+    silence: Condvar,
 }
 
 /// Runs a survey of `disk` until it is done, stopped, or something is wrong that is not about sectors.
@@ -158,6 +161,7 @@ pub fn run(
         begun: Instant::now(),
         shared: Mutex::new(shared),
         changed: Condvar::new(),
+        silence: Condvar::new(),
     };
     // One memory for all threads: large enough for huge pages, which halve what a read costs.
     let each = chunk.to_usize_bytes().unwrap_or(0).max(1);
@@ -235,6 +239,7 @@ impl<'a, 'p> Crew<'a, 'p> {
             self.answer(request, result, now, now.saturating_sub(begun));
         }
         self.changed.notify_all();
+        self.silence.notify_all();
     }
 
     /// The next request to make; waits for it, and then sets `now`.
@@ -258,7 +263,7 @@ impl<'a, 'p> Crew<'a, 'p> {
                     }
                 },
             };
-            shared = self.changed.wait_timeout(shared, nap).unwrap_or_else(PoisonError::into_inner).0;
+            shared = self.silence.wait_timeout(shared, nap).unwrap_or_else(PoisonError::into_inner).0;
             *now = self.begun.elapsed();
         }
     }
@@ -278,6 +283,9 @@ impl<'a, 'p> Crew<'a, 'p> {
     fn answer(&self, request: Request, result: Result<(), DiskError>, now: Duration, took: Duration) {
         let mut shared = self.lock();
         shared.pacer.end(now, request.range.len(), took);
+        if shared.pacer.hears(now) {
+            self.silence.notify_all();
+        }
         // What the drive verifies is not in the kernel's counters.
         if self.verifies(request) {
             shared.pacer.discounts(request.range.len());
