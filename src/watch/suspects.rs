@@ -108,6 +108,11 @@ impl Suspects {
     }
 }
 
+/// What the kernel may report because a probe has found these sectors bad: the requests that they made fail.
+pub(super) fn explained(bad: &[Range]) -> Vec<Range> {
+    around_slots(bad)
+}
+
 /// What lies beyond the edge of what was probed, where there were bad sectors up to the edge.
 /// `first` is the log record that it all began with: until it is done with, the log is to be gone through again.
 pub(super) fn beyond(probed: &Suspects, bad: &[Range], size: Sectors, first: Option<u64>) -> Vec<Suspect> {

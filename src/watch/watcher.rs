@@ -15,7 +15,7 @@ use super::position::{self, Position};
 use super::report::ErrorReport;
 use super::setups::{Stacks, Watched, find, holds, stacks, writes_ended};
 use super::stack::{number_of, with_name};
-use super::suspects::{Suspects, beyond, concerned, may_mean_bad_sectors};
+use super::suspects::{Suspects, beyond, concerned, explained, may_mean_bad_sectors};
 use super::trace::Trace;
 use super::unseen::Blind;
 use crate::block::FaultClass;
@@ -26,7 +26,7 @@ use crate::engine::lock::{self, Lock};
 use crate::engine::session::spare_device_name;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
-use crate::units::DevNo;
+use crate::units::{DevNo, Range, coalesce};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -80,6 +80,8 @@ struct Entry {
     saved: Option<u64>,
     stacks: Option<(Duration, Stacks)>,
     pause: Option<Duration>,
+    /// What was probed when reports came that the probe did not explain.
+    unexplained: Vec<Range>,
     writes: BTreeMap<SpareIndex, u64>,
     settle_at: Duration,
     settle_pause: Duration,
@@ -342,9 +344,22 @@ impl<'a, H: Handler> Watcher<'a, H> {
     fn after(&mut self, at: usize, batch: Batch, suspects: &Suspects, outcome: Outcome) -> Result<(), WatchError> {
         let (reports, hidden) = self.drain()?;
         // When nothing was probed, nothing of it is ours.
-        let probed = (outcome != Outcome::Busy).then_some((at, suspects));
         let now = self.now();
         let Some(entry) = self.entries.get_mut(at) else { return Ok(()) };
+        let ours = match &outcome {
+            // A report of a place that was probed and read may tell of an error right after that. It is probed once more,
+            // and not again for what is reported meanwhile: a place that fails now and then would go on for ever.
+            Outcome::Done(bad) => {
+                let mut known = std::mem::take(&mut entry.unexplained);
+                known.extend(explained(bad));
+                if !reports.is_empty() {
+                    entry.unexplained = suspects.main.clone();
+                }
+                Suspects { main: coalesce(known), ..suspects.clone() }
+            }
+            _ => suspects.clone(),
+        };
+        let probed = (outcome != Outcome::Busy).then_some((at, &ours));
         let mut again = |batch, first: Duration, longest| {
             let pause = entry.pause.map_or(first, |p| p.saturating_mul(2)).clamp(first, longest);
             entry.pause = Some(pause);
@@ -485,6 +500,7 @@ impl<'a, H: Handler> Watcher<'a, H> {
             saved: old.as_ref().map(|p| p.sequence),
             stacks: None,
             pause: None,
+            unexplained: Vec::new(),
             writes: BTreeMap::new(),
             settle_at: Duration::ZERO,
             settle_pause: TICK,
