@@ -332,7 +332,9 @@ fn cron_is_quiet_until_something_changes_and_looks_first_at_what_the_kernel_has_
         assert_eq!(ran.out, "");
     };
     ran.exits(3).says(&["BAD 130001+2", "LOST 130001+2", "moved 8 sectors"]);
-    assert!(percents.len() > 2 && percents[0] > 0 && percents[0] < 100, "{percents:?}");
+    // On a fast machine the first runs come before a pass is due.
+    let going: Vec<u64> = percents.iter().copied().skip_while(|percent| *percent == 100).collect();
+    assert!(going.len() > 2 && going[0] > 0 && going.is_sorted(), "{percents:?}");
     dm_remap("status data").exits(3).says(&["scan: finished"]);
 
     // While one run is at work, the next leaves it alone.
