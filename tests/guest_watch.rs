@@ -33,8 +33,8 @@ fn a_failing_read_is_spliced_in_no_time() {
         // Long enough for the kernel to print again.
         std::thread::sleep(Duration::from_millis(5200));
     }
-    // Whatever runs beside it makes it longer; without that, each takes less than 200 ms.
-    assert!(times.iter().min().unwrap() < &Duration::from_millis(200), "{times:?}");
+    // By itself each takes 80 to 150 ms or so; the suite runs beside another guest, which makes it twice as long.
+    assert!(times.iter().min().unwrap() < &Duration::from_millis(400), "{times:?}");
     assert!(times.iter().max().unwrap() < &Duration::from_secs(5), "{times:?}");
     watch.ends();
 }
