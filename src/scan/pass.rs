@@ -81,7 +81,7 @@ impl Area {
     /// Begins with the next zone, cut to `limits`: what lies outside is not of interest any more. `false` when there is
     /// none left.
     pub fn begin_zone(&mut self, limits: &RangeSet, shape: Shape) -> bool {
-        let cut: RangeSet = limits.iter().flat_map(|run| self.todo.within(run).collect::<Vec<_>>()).collect();
+        let cut = limits.intersection(&self.todo);
         self.done = Sectors(self.done.0.saturating_add(self.todo.sectors().saturating_sub(cut.sectors()).0));
         self.todo = cut;
         let mut zone = RangeSet::default();
@@ -281,7 +281,7 @@ fn main_area(metadata: &Metadata, order: &Order) -> RangeSet {
     let map = &metadata.map;
     let mut area: RangeSet = Range::new(Sectors::ZERO, map.main_len()).into_iter().collect();
     if let Some(ranges) = &order.ranges {
-        area = ranges.iter().flat_map(|range| area.within(range).collect::<Vec<_>>()).collect();
+        area = area.intersection(ranges);
     }
     map.extents().for_each(|extent| area.remove(extent.range));
     if !order.full {

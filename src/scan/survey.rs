@@ -265,26 +265,28 @@ impl Survey {
         }
     }
 
-    /// Makes a survey that comes from a file fit the device as it is now: other sizes of requests, and nothing outside
-    /// `limits`.
-    pub fn fit(&mut self, shape: Shape, limits: &RangeSet) {
-        self.shape = shape;
-        self.walk = Walk::default();
-        self.retry_from = Sectors::ZERO;
-        let found = &mut self.found;
-        let sets = [
-            &mut self.area,
+    /// The sets of what is not settled yet.
+    fn open_sets(&mut self) -> [&mut RangeSet; 6] {
+        [
             &mut self.untried,
             &mut self.failed,
             &mut self.trimmed_front,
             &mut self.unscraped,
             &mut self.unsplit,
             &mut self.doubtful,
-            &mut self.unmeasured,
-            &mut found.bad,
-        ];
-        for set in sets {
-            *set = set.iter().flat_map(|run| limits.within(run).collect::<Vec<_>>()).collect();
+        ]
+    }
+
+    /// Makes a survey that comes from a file fit the device as it is now: other sizes of requests, and nothing outside
+    /// `limits`.
+    pub fn fit(&mut self, shape: Shape, limits: &RangeSet) {
+        self.shape = shape;
+        self.walk = Walk::default();
+        self.retry_from = Sectors::ZERO;
+        self.open_sets().into_iter().for_each(|set| *set = set.intersection(limits));
+        let found = &mut self.found;
+        for set in [&mut self.area, &mut self.unmeasured, &mut found.bad] {
+            *set = set.intersection(limits);
         }
         found.weak.retain(|weak| limits.overlaps(weak.range));
         found.recovered.retain(|recovered| limits.overlaps(recovered.range));
@@ -298,15 +300,7 @@ impl Survey {
         self.walk = Walk::default();
         self.sample = None;
         let mut out = RangeSet::default();
-        let sets = [
-            &mut self.untried,
-            &mut self.failed,
-            &mut self.trimmed_front,
-            &mut self.unscraped,
-            &mut self.unsplit,
-            &mut self.doubtful,
-        ];
-        for set in sets {
+        for set in self.open_sets() {
             let parts: Vec<Range> = set.within(range).collect();
             for part in parts {
                 set.remove(part);

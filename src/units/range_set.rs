@@ -86,6 +86,11 @@ impl RangeSet {
         before.into_iter().chain(rest).filter_map(move |run| run.intersect(window))
     }
 
+    /// The sectors that are in both.
+    pub fn intersection(&self, other: &RangeSet) -> RangeSet {
+        self.iter().flat_map(|run| other.within(run)).collect()
+    }
+
     /// Whether any sector of `range` is in it.
     pub fn overlaps(&self, range: Range) -> bool {
         self.within(range).next().is_some()
@@ -151,6 +156,11 @@ mod tests {
                 prop_assert_eq!(set.sectors().0, model.iter().filter(|m| **m).count() as u64);
                 for s in 0..64 {
                     prop_assert_eq!(set.run_at(Sectors(s)).is_some(), model[s as usize]);
+                }
+                let evens: RangeSet = (0..32).filter_map(|n| Range::new(Sectors(n * 2), Sectors(1))).collect();
+                let both = set.intersection(&evens);
+                for s in 0..64 {
+                    prop_assert_eq!(both.run_at(Sectors(s)).is_some(), model[s as usize] && s % 2 == 0);
                 }
                 let runs: Vec<Range> = set.iter().collect();
                 prop_assert!(runs.windows(2).all(|w| w[0].end() < w[1].start()));

@@ -5,7 +5,7 @@
 //! - trouble with one setup does not keep the others from being scanned;
 //! - the place in the kernel log is kept only after what was reported up to there was probed.
 
-use super::probe::{ActOptions, Probed, is_busy, probe_and_act};
+use super::probe::{Probed, is_busy, probe_and_act, scan_options};
 use super::scan::signals;
 use super::scan_report::{Report, Subject, summary};
 use super::scan_setup::{self, Ended};
@@ -17,7 +17,6 @@ use crate::cli::signals::Signals;
 use crate::cli::syslog::{self, Severity};
 use crate::engine::session::find_active;
 use crate::map::{Loss, SpareIndex};
-use crate::scan::act::Policy;
 use crate::scan::pass::Place;
 use crate::units::{Range, Sectors};
 use crate::watch::position;
@@ -133,8 +132,7 @@ impl Job<'_> {
     }
 
     fn probe(&mut self, place: Place, suspects: &[Range], cause: &str) -> Result<Exit> {
-        let options =
-            ActOptions { policy: self.policy(), retries: self.args.retries, observer: &self.context.progress };
+        let options = scan_options(self.context, self.args);
         let probed = probe_and_act(self.context, self.name, place, suspects, &options)?;
         if let Some(trouble) = &probed.transport {
             complain(&format!("{}: {trouble}", self.name));
@@ -156,14 +154,6 @@ impl Job<'_> {
             self.out.line(format!("{}: {text} after {cause}", self.name));
         }
         Ok(exit)
-    }
-
-    fn policy(&self) -> Policy {
-        Policy {
-            move_weak: self.args.move_weak,
-            margin: Sectors(self.args.margin),
-            unreadable: self.args.unreadable.map(Into::into),
-        }
     }
 
     /// Reports a scan that changed something; the exit code for it.

@@ -1,6 +1,7 @@
 //! Probing suspected sectors of a running setup with the scan's judgement, and moving what is bad.
 
 use super::Context;
+use crate::cli::args::Scan;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
 use crate::engine::splice::{SpliceOptions, SpliceOutcome};
@@ -28,6 +29,13 @@ pub(super) struct ActOptions<'a> {
     pub(super) retries: u32,
     /// Is told how it goes.
     pub(super) observer: &'a dyn Observer,
+}
+
+/// What the arguments of a scan say.
+pub(super) fn scan_options<'a>(context: &'a Context, args: &Scan) -> ActOptions<'a> {
+    let policy =
+        Policy { move_weak: args.move_weak, margin: Sectors(args.margin), unreadable: args.unreadable.map(Into::into) };
+    ActOptions { policy, retries: args.retries, observer: &context.progress }
 }
 
 /// What was found and done.

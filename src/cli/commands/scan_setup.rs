@@ -1,12 +1,12 @@
 //! The scan of a setup: its main, and the slots in use on its spares; what is bad is moved.
 
-use super::probe::{ActOptions, act_patiently, is_busy, shape};
+use super::probe::{act_patiently, is_busy, scan_options, shape};
 use super::scanner::{Scanner, Stopped, widened};
 use crate::block::Disk;
 use crate::engine::session::find_active;
 use crate::engine::{EngineError, now};
 use crate::plan::Refusal;
-use crate::scan::act::{Acted, Policy};
+use crate::scan::act::Acted;
 use crate::scan::conduct::{Present, Progress, Stage, conduct};
 use crate::scan::neighbours::Neighbours;
 use crate::scan::pace::Others;
@@ -119,13 +119,7 @@ impl Stage for SetupStage<'_> {
     }
 
     fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<()> {
-        let policy = Policy {
-            move_weak: self.scanner.args.move_weak,
-            margin: Sectors(self.scanner.args.margin),
-            unreadable: self.scanner.args.unreadable.map(Into::into),
-        };
-        let options =
-            ActOptions { policy, retries: self.scanner.args.retries, observer: &self.scanner.context.progress };
+        let options = scan_options(self.scanner.context, self.scanner.args);
         let acted = match act_patiently(self.scanner.context, self.name, place, found, &options) {
             Ok(acted) => acted,
             Err(error) if ends_the_scan(&error) => return Err(error),
