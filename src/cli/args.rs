@@ -1,27 +1,65 @@
 //! The one definition of the command line.
 
+pub mod validate;
+
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use validate::Validate;
+
+/// The end of every tool's help.
+const AFTER_HELP: &str = "Sectors are 512 bytes everywhere, counted from 0.\n\
+    Exit codes: 0 done; 1 failed; 2 bad usage; 3 done, but needs attention; 4 refused for safety, nothing was changed.";
 
 /// Keep a block device with bad sectors in service.
 #[derive(Debug, Parser)]
 #[command(name = "dm-remap", version, about, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Sectors are 512 bytes everywhere, counted from 0.\n\
-    Exit codes: 0 done; 1 failed; 2 bad usage; 3 done, but needs attention; 4 refused for safety, nothing was changed.")]
+#[command(after_help = AFTER_HELP)]
 pub struct Cli {
+    // No docstring: clap would take it for the program's.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+// No docstring here either, for the same reason.
+#[allow(missing_docs)]
+#[derive(Clone, Debug, Args)]
+pub struct Globals {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
     /// Say nothing but results and errors.
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
+}
+
+// One command as a program of its own: its arguments, and the global ones. Its docstring is that of `A`.
+#[allow(missing_docs)]
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Tool<A: Args> {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(flatten)]
+    pub args: A,
+}
+
+impl<A: Args> Tool<A> {
+    /// Reads the arguments of the program `name`, which is the command that `command` makes of them.
+    pub fn parse(name: &'static str, command: fn(A) -> Command, args: Vec<OsString>) -> Result<Cli, clap::Error> {
+        let mut program = Tool::<A>::command().name(name).bin_name(name);
+        let mut matches = program.try_get_matches_from_mut(args)?;
+        let tool = Tool::<A>::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut program))?;
+        Ok(Cli { globals: tool.globals, command: command(tool.args) })
+    }
 }
 
 /// What to do.
@@ -56,6 +94,8 @@ pub enum Command {
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),
+    /// Judge a spare, and change nothing.
+    Validate(Validate),
 }
 
 /// Arguments of `create`.
@@ -457,11 +497,11 @@ pub enum MapFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        Tool::<Validate>::command().debug_assert();
     }
 
     #[test]

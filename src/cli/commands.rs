@@ -11,6 +11,7 @@ mod scan_report;
 mod scan_setup;
 mod scanner;
 mod show;
+mod validate;
 mod watch;
 
 use super::Exit;
@@ -36,5 +37,6 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Scan(args) => scan::scan(context, args, out),
         Command::Watch(args) => watch::watch(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
+        Command::Validate(args) => validate::validate(context, args, out),
     }
 }

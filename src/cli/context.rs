@@ -1,6 +1,6 @@
 //! What every command needs: this machine, device-mapper, locks, and where things are kept.
 
-use super::args::Cli;
+use super::args::Globals;
 use super::output::complain_raw;
 use super::progress::Progress;
 use crate::block::device::{BlockDevice, DeviceError};
@@ -40,11 +40,11 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(cli: &Cli) -> Result<Context> {
+    pub(super) fn new(globals: &Globals) -> Result<Context> {
         Ok(Context {
             host: Host::real(),
-            progress: Progress::new(cli.quiet || cli.json),
-            quiet: cli.quiet,
+            progress: Progress::new(globals.quiet || globals.json),
+            quiet: globals.quiet,
             dm: OnceCell::new(),
             state: PathBuf::from("/var/lib/dm-remap"),
         })
