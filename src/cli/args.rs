@@ -1,5 +1,9 @@
 //! The one definition of the command line.
 
+mod allocation;
+
+pub use allocation::{Allocation, Policy};
+
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -49,6 +53,8 @@ pub enum Command {
     Recover(Recover),
     /// Take losses off the list, once you know of them.
     Acknowledge(Acknowledge),
+    /// Show or change what a setup does by itself.
+    Policy(Policy),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
@@ -72,6 +78,9 @@ pub struct Create {
     /// What to do with blocks that cannot be read, unless a command says otherwise.
     #[arg(long, value_enum, default_value = "hold")]
     pub unreadable: Unreadable,
+    /// Where on the spares extents go.
+    #[arg(long, value_enum, default_value = "first-fit")]
+    pub allocation: Allocation,
     /// Overwrite a filesystem, partition table or the like on a spare.
     #[arg(long)]
     pub force_signature: bool,
