@@ -1,6 +1,9 @@
 //! The one definition of the command line.
 
+mod allocation;
 pub mod validate;
+
+pub use allocation::{Allocation, Policy};
 
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
@@ -87,6 +90,8 @@ pub enum Command {
     Recover(Recover),
     /// Take losses off the list, once you know of them.
     Acknowledge(Acknowledge),
+    /// Show or change what a setup does by itself.
+    Policy(Policy),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
@@ -112,6 +117,9 @@ pub struct Create {
     /// What to do with blocks that cannot be read, unless a command says otherwise.
     #[arg(long, value_enum, default_value = "hold")]
     pub unreadable: Unreadable,
+    /// Where on the spares extents go.
+    #[arg(long, value_enum, default_value = "first-fit")]
+    pub allocation: Allocation,
     /// Overwrite a filesystem, partition table or the like on a spare.
     #[arg(long)]
     pub force_signature: bool,

@@ -41,12 +41,39 @@ pub enum UnreadablePolicy {
     Leave,
 }
 
+/// Where on the spares the next extent goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllocationPolicy {
+    /// The first spare with room, the lowest place on it.
+    #[default]
+    FirstFit,
+    /// The smallest free run on any spare that has room.
+    BestFit,
+    /// One spare after the other.
+    RoundRobin,
+    /// The spare with the largest free share.
+    LeastUsed,
+    /// The spare that is best in health.
+    Health,
+}
+
+impl AllocationPolicy {
+    /// Whether this is what a setup has unless it says otherwise.
+    pub fn is_default(&self) -> bool {
+        *self == AllocationPolicy::default()
+    }
+}
+
 /// Choices that the administrator made for a setup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What to do with blocks that cannot be read.
     #[serde(default)]
     pub unreadable: UnreadablePolicy,
+    /// Where the next extent goes. Left out when it is the default: so older metadata encodes to the same bytes.
+    #[serde(default, skip_serializing_if = "AllocationPolicy::is_default")]
+    pub allocation: AllocationPolicy,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: UnknownKeys,

@@ -290,4 +290,3 @@ fn standing(newest: &ValidCopy, record: &SpareRecord, device: usize, chosen: Opt
     let by_interruption = commits <= 1 && record.state != SpareState::Failed;
     Standing::Behind { device, commits, by_interruption }
 }
-

@@ -89,7 +89,7 @@ fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDe
         spares: spare_facts?,
         overlaps,
         force_signature: args.force_signature,
-        policy: Policy { unreadable: args.unreadable.into(), ..Policy::default() },
+        policy: Policy { unreadable: args.unreadable.into(), allocation: args.allocation.into(), ..Policy::default() },
         now: now(),
         setup: Uuid::new_v4(),
         spare_uuids: spares.iter().map(|_| Uuid::new_v4()).collect(),
