@@ -1,9 +1,11 @@
 //! The one definition of the command line.
 
 mod allocation;
+pub mod assembly;
 pub mod validate;
 
 pub use allocation::{Allocation, Policy};
+use assembly::{Discover, Reassemble};
 
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
@@ -99,6 +101,10 @@ pub enum Command {
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),
+    /// Look for setups on devices and image files, and change nothing.
+    Discover(Discover),
+    /// Put setups together again from their spares, and bring them up.
+    Reassemble(Reassemble),
     /// Judge a spare, and change nothing.
     Validate(Validate),
 }
@@ -510,6 +516,8 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
         Tool::<Validate>::command().debug_assert();
+        Tool::<Discover>::command().debug_assert();
+        Tool::<Reassemble>::command().debug_assert();
     }
 
     #[test]

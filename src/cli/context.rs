@@ -133,6 +133,14 @@ impl Context {
         Ok((lock, Session::open(dm, self, name, true)?))
     }
 
+    /// The same for taking it down: also one that was brought up to be read only, which nothing else may change.
+    pub(super) fn locked_session_to_take_down(&self, name: &str) -> Result<(Lock, Session<'_>)> {
+        let dm = self.dm()?;
+        let live = live_devices(dm, name)?;
+        let lock = self.lock(&live.setup.to_string(), name)?;
+        Ok((lock, Session::open(dm, self, name, !live.state.read_only)?))
+    }
+
     /// Opens an active setup for reading.
     pub(super) fn reading_session(&self, name: &str) -> Result<Session<'_>> {
         Ok(Session::open(self.dm()?, self, name, false)?)
