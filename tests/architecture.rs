@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 16] = [
+const PARTS: [(&str, &[&str]); 17] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("map", &["units"]),
@@ -15,6 +15,7 @@ const PARTS: [(&str, &[&str]); 16] = [
     ("segments", &["units", "map"]),
     ("pool", &["units", "map", "format"]),
     ("plan", &["units", "identity", "map", "format", "segments", "pool"]),
+    ("config", &["format::metadata"]),
     // Of block, the fake only: its devices are RAM disks.
     ("dm", &["units", "segments"]),
     ("block", &["units", "identity", "format::signature", "format::header"]),
@@ -27,14 +28,14 @@ const PARTS: [(&str, &[&str]); 16] = [
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch",
+            "engine", "scan", "watch", "config",
         ],
     ),
     (
         "bin",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "cli",
+            "engine", "scan", "watch", "config", "cli",
         ],
     ),
 ];
@@ -43,7 +44,7 @@ const PARTS: [(&str, &[&str]); 16] = [
 const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
-const PURE: [&str; 7] = ["units", "identity", "format", "map", "segments", "pool", "plan"];
+const PURE: [&str; 8] = ["units", "identity", "format", "map", "segments", "pool", "plan", "config"];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];
 

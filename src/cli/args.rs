@@ -1,13 +1,14 @@
 //! The one definition of the command line.
 
+pub mod config;
 pub mod validate;
 
+use crate::config::Rate;
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 use validate::Validate;
 
@@ -39,6 +40,9 @@ pub struct Globals {
     /// Say nothing but results and errors.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Use this configuration instead of /etc/dm-remap/config.yaml (or .yml, or .json).
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 // One command as a program of its own: its arguments, and the global ones. Its docstring is that of `A`.
@@ -94,7 +98,10 @@ pub enum Command {
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),
-    /// Judge a spare, and change nothing.
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Judge a configuration or a spare, and change nothing.
     Validate(Validate),
 }
 
@@ -311,42 +318,6 @@ pub enum Method {
     Verify,
 }
 
-/// How fast to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// As fast as possible, without giving way.
-    Max,
-    /// So many bytes a second.
-    Bytes(u64),
-}
-
-impl FromStr for Rate {
-    type Err = String;
-
-    /// Reads `max`, or a number of bytes with K, M, G or T for powers of 1024.
-    fn from_str(text: &str) -> Result<Rate, String> {
-        if text == "max" {
-            return Ok(Rate::Max);
-        }
-        let wrong =
-            || format!("'{text}' is no rate: write a number of bytes a second, such as 500K, 20M or 1G, or max");
-        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-        let shift = match text.strip_prefix(digits).unwrap_or_default().to_ascii_uppercase().as_str() {
-            "" | "B" => 0,
-            "K" | "KB" | "KIB" => 10,
-            "M" | "MB" | "MIB" => 20,
-            "G" | "GB" | "GIB" => 30,
-            "T" | "TB" | "TIB" => 40,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        match number.checked_mul(1 << shift) {
-            Some(rate) if rate >= 65_536 => Ok(Rate::Bytes(rate)),
-            _ => Err(format!("{} (at least 64K)", wrong())),
-        }
-    }
-}
-
 /// Arguments of `status`.
 #[derive(Debug, Args)]
 pub struct Status {
@@ -502,17 +473,5 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
         Tool::<Validate>::command().debug_assert();
-    }
-
-    #[test]
-    fn rates_are_read_as_people_write_them() {
-        assert_eq!("max".parse(), Ok(Rate::Max));
-        assert_eq!("65536".parse(), Ok(Rate::Bytes(65_536)));
-        assert_eq!("500K".parse(), Ok(Rate::Bytes(500 << 10)));
-        assert_eq!("20MiB".parse(), Ok(Rate::Bytes(20 << 20)));
-        assert_eq!("1g".parse(), Ok(Rate::Bytes(1 << 30)));
-        for wrong in ["", "K", "1X", "1.5M", "-1M", "1", "99999999999999999999", "18446744073709551615T", "é"] {
-            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! One file for each group of commands: options in, library calls, report out.
 
+mod config;
 mod create;
 mod cron;
 mod lifecycle;
@@ -37,6 +38,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Scan(args) => scan::scan(context, args, out),
         Command::Watch(args) => watch::watch(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
+        Command::Config(args) => config::run(context, args, out),
         Command::Validate(args) => validate::validate(context, args, out),
     }
 }

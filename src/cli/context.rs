@@ -37,6 +37,7 @@ pub(super) struct Context {
     quiet: bool,
     dm: OnceCell<Kernel>,
     state: PathBuf,
+    config: Option<PathBuf>,
 }
 
 impl Context {
@@ -47,12 +48,18 @@ impl Context {
             quiet: globals.quiet,
             dm: OnceCell::new(),
             state: PathBuf::from("/var/lib/dm-remap"),
+            config: globals.config.clone(),
         })
     }
 
     /// Where state is kept that may be lost.
     pub(super) fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// The configuration file that the person named.
+    pub(super) fn named_config(&self) -> Option<&Path> {
+        self.config.as_deref()
     }
 
     /// Device-mapper, opened when first needed.
