@@ -7,6 +7,7 @@
 //!   one thread.
 
 pub mod args;
+mod choices;
 mod commands;
 mod context;
 mod output;

@@ -20,7 +20,7 @@ pub use keys::*;
 pub use rate::Rate;
 pub use read::{Reading, read};
 pub use sample::sample;
-pub use settings::{Config, Section, Set, Settings, Source};
+pub use settings::{Config, Section, Set, Settings, Source, Stored};
 pub use tree::{Mistake, Position, Syntax};
 pub use value::{Key, Kind, Scope, Spec, Value};
 

@@ -52,10 +52,11 @@ const IMPURE: [&str; 8] =
 const FOR_CLI_ONLY: [&str; 3] = ["clap", "indicatif", "anyhow"];
 
 /// The files that may contain `unsafe`.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "block/buffer.rs",
     "block/priority.rs",
     "block/verify/ioctl.rs",
+    "block/workers.rs",
     "dm/udev.rs",
     "dm/window.rs",
     "engine/guardian.rs",

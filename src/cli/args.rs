@@ -1,7 +1,10 @@
 //! The one definition of the command line.
 
+mod allocation;
 pub mod config;
 pub mod validate;
+
+pub use allocation::{Allocation, Policy};
 
 use crate::config::Rate;
 use crate::format::metadata::UnreadablePolicy;
@@ -91,6 +94,8 @@ pub enum Command {
     Recover(Recover),
     /// Take losses off the list, once you know of them.
     Acknowledge(Acknowledge),
+    /// Show or change what a setup does by itself.
+    Policy(Policy),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
@@ -116,9 +121,12 @@ pub struct Create {
     /// A device for metadata and replacement sectors. Everything on it is overwritten. Up to 16.
     #[arg(long = "spare", value_name = "DEV", required = true, num_args = 1..)]
     pub spares: Vec<PathBuf>,
-    /// What to do with blocks that cannot be read, unless a command says otherwise.
-    #[arg(long, value_enum, default_value = "hold")]
-    pub unreadable: Unreadable,
+    /// What to do with blocks that cannot be read, unless a command says otherwise. [default: hold]
+    #[arg(long, value_enum)]
+    pub unreadable: Option<Unreadable>,
+    /// Where on the spares extents go. [default: first-fit]
+    #[arg(long, value_enum)]
+    pub allocation: Option<Allocation>,
     /// Overwrite a filesystem, partition table or the like on a spare.
     #[arg(long)]
     pub force_signature: bool,
@@ -150,9 +158,9 @@ pub struct Remap {
     /// What to do with blocks that cannot be read (default: as the setup says).
     #[arg(long, value_enum)]
     pub unreadable: Option<Unreadable>,
-    /// How often to read a bad block again before it is given up.
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub retries: u32,
+    /// How often to read a bad block again before it is given up. [default: 3]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
     /// Where to stop looking for files.
     #[command(flatten)]
     pub files: FileSearch,
@@ -164,15 +172,20 @@ pub struct Remap {
 /// How long to look for the files that were hit.
 #[derive(Debug, Args)]
 pub struct FileSearch {
-    /// How long to look for the files that lost sectors belong to; 0 does not look.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub file_search: u32,
+    /// How long to look for the files that lost sectors belong to; 0 does not look. [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub file_search: Option<u32>,
 }
 
 impl FileSearch {
-    /// As a duration.
+    /// As given on the command line.
+    pub fn given(&self) -> Option<Duration> {
+        self.file_search.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// As given on the command line, else the built-in one: for commands that do not go by the configuration.
     pub fn patience(&self) -> Duration {
-        Duration::from_secs(self.file_search.into())
+        self.given().unwrap_or(Duration::from_secs(30))
     }
 }
 
@@ -221,15 +234,15 @@ pub struct Watch {
     /// The setups; all that are up, now and later, when none is named.
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// How long the first report waits for others that come with it.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30ms")]
-    pub settle: Duration,
+    /// How long the first report waits for others that come with it. [default: 30ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub settle: Option<Duration>,
     /// What to do with blocks that cannot be read (default: as the setup says).
     #[arg(long, value_enum)]
     pub unreadable: Option<Unreadable>,
-    /// How often to read a bad block again before it is given up.
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub retries: u32,
+    /// How often to read a bad block again before it is given up. [default: 3]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
     /// Use the kernel log only, also where the kernel can trace failed requests.
     #[arg(long)]
     pub no_trace: bool,
@@ -268,29 +281,30 @@ pub struct Scan {
     #[arg(long, value_name = "RATE")]
     pub rate: Option<Rate>,
     /// Read only while nobody else uses the disk.
-    #[arg(long)]
-    pub idle: bool,
-    /// How often to read a bad block again before it is given up.
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub retries: u32,
-    /// A place is weak when it takes longer than this to read, twice, while others do not; 0 for never.
-    #[arg(long, default_value_t = 500, value_name = "MS")]
-    pub slow_ms: u64,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub idle: Option<bool>,
+    /// How often to read a bad block again before it is given up. [default: 3]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// A place is weak when it takes longer than this to read, twice, while others do not; 0 for never. [default: 500]
+    #[arg(long, value_name = "MS")]
+    pub slow_ms: Option<u64>,
     /// Change nothing.
     #[arg(long)]
     pub report_only: bool,
     /// Move weak places, too, while they can still be read.
-    #[arg(long, conflicts_with_all = ["report_only", "device"])]
-    pub move_weak: bool,
-    /// Move so many sectors on both sides of a bad one with it.
-    #[arg(long, default_value_t = 0, value_name = "SECTORS", conflicts_with_all = ["report_only", "device"])]
-    pub margin: u64,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        conflicts_with_all = ["report_only", "device"])]
+    pub move_weak: Option<bool>,
+    /// Move so many sectors on both sides of a bad one with it. [default: 0]
+    #[arg(long, value_name = "SECTORS", conflicts_with_all = ["report_only", "device"])]
+    pub margin: Option<u64>,
     /// What to do with blocks that cannot be read (default: as the setup says).
     #[arg(long, value_enum, conflicts_with_all = ["report_only", "device"])]
     pub unreadable: Option<Unreadable>,
-    /// How to ask the disk: 'verify' lets the drive read without sending the data, where it can be trusted to do so.
-    #[arg(long, value_enum, default_value = "read")]
-    pub method: Method,
+    /// How to ask the disk: 'verify' lets the drive read without sending the data, where it can be trusted to do so. [default: read]
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
     /// Where to stop looking for files.
     #[command(flatten)]
     pub files: FileSearch,
@@ -301,12 +315,12 @@ pub struct Scan {
     /// the kernel has reported since, and leave setups alone that another run is at work on.
     #[arg(long, conflicts_with_all = ["ranges", "full", "resume", "restart", "report_only"])]
     pub cron: bool,
-    /// With --cron: the time that a whole pass is spread over; what is left of it is for later runs.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "24h", requires = "cron")]
-    pub interval: Duration,
-    /// With --cron: wait a random time up to this before beginning, so that not all machines begin at once.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", requires = "cron")]
-    pub jitter: Duration,
+    /// With --cron: the time that a whole pass is spread over; what is left of it is for later runs. [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron")]
+    pub interval: Option<Duration>,
+    /// With --cron: wait a random time up to this before beginning, so that not all machines begin at once. [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron")]
+    pub jitter: Option<Duration>,
 }
 
 /// How to ask the disk.

@@ -6,6 +6,7 @@ mod cron;
 mod lifecycle;
 mod metadata;
 mod moves;
+mod policy;
 mod probe;
 mod scan;
 mod scan_report;
@@ -35,6 +36,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Destroy(args) => lifecycle::destroy(context, args, out),
         Command::Recover(args) => lifecycle::recover(context, args, out),
         Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
+        Command::Policy(args) => policy::policy(context, args, out),
         Command::Scan(args) => scan::scan(context, args, out),
         Command::Watch(args) => watch::watch(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),

@@ -3,9 +3,10 @@
 //! Invariants: a file that is not there is an empty one, unless the person named it; a file with a mistake in it is not
 //! used at all; two files where one is looked for are ambiguous, and refused.
 
-use super::context::Context;
-use crate::config::{Config, MAX_BYTES, Mistake, REMAP_UNREADABLE, Reading, Spec, Syntax, Value, read};
-use crate::format::metadata::{Policy, UnreadablePolicy};
+use crate::config::{
+    Config, MAX_BYTES, Mistake, POOL_ALLOCATION, REMAP_UNREADABLE, Reading, Stored, Syntax, Value, read,
+};
+use crate::format::metadata::{AllocationPolicy, Policy, UnreadablePolicy};
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -66,12 +67,12 @@ pub(super) struct Loaded {
     pub(super) config: Config,
 }
 
-/// The configuration that is in force for this run.
+/// The configuration in the file that the person named, or in the one that is looked for.
 ///
 /// # Errors
 /// [`BadConfig`].
-pub(super) fn load(context: &Context) -> Result<Loaded, BadConfig> {
-    let file = match context.named_config() {
+pub(super) fn load(named: Option<&Path>) -> Result<Loaded, BadConfig> {
+    let file = match named {
         Some(file) => Some(file.to_path_buf()),
         None => find(Path::new(FOLDER))?,
     };
@@ -115,13 +116,21 @@ pub(super) fn read_file(file: &Path) -> Result<Reading, BadConfig> {
 }
 
 /// What a setup stores of its own choices, as keys of the configuration.
-pub(super) fn stored(policy: &Policy) -> Vec<(&'static Spec, Value)> {
+pub(super) fn stored(policy: &Policy) -> Vec<Stored> {
     let unreadable = match policy.unreadable {
         UnreadablePolicy::Hold => "hold",
         UnreadablePolicy::Zero => "zero",
         UnreadablePolicy::Leave => "leave",
     };
-    vec![(&REMAP_UNREADABLE.spec, Value::Word(unreadable))]
+    let allocation = match policy.allocation {
+        AllocationPolicy::FirstFit => "first-fit",
+        AllocationPolicy::BestFit => "best-fit",
+        AllocationPolicy::RoundRobin => "round-robin",
+        AllocationPolicy::LeastUsed => "least-used",
+        AllocationPolicy::Health => "health",
+    };
+    let stored = |spec, word, firm| Stored { spec, value: Value::Word(word), firm };
+    vec![stored(&REMAP_UNREADABLE.spec, unreadable, false), stored(&POOL_ALLOCATION.spec, allocation, true)]
 }
 
 #[cfg(test)]

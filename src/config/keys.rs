@@ -206,8 +206,9 @@ pub static POOL_ALLOCATION: Key<&'static str> = word(
     ["pool", "allocation"],
     &["first-fit", "best-fit", "round-robin", "least-used", "health"],
     "first-fit",
-    &[],
-    "How slots on the spares are chosen.",
+    &["create"],
+    "Where on the spares extents go. It is for new setups: 'create' stores it in the setup, and 'dm-remap policy' changes \
+     it there.",
 );
 /// When spares are nearly full.
 pub static POOL_WARN_FREE_PERCENT: Key<u64> = integer(

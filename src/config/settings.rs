@@ -57,6 +57,17 @@ pub enum Source {
     Stored,
 }
 
+/// A choice that a setup's metadata store.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Of which key.
+    pub spec: &'static Spec,
+    /// What it is.
+    pub value: Value,
+    /// Whether it holds whatever a file says: the file was for the setup's creation.
+    pub firm: bool,
+}
+
 /// What is in force for one setup, or for none.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
@@ -95,13 +106,14 @@ impl Settings<'_> {
 
     /// All keys with their values and sources, in the table's order. What the setup's metadata store goes between its
     /// own section and `defaults`.
-    pub fn all(&self, stored: &[(&Spec, Value)]) -> Vec<(&'static Spec, Value, Source)> {
+    pub fn all(&self, stored: &[Stored]) -> Vec<(&'static Spec, Value, Source)> {
         let one = |spec: &'static Spec| {
             let (value, source) = self.find(spec);
-            let kept = stored.iter().find(|(key, _)| (key.group, key.name) == (spec.group, spec.name));
-            match (source, kept) {
-                (Source::Setup { .. }, _) | (_, None) => (spec, value, source),
-                (_, Some((_, value))) => (spec, value.clone(), Source::Stored),
+            match stored.iter().find(|kept| kept.spec.path() == spec.path()) {
+                Some(kept) if kept.firm || !matches!(source, Source::Setup { .. }) => {
+                    (spec, kept.value.clone(), Source::Stored)
+                }
+                _ => (spec, value, source),
             }
         };
         KEYS.iter().map(|spec| one(spec)).collect()

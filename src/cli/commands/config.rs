@@ -2,7 +2,7 @@
 
 use super::{Context, Exit, Output};
 use crate::cli::args::config::{Config, Show};
-use crate::cli::settings::{Loaded, load, stored};
+use crate::cli::settings::{Loaded, stored};
 use crate::config::{Scope, Source, Spec, Value};
 use anyhow::Result;
 use std::path::Path;
@@ -14,7 +14,7 @@ pub(super) fn run(context: &Context, command: &Config, out: &mut Output) -> Resu
 }
 
 fn show(context: &Context, args: &Show, out: &mut Output) -> Result<Exit> {
-    let Loaded { file, config } = load(context)?;
+    let Loaded { file, config } = context.loaded()?;
     let settings = config.settings(args.name.as_deref());
     let kept = args.name.as_deref().map(|name| {
         context.reading_session(name).map(|session| stored(&session.metadata.config.policy)).unwrap_or_else(|error| {
@@ -30,7 +30,7 @@ fn show(context: &Context, args: &Show, out: &mut Output) -> Result<Exit> {
         out.json(&serde_json::json!({ "file": file, "name": args.name, "settings": shown.collect::<Vec<_>>() }));
         return Ok(Exit::Done);
     }
-    out.line(match &file {
+    out.line(match file {
         Some(file) => format!("configuration: {}", file.display()),
         None => "configuration: none".to_string(),
     });
