@@ -2,7 +2,7 @@
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
 //! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`].
-//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`cli`].
+//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
@@ -21,4 +21,5 @@ pub mod scan;
 pub mod segments;
 pub mod store;
 pub mod units;
+pub mod validate;
 pub mod watch;

@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(of("dm-remap scan data --rate 1M", idle), (Some(Rate::Bytes(1 << 20)), true));
         assert_eq!(of("dm-remap scan data --idle=false", idle), (None, false));
         let setup = "{defaults: {scan: {rate: max}}, setups: {data: {scan: {idle: true}}}}";
-        assert_eq!(scan("dm-remap scan data", setup, Some("data")).idle, true);
+        assert!(scan("dm-remap scan data", setup, Some("data")).idle);
     }
 
     #[test]

@@ -12,4 +12,7 @@ pub struct Validate {
     /// A spare: a device or an image file. It is only read.
     #[arg(long, value_name = "DEV", conflicts_with = "config", required_unless_present = "config")]
     pub device: Option<PathBuf>,
+    /// Also read every slot in use, and tell which sectors cannot be read.
+    #[arg(long, requires = "device")]
+    pub read_slots: bool,
 }
