@@ -7,11 +7,13 @@
 //!   one thread.
 
 pub mod args;
+mod choices;
 mod commands;
 mod context;
 mod output;
 mod progress;
 mod report;
+mod settings;
 mod signals;
 mod syslog;
 
@@ -115,7 +117,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
     let refused = matches!(error.downcast_ref(), Some(EngineError::Refused(_)));
     if refused || error.is::<Refusal>() {
         Exit::Refused
-    } else if error.is::<context::Usage>() {
+    } else if error.is::<context::Usage>() || error.is::<settings::BadConfig>() {
         Exit::Usage
     } else {
         Exit::Failed

@@ -1,6 +1,7 @@
 //! One file for each group of commands: options in, library calls, report out.
 
 mod assembly;
+mod config;
 mod create;
 mod cron;
 mod discover;
@@ -44,6 +45,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Metadata(args) => metadata::run(context, args, out),
         Command::Discover(args) => discover::discover(context, args, out),
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),
+        Command::Config(args) => config::run(context, args, out),
         Command::Validate(args) => validate::validate(context, args, out),
     }
 }

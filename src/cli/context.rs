@@ -3,9 +3,11 @@
 use super::args::Globals;
 use super::output::complain_raw;
 use super::progress::Progress;
+use super::settings::{self, BadConfig, Loaded};
 use crate::block::device::{BlockDevice, DeviceError};
 use crate::block::direct::{DirectDisk, Mode, OpenError};
 use crate::block::host::Host;
+use crate::config::Settings;
 use crate::dm::kernel::Kernel;
 use crate::dm::{DeviceMapper, DmError};
 use crate::engine::activate::{Mark, remove_remains};
@@ -37,6 +39,8 @@ pub(super) struct Context {
     quiet: bool,
     dm: OnceCell<Kernel>,
     state: PathBuf,
+    config: Option<PathBuf>,
+    loaded: OnceCell<Loaded>,
 }
 
 impl Context {
@@ -47,12 +51,34 @@ impl Context {
             quiet: globals.quiet,
             dm: OnceCell::new(),
             state: PathBuf::from("/var/lib/dm-remap"),
+            config: globals.config.clone(),
+            loaded: OnceCell::new(),
         })
     }
 
     /// Where state is kept that may be lost.
     pub(super) fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// The configuration file that the person named.
+    pub(super) fn named_config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// What the configuration says for a setup, or where no setup is meant. It is read when first needed: a command that
+    /// does not go by it does not mind what is in it.
+    pub(super) fn settings(&self, name: Option<&str>) -> Result<Settings<'_>, BadConfig> {
+        Ok(self.loaded()?.config.settings(name))
+    }
+
+    /// The configuration of this run.
+    pub(super) fn loaded(&self) -> Result<&Loaded, BadConfig> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let loaded = settings::load(self.config.as_deref())?;
+        Ok(self.loaded.get_or_init(|| loaded))
     }
 
     /// Device-mapper, opened when first needed.

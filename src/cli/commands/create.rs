@@ -4,13 +4,14 @@ use super::{Context, Exit, Output};
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::Create;
+use crate::cli::choices::policy;
 use crate::cli::report::sizes;
 use crate::dm::DeviceMapper;
 use crate::engine::create::create as run;
 use crate::engine::{EngineError, find, now};
 use crate::format::choose::{ChooseError, Expected};
 use crate::format::copy::Verdict;
-use crate::format::metadata::{Policy, SetupState};
+use crate::format::metadata::SetupState;
 use crate::plan::create::{Contents, CreateFacts, CreatePlan, DeviceFacts, SpareFacts, plan};
 use crate::pool::Pool;
 use crate::store::{SpareReading, read_copies};
@@ -89,7 +90,7 @@ fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDe
         spares: spare_facts?,
         overlaps,
         force_signature: args.force_signature,
-        policy: Policy { unreadable: args.unreadable.into(), allocation: args.allocation.into(), ..Policy::default() },
+        policy: policy(args, context.settings(Some(&args.name))?),
         now: now(),
         setup: Uuid::new_v4(),
         spare_uuids: spares.iter().map(|_| Uuid::new_v4()).collect(),

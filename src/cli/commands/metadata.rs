@@ -86,8 +86,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Judges the copies of a spare, or of all spares of an active setup.
-pub(super) fn check(context: &Context, source: &MetadataSource, out: &mut Output) -> Result<Exit> {
+fn check(context: &Context, source: &MetadataSource, out: &mut Output) -> Result<Exit> {
     let readings = readings(context, source)?;
     let mut exit = Exit::Done;
     let mut spares = Vec::new();
