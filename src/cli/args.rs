@@ -1,8 +1,10 @@
 //! The one definition of the command line.
 
 mod allocation;
+mod compact;
 
 pub use allocation::{Allocation, Policy};
+pub use compact::Compact;
 
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
@@ -55,6 +57,8 @@ pub enum Command {
     Acknowledge(Acknowledge),
     /// Show or change what a setup does by itself.
     Policy(Policy),
+    /// Bring scattered extents together, live: a smaller table, free space in long runs.
+    Compact(Compact),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
