@@ -5,6 +5,7 @@
 //! - when in doubt, a [`Refusal`]: it says what was found and what the person can do, and nothing was changed.
 
 pub mod assemble;
+pub mod compact;
 pub mod create;
 pub mod moves;
 pub mod refusal;

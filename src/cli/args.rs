@@ -7,6 +7,9 @@ pub mod validate;
 
 pub use allocation::{Allocation, Policy};
 use assembly::{Discover, Reassemble};
+mod compact;
+
+pub use compact::Compact;
 
 use crate::config::Rate;
 use crate::format::metadata::UnreadablePolicy;
@@ -98,6 +101,8 @@ pub enum Command {
     Acknowledge(Acknowledge),
     /// Show or change what a setup does by itself.
     Policy(Policy),
+    /// Bring scattered extents together, live: a smaller table, free space in long runs.
+    Compact(Compact),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.

@@ -1,6 +1,7 @@
 //! One file for each group of commands: options in, library calls, report out.
 
 mod assembly;
+mod compact;
 mod config;
 mod create;
 mod cron;
@@ -40,6 +41,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Recover(args) => lifecycle::recover(context, args, out),
         Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
         Command::Policy(args) => policy::policy(context, args, out),
+        Command::Compact(args) => compact::compact(context, args, out),
         Command::Scan(args) => scan::scan(context, args, out),
         Command::Watch(args) => watch::watch(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
