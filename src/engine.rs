@@ -19,6 +19,7 @@ pub mod guardian;
 pub mod held;
 pub mod lock;
 pub mod recover;
+pub mod rewrite;
 pub mod salvage;
 pub mod session;
 pub mod splice;

@@ -1,5 +1,9 @@
 //! The one definition of the command line.
 
+mod metadata;
+
+pub use metadata::{Backup, Import, Metadata, MetadataSource, Repair, RestoreMetadata};
+
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -53,7 +57,7 @@ pub enum Command {
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
     Watch(Watch),
-    /// Look at what is on the spares.
+    /// Look at what is on the spares, mend it, save it, take it over.
     #[command(subcommand)]
     Metadata(Metadata),
 }
@@ -390,23 +394,6 @@ pub struct Acknowledge {
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
-}
-
-/// What to do with metadata.
-#[derive(Debug, Subcommand)]
-pub enum Metadata {
-    /// Print what a spare or an active setup holds.
-    Dump(MetadataSource),
-    /// Judge each of the five copies.
-    Check(MetadataSource),
-}
-
-/// Where metadata is to be read.
-#[derive(Debug, Args)]
-pub struct MetadataSource {
-    /// A spare (a device or an image file), or the name of an active setup: then all its spares.
-    #[arg(value_name = "DEV|NAME")]
-    pub source: String,
 }
 
 /// What to do with blocks that cannot be read.

@@ -96,7 +96,7 @@ fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDe
     })
 }
 
-fn device_facts(context: &Context, device: &BlockDevice) -> Result<DeviceFacts> {
+pub(super) fn device_facts(context: &Context, device: &BlockDevice) -> Result<DeviceFacts> {
     let mut uses: Vec<String> = context.host.usage(device).iter().map(ToString::to_string).collect();
     if uses.is_empty()
         && let Err(error) = context.host.claim_check(device)

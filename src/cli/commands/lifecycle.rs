@@ -172,7 +172,7 @@ fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) ->
     Ok(said(out, name, false, "was up already, without its node: that is there now"))
 }
 
-fn time_of(seconds: u64) -> std::time::SystemTime {
+pub(super) fn time_of(seconds: u64) -> std::time::SystemTime {
     // Beyond the year 9999 the library would refuse; such a time is wrong anyway.
     std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.min(253_402_300_799))
 }
@@ -427,7 +427,9 @@ pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Outpu
         session.check_live()?;
         // Held sectors that were written since are ordinary from now on, and their loss can be acknowledged.
         list_again(&session)?;
-        settle_held(&mut session, &context.progress)?;
+        if !settle_held(&mut session, &context.progress)?.is_empty() {
+            context.keep_backup(&session.metadata);
+        }
         let losses = pick(&session);
         if !losses.is_empty() {
             let mut map = session.metadata.map.clone();
