@@ -17,6 +17,7 @@ pub mod error;
 pub mod find;
 pub mod guardian;
 pub mod held;
+pub mod import;
 pub mod lock;
 pub mod recover;
 pub mod rewrite;

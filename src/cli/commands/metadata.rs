@@ -2,6 +2,7 @@
 
 mod backup;
 mod hands;
+mod import;
 mod repair;
 mod restore;
 
@@ -26,7 +27,7 @@ pub(super) fn run(context: &Context, command: &Metadata, out: &mut Output) -> Re
         Metadata::Repair(args) => repair::repair(context, args, out),
         Metadata::Backup(args) => backup::backup(context, args, out),
         Metadata::Restore(args) => restore::restore(context, args, out),
-        Metadata::Import(_) => Err(crate::cli::context::Usage("not yet".into()).into()),
+        Metadata::Import(args) => import::import(context, args, out),
     }
 }
 
