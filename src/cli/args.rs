@@ -12,6 +12,10 @@ mod compact;
 pub use compact::Compact;
 
 use crate::config::Rate;
+mod metadata;
+
+pub use metadata::{Backup, Import, Metadata, MetadataSource, Repair, RestoreMetadata};
+
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -107,7 +111,7 @@ pub enum Command {
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
     Watch(Watch),
-    /// Look at what is on the spares.
+    /// Look at what is on the spares, mend it, save it, take it over.
     #[command(subcommand)]
     Metadata(Metadata),
     /// Look for setups on devices and image files, and change nothing.
@@ -426,23 +430,6 @@ pub struct Acknowledge {
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
-}
-
-/// What to do with metadata.
-#[derive(Debug, Subcommand)]
-pub enum Metadata {
-    /// Print what a spare or an active setup holds.
-    Dump(MetadataSource),
-    /// Judge each of the five copies.
-    Check(MetadataSource),
-}
-
-/// Where metadata is to be read.
-#[derive(Debug, Args)]
-pub struct MetadataSource {
-    /// A spare (a device or an image file), or the name of an active setup: then all its spares.
-    #[arg(value_name = "DEV|NAME")]
-    pub source: String,
 }
 
 /// What to do with blocks that cannot be read.

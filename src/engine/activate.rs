@@ -196,10 +196,10 @@ fn catch_up(session: &Session<'_>, behind: &[SpareIndex]) -> Result<(), EngineEr
 }
 
 /// Makes the devices, has `commit` make the metadata durable, and lets I/O begin.
-pub(super) fn bring_up(
-    session: &mut Session<'_>,
+pub(super) fn bring_up<'a>(
+    session: &mut Session<'a>,
     observer: &dyn Observer,
-    commit: impl FnOnce(&mut Session<'_>) -> Result<(), EngineError>,
+    commit: impl FnOnce(&mut Session<'a>) -> Result<(), EngineError>,
 ) -> Result<Activation, EngineError> {
     let dm = session.dm;
     let name = session.name.clone();
