@@ -7,7 +7,9 @@
 pub mod create;
 pub mod moves;
 pub mod refusal;
+pub mod spares;
 
 pub use create::{CreateFacts, CreatePlan, DeviceFacts, SpareFacts};
 pub use moves::{Home, Move, MoveKind, MovePlan};
 pub use refusal::Refusal;
+pub use spares::{AddFacts, AddPlan, Destinations};

@@ -1,5 +1,9 @@
 //! The one definition of the command line.
 
+mod spare;
+
+pub use spare::{Leaving, Spare, SpareAdd, SpareEvacuate, SpareGrow, SpareList, SpareReadd, SpareRemove, SpareReplace};
+
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -53,6 +57,9 @@ pub enum Command {
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
     Watch(Watch),
+    /// Add, empty, replace and remove spares, online.
+    #[command(subcommand)]
+    Spare(Spare),
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),

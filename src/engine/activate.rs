@@ -11,7 +11,7 @@ use crate::dm::{Activation, DeviceMapper, TableSlot};
 use crate::format::MAX_SPARES;
 use crate::format::choose::{Expected, SetupChoice};
 use crate::format::copy::encode;
-use crate::format::metadata::{Activation as ActiveMark, SetupState, SpareState};
+use crate::format::metadata::{Activation as ActiveMark, SetupState, SpareRecord, SpareState};
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::segments::{Layout, setup_table};
@@ -131,7 +131,8 @@ pub fn check(choice: &SetupChoice, options: &ActivateOptions<'_>) -> Result<(), 
     Ok(())
 }
 
-/// Brings a setup up. `spares` are in order of their index, and complete; `main` fits (the caller has checked).
+/// Brings a setup up. `spares` are in order of their index, without those that were removed, and complete; `main` fits
+/// (the caller has checked).
 ///
 /// # Errors
 /// [`Refusal`], or what failed; nothing is left up then.
@@ -153,13 +154,16 @@ pub fn activate<'a>(
             Refusal::NameTaken { name, by }.into()
         });
     }
+    let mut spares = spares.into_iter();
+    let mut place = |record: &SpareRecord| if record.state.is_member() { spares.next() } else { None };
+    let places = newest.metadata.spares.iter().map(&mut place).collect();
     let mut session = Session {
         dm,
         name,
         metadata: newest.metadata.clone(),
         digest: newest.digest,
         main,
-        spares: spares.into_iter().map(Some).collect(),
+        spares: places,
         layout: Layout::Flat,
         failed: Vec::new(),
     };
@@ -170,7 +174,9 @@ pub fn activate<'a>(
         still_the_same(session, choice)?;
         catch_up(session, &caught_up)?;
         let map = held::map_with(&session.metadata, &rewritten)?;
-        session.metadata.spares.iter_mut().for_each(|record| record.state = SpareState::Present);
+        let records = session.metadata.spares.iter_mut();
+        let failed = records.filter(|record| record.state == SpareState::Failed);
+        failed.for_each(|record| record.state = SpareState::Present);
         (options.recheck)(session)?;
         session.commit(|next| {
             next.map = map;
@@ -181,8 +187,7 @@ pub fn activate<'a>(
     match result {
         Ok(activation) => Ok(Activated { session, activation, unclean, caught_up }),
         Err(error) => {
-            let spares = session.spares.len();
-            let _ = take_down_devices(dm, &session.name, session.setup(), spares);
+            let _ = take_down_devices(dm, &session.name, session.setup());
             Err(error)
         }
     }
@@ -250,19 +255,14 @@ fn load_checked(session: &Session<'_>) -> Result<(), EngineError> {
 }
 
 /// Removes the setup's device and the private ones, those of this setup only.
-pub(super) fn take_down_devices(
-    dm: &dyn DeviceMapper,
-    name: &str,
-    setup: Uuid,
-    spares: usize,
-) -> Result<(), EngineError> {
+pub(super) fn take_down_devices(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<(), EngineError> {
     let ours = |device: &str, uuid: &str| -> Result<bool, EngineError> {
         Ok(dm.state(device)?.is_some_and(|s| s.uuid == uuid))
     };
     if ours(name, &device_uuid(setup))? {
         dm.remove(name)?;
     }
-    for index in (0u8..).map(SpareIndex).take(spares) {
+    for index in (0u8..).map(SpareIndex).take(MAX_SPARES) {
         let private = spare_device_name(name, index);
         if ours(&private, &spare_device_uuid(setup, index))? {
             dm.remove(&private)?;
@@ -291,7 +291,7 @@ pub fn remove_remains(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<
         }
     }
     if found {
-        take_down_devices(dm, name, setup, MAX_SPARES)?;
+        take_down_devices(dm, name, setup)?;
     }
     Ok(found)
 }
@@ -308,7 +308,7 @@ pub fn deactivate(session: &mut Session<'_>, uses: impl FnOnce() -> String) -> R
     if state.suspended {
         return Err(Refusal::Suspended(session.name.clone()).into());
     }
-    take_down_devices(session.dm, &session.name, session.setup(), session.spares.len())?;
+    take_down_devices(session.dm, &session.name, session.setup())?;
     let map = held::map_with(&session.metadata, &held::rewritten(session))?;
     session.commit(|next| {
         next.map = map;

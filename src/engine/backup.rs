@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Files kept for each setup.
 pub const KEEP: usize = 32;
 
-/// Writes the metadata as copy 0 of the first spare would hold it to `DIRECTORY/SETUP/GENERATION.copy0`, and removes
+/// Writes the metadata as copy 0 of the first spare (that was not removed) would hold it to `DIRECTORY/SETUP/GENERATION.copy0`, and removes
 /// the oldest files. Returns the path.
 ///
 /// # Errors
@@ -21,7 +21,7 @@ pub fn save(directory: &Path, metadata: &Metadata) -> io::Result<PathBuf> {
     let dir = directory.join(metadata.setup.to_string());
     fs::create_dir_all(&dir)?;
     let encoded = encode(metadata).map_err(|e| io::Error::other(e.to_string()))?;
-    let spare = metadata.spares.first().ok_or_else(|| io::Error::other("no spare"))?;
+    let spare = metadata.members().next().map(|(_, record)| record).ok_or_else(|| io::Error::other("no spare"))?;
     let mut bytes = vec![0; encoded.len()];
     encoded.stamp(&mut bytes, spare.uuid, spare.data_start, 0);
     let path = dir.join(format!("{:020}.copy0", metadata.generation));

@@ -65,8 +65,10 @@ pub enum MoveKind {
     Remap,
     /// From a spare to main.
     Restore,
-    /// From a slot that is bad to another one.
+    /// From a slot that is bad, or on a spare that is to be left, to another one.
     Evacuate,
+    /// The same, from a spare that is given up: what cannot be read there is lost, whatever the reason.
+    GiveUp,
 }
 
 /// Sectors of spares, by spare.
@@ -313,7 +315,7 @@ pub fn apply(map: &Map, moves: &[Move], losses: &[(Range, Fate)]) -> Result<Map,
     Ok(next)
 }
 
-fn check_room(metadata: &Metadata, plan: &MovePlan) -> Result<(), Refusal> {
+pub(super) fn check_room(metadata: &Metadata, plan: &MovePlan) -> Result<(), Refusal> {
     let unlikely = |what: String| Refusal::Metadata { device: metadata.config.name.clone(), what };
     let map = apply(&metadata.map, &plan.moves, &[]).map_err(|e| unlikely(e.to_string()))?;
     let after = Metadata { map, ..metadata.clone() };

@@ -28,7 +28,7 @@ use uuid::Uuid;
 /// A setup that was found on its devices.
 struct Located {
     choice: SetupChoice,
-    /// Spares by index; complete unless the choice says that some are missing.
+    /// Spares by index, without those that were removed; complete unless the choice says that some are missing.
     spares: Vec<FoundSpare>,
 }
 
@@ -64,7 +64,7 @@ fn locate(context: &Context, wanted: &Wanted, named: &[PathBuf]) -> Result<Locat
     };
     let choice = choose_among(&label, &readings)?;
     let mut spares = Vec::new();
-    for record in &choice.newest.metadata.spares {
+    for (_, record) in choice.newest.metadata.members() {
         let here = found.iter().find(|f| f.reading.choose().is_ok_and(|c| c.copy.spare == record.uuid));
         spares.extend(here.cloned());
     }
@@ -116,7 +116,7 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
     };
     engine::check(choice, &options)?;
     check_free(context, main)?;
-    for (spare, record) in spares.iter().zip(&metadata.spares) {
+    for (spare, (_, record)) in spares.iter().zip(metadata.members()) {
         check_free(context, &spare.device)?;
         let named = args.spares.iter().any(|p| context.device(p).is_ok_and(|d| d.devno == spare.device.devno));
         check_fits(&spare.device, &record.identity, metadata.config.main.logical_block)?;
@@ -370,7 +370,8 @@ fn inactive_session<'a>(
     }
     let mut members: Vec<Option<Member>> = Vec::new();
     for record in &metadata.spares {
-        let here = spares.iter().find(|f| f.reading.choose().is_ok_and(|c| c.copy.spare == record.uuid));
+        let is_it = |f: &&FoundSpare| f.reading.choose().is_ok_and(|c| c.copy.spare == record.uuid);
+        let here = spares.iter().filter(|_| record.state.is_member()).find(is_it);
         if let Some(found) = here {
             check_free(context, &found.device)?;
         }
@@ -452,5 +453,5 @@ pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Outpu
 
 /// Used by `status` too: the index of every spare of a setup.
 pub(super) fn indexes(session: &Session<'_>) -> impl Iterator<Item = SpareIndex> + use<> {
-    (0u8..).take(session.metadata.spares.len()).map(SpareIndex)
+    session.metadata.members().map(|(index, _)| index).collect::<Vec<_>>().into_iter()
 }
