@@ -156,10 +156,17 @@ impl Machine {
     }
 
     pub fn create(&self) -> Result<Session<'_>, EngineError> {
-        let plan = plan(self.facts())?;
+        self.create_with(self.spares.len())
+    }
+
+    /// Creates the setup with the first `count` spares only.
+    pub fn create_with(&self, count: usize) -> Result<Session<'_>, EngineError> {
+        let mut facts = self.facts();
+        facts.spares.truncate(count);
+        let plan = plan(facts)?;
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
-            (0..self.spares.len()).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
+            (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
         create::create(&self.dm, &plan, main, spares?, &mark(), &Silent).map(|(session, _)| session)
     }
 
@@ -257,7 +264,7 @@ impl Machine {
         };
         activate::check(&choice, &options)?;
         let mut spares = Vec::new();
-        for record in &choice.newest.metadata.spares {
+        for (_, record) in choice.newest.metadata.members() {
             let index = readings.iter().position(|r| r.choose().is_ok_and(|c| c.copy.spare == record.uuid)).unwrap();
             spares.push(self.open(spare_number(index), true)?.unwrap());
         }
