@@ -118,7 +118,9 @@ fn spares_come_and_go() {
     assert!(!sh("dmsetup ls").contains("data-spare0"));
     sh(&format!("dmsetup create probe --table '0 100 linear {one} 0' && dmsetup remove probe"));
     dm_remap(&format!("metadata check {one}")).exits(1);
-    dm_remap("spare remove data 0").exits(4).complains(&["was removed"]);
+    for spare in ["0", one] {
+        dm_remap(&format!("spare remove data {spare}")).exits(4).complains(&["was removed"]);
+    }
     dm_remap("spare readd data 0").exits(4).complains(&["was removed"]);
     whole(&device, &written, &[]);
     drop(device);

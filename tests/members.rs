@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use support::crash::{Rng, Shape, World, images, kept_randomly};
 use support::model::{Value, traffic};
 use support::trap::{count_ops, refuse_at};
-use support::{Machine, NAME, options, range, spare, spare_number};
+use support::{Machine, NAME, later_number, options, range, spare, spare_number};
 use uuid::Uuid;
 
 /// Sectors that applications write to meanwhile.
@@ -37,10 +37,12 @@ enum What {
     Leave,
     Remove,
     Readd,
+    /// The same under another device number.
+    Return,
 }
 
 impl What {
-    const ALL: [What; 4] = [What::Add, What::Leave, What::Remove, What::Readd];
+    const ALL: [What; 5] = [What::Add, What::Leave, What::Remove, What::Readd, What::Return];
 
     fn shape() -> Shape {
         Shape { bad: vec![range(57, 2)], ..Shape::new(4) }
@@ -56,7 +58,7 @@ impl What {
         match self {
             What::Add | What::Leave => {}
             What::Remove => What::Leave.run(machine).unwrap(),
-            What::Readd => {
+            What::Readd | What::Return => {
                 members::set_state(&mut machine.session().unwrap(), spare(0), SpareState::Failed).unwrap();
                 for sector in [8, 24] {
                     world.write(sector);
@@ -84,11 +86,16 @@ impl What {
                 }
             }
             What::Remove => members::remove(&mut machine.session()?, spare(0)).map(|_| ()),
-            What::Readd => {
-                let member = machine.open(spare_number(0), true)?.unwrap();
+            What::Readd | What::Return => {
+                let number = if self == What::Return { later_number(0) } else { spare_number(0) };
+                let member = machine.open(number, true)?.unwrap();
                 members::readd(&mut machine.session()?, spare(0), member, &Silent)
             }
         }
+    }
+
+    fn takes_back(self) -> bool {
+        matches!(self, What::Readd | What::Return)
     }
 
     /// Whether the metadata is what this command is for.
@@ -100,7 +107,7 @@ impl What {
                 state(0) != Some(SpareState::Present) && metadata.map.extents_by_slot(spare(0)).next().is_none()
             }
             What::Remove => state(0) == Some(SpareState::Removed),
-            What::Readd => state(0) == Some(SpareState::Present),
+            What::Readd | What::Return => state(0) == Some(SpareState::Present),
         }
     }
 }
@@ -138,10 +145,13 @@ fn states(metadata: &Metadata) -> Vec<SpareState> {
 fn finish(world: &World, what: What, acknowledged: bool, context: &str) {
     let machine = &world.machine;
     assert_eq!(machine.suspended(), Vec::<String>::new(), "{context}");
-    if machine.session().unwrap().check_live().is_err() && what != What::Readd {
+    if machine.session().unwrap().check_live().is_err() && !what.takes_back() {
         machine.recover().unwrap_or_else(|e| panic!("{context}: recover: {e}"));
     }
-    world.model.get().check(machine, context);
+    // On its way to another number a spare's extents may answer EIO, as they do while it is away.
+    if acknowledged || what != What::Return {
+        world.model.get().check(machine, context);
+    }
     let metadata = machine.session().unwrap().metadata;
     assert!(what.is_done(&metadata) || !acknowledged, "{context}: {:?}", states(&metadata));
     if !what.is_done(&metadata) {
@@ -192,7 +202,7 @@ fn a_power_cut_at_any_write_leaves_the_old_members_or_the_new_ones() {
             for n in 0..4 {
                 let context = format!("{what:?}, cut {} of {}, subset {n}", cut - base, end - base);
                 // A spare that is marked as failed is refused as stale until it is back.
-                reboot(&world, what, cut * 7 + n, false, what == What::Readd, &context);
+                reboot(&world, what, cut * 7 + n, false, what.takes_back(), &context);
                 cuts += 1;
             }
         }

@@ -294,7 +294,9 @@ pub fn readd(
     catch_up(session, index)?;
     set_state(session, index, SpareState::Present)?;
     if session.failed.contains(&index) {
-        return Err(EngineError::Device(format!("spare {index} did not take the commit, and is marked as failed again")));
+        return Err(EngineError::Device(format!(
+            "spare {index} did not take the commit, and is marked as failed again"
+        )));
     }
     settle_held(session, observer)?;
     Ok(())

@@ -7,7 +7,8 @@ use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::context::Usage;
 use crate::engine::{EngineError, Session};
 use crate::format::choose::Expected;
-use crate::format::metadata::SpareState;
+use crate::format::metadata::{Metadata, SpareRecord, SpareState};
+use crate::identity::{Identity, Match};
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::create::{Contents, SpareFacts};
@@ -24,7 +25,9 @@ pub(super) fn find(context: &Context, session: &Session<'_>, text: &str) -> Resu
         let device = context.device(Path::new(text))?;
         match member_of(session, &device) {
             Some(index) => Some(index),
-            None => uuid_on(session, &device)?.and_then(|uuid| metadata.spare_index(uuid)),
+            None => uuid_on(session, &device)?
+                .and_then(|uuid| metadata.spare_index(uuid))
+                .or_else(|| removed_from(metadata, &device.identity)),
         }
     } else if let Ok(uuid) = Uuid::try_parse(text) {
         metadata.spare_index(uuid)
@@ -41,6 +44,18 @@ pub(super) fn find(context: &Context, session: &Session<'_>, text: &str) -> Resu
             .collect();
         Usage(format!("'{text}' names no spare of '{}', which has: {}", session.name, spares.join(", ")))
     })?)
+}
+
+/// The place of the spare that this device was before it was removed and its copies were erased: by its own names, or
+/// by all that is known of it where it has none. The last one, if there were several. For words only.
+fn removed_from(metadata: &Metadata, found: &Identity) -> Option<SpareIndex> {
+    let was = |record: &SpareRecord| {
+        let recorded = &record.identity;
+        recorded.matches(found) == Match::Proven
+            || !recorded.has_stable_name() && recorded.fingerprint == found.fingerprint && recorded.path == found.path
+    };
+    let removed = metadata.spares.iter().zip(0u8..).filter(|(record, _)| !record.state.is_member() && was(record));
+    removed.max_by_key(|(record, _)| record.removed).map(|(_, index)| SpareIndex(index))
 }
 
 /// The spare that a device serves as at this moment.
