@@ -49,6 +49,9 @@ pub fn in_workers(
     patience: Duration,
     work: &dyn Fn(usize) -> Vec<u8>,
 ) -> io::Result<Vec<Outcome>> {
+    if items == 0 {
+        return Ok(Vec::new());
+    }
     let mut crew = Crew { work, patience, workers: Vec::new(), results: vec![None; items], next: 0 };
     for _ in 0..workers.clamp(1, items.max(1)) {
         match Worker::begin(work) {

@@ -29,7 +29,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Most worker processes at once.
-const MOST_WORKERS: usize = 16;
+const MOST_WORKERS: usize = 8;
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]
