@@ -51,8 +51,9 @@ const IMPURE: [&str; 8] =
 const FOR_CLI_ONLY: [&str; 3] = ["clap", "indicatif", "anyhow"];
 
 /// The files that may contain `unsafe`.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "block/buffer.rs",
+    "block/parallel.rs",
     "block/priority.rs",
     "block/verify/ioctl.rs",
     "dm/udev.rs",
