@@ -8,6 +8,7 @@ mod metadata;
 mod moves;
 mod policy;
 mod probe;
+mod room;
 mod scan;
 mod scan_report;
 mod scan_setup;
