@@ -17,6 +17,7 @@ pub mod host;
 mod identify;
 pub mod judge;
 mod links;
+pub mod loop_file;
 mod overlap;
 pub mod parallel;
 mod partition_table;
@@ -24,6 +25,7 @@ pub mod priority;
 pub mod ram;
 pub mod usage;
 pub mod verify;
+pub mod workers;
 
 use crate::units::{Range, Sectors};
 use nix::errno::Errno;

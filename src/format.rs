@@ -9,10 +9,12 @@
 mod bits;
 pub mod choose;
 pub mod copy;
+pub mod foreign_module;
 pub mod header;
 pub mod lists;
 pub mod map_section;
 pub mod metadata;
+pub mod samples;
 pub mod signature;
 pub mod tombstone;
 

@@ -11,14 +11,17 @@
 //! - [`Commit::run`] allocates nothing, and what it writes was made ready before: it is called while the setup is
 //!   suspended.
 
+pub mod raw;
+
 use crate::block::buffer::AlignedBuffer;
 use crate::block::parallel::{Outcome, Parallel, Request, What};
 use crate::block::{Disk, DiskError, Operation, check_request};
 use crate::format::choose::{ChooseError, Chosen, Expected, choose, reject_unexpected};
-use crate::format::copy::{Encoded, Verdict, index_u32, judge, judge_header, total_len};
+use crate::format::copy::{Encoded, Verdict, index_u32, judge_header};
 use crate::format::{COMMIT_GROUP_A, COMMIT_GROUP_B, COPY_ALIGNMENT, COPY_STARTS, MAX_SPARES};
 use crate::units::{Bytes, Sectors};
 use nix::errno::Errno;
+use raw::RawCopy;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -50,32 +53,10 @@ impl SpareReading {
 
 /// Reads all five copies of a device and judges each.
 pub fn read_copies(disk: &dyn Disk, expected: Expected) -> SpareReading {
-    let mut verdicts: Vec<Verdict> = (0..COPY_STARTS.len()).map(|index| read_copy(disk, index)).collect();
+    let mut verdicts: Vec<Verdict> =
+        (0..COPY_STARTS.len()).map(|index| RawCopy::read(disk, index).judge(index)).collect();
     reject_unexpected(&mut verdicts, expected);
     SpareReading { device: disk.name().clone(), verdicts }
-}
-
-fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
-    let (Some(start), Some(number)) = (COPY_STARTS.get(index).copied(), index_u32(index)) else {
-        return Verdict::Blank;
-    };
-    let beyond = || Verdict::Foreign("the device is too small to be a spare".into());
-    let mut head = AlignedBuffer::new(COPY_ALIGNMENT);
-    if disk.size() < start.checked_add(Sectors(8)).unwrap_or(start) {
-        return beyond();
-    }
-    if let Err(error) = disk.read(start, &mut head) {
-        return unreadable(&error);
-    }
-    let len = match judge_header(&head, number).and_then(|header| total_len(&header)) {
-        Ok(len) => len,
-        Err(verdict) => return verdict,
-    };
-    let mut copy = AlignedBuffer::new(len);
-    match disk.read(start, &mut copy) {
-        Ok(()) => judge(&copy, number),
-        Err(error) => unreadable(&error),
-    }
 }
 
 /// A generation above all that were ever begun for this setup on the device, as far as its headers tell: a torn copy may
@@ -97,10 +78,6 @@ pub fn unused_generation(disk: &dyn Disk, setup: Uuid, least: u64) -> u64 {
         }
     }
     if hidden { next.saturating_add(ROOM) } else { next }
-}
-
-fn unreadable(error: &DiskError) -> Verdict {
-    Verdict::Unreadable { sector: error.start, reason: error.to_string() }
 }
 
 /// A spare that takes part in a commit.
@@ -187,6 +164,8 @@ pub struct Commit {
     targets: Vec<CommitTarget>,
     /// For each target: whether group B goes first.
     b_first: [bool; MAX_SPARES],
+    /// For each target: the copies to write.
+    wanted: [[bool; 5]; MAX_SPARES],
     encoded: Encoded,
     /// The first [`COPY_ALIGNMENT`] bytes of each copy for each target: only these differ.
     heads: Vec<[AlignedBuffer; COPIES]>,
@@ -228,7 +207,21 @@ impl Commit {
             head
         };
         let heads = targets.iter().map(|target| std::array::from_fn(|index| head(target, index))).collect();
-        Commit { targets, b_first, encoded, heads, scratch, parallel: None }
+        Commit { targets, b_first, wanted: [[true; COPIES]; MAX_SPARES], encoded, heads, scratch, parallel: None }
+    }
+
+    /// Has target number `index` lose these copies last: a person has chosen them.
+    pub fn keep_longest(&mut self, index: usize, good: &[usize]) {
+        if let Some(first) = self.b_first.get_mut(index).filter(|_| !good.is_empty()) {
+            *first = is_b_first(|copy| good.contains(&copy));
+        }
+    }
+
+    /// Has only these copies of target number `index` written. The others count as durable: they are good.
+    pub fn write_only(&mut self, index: usize, copies: &[usize]) {
+        if let Some(wanted) = self.wanted.get_mut(index) {
+            *wanted = std::array::from_fn(|copy| copies.contains(&copy));
+        }
     }
 
     /// Takes note that `before` was written since this commit was prepared.
@@ -250,12 +243,18 @@ impl Commit {
     /// left alone: it may be all that this spare has. Can be run again: it writes the same bytes.
     pub fn run(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
+        for (state, wanted) in report.spares.iter_mut().zip(&self.wanted).take(self.targets.len()) {
+            state.durable = wanted.map(|wanted| !wanted);
+        }
         for second in [false, true] {
-            let mut wanted = [&[][..]; MAX_SPARES];
-            let targets = self.targets.iter().zip(&self.b_first).zip(&report.spares);
-            for (((_, b_first), state), wanted) in targets.zip(&mut wanted) {
+            let mut wanted = [[false; COPIES]; MAX_SPARES];
+            let targets = self.targets.iter().zip(&self.b_first).zip(&self.wanted).zip(&report.spares);
+            for ((((_, b_first), asked), state), wanted) in targets.zip(&mut wanted) {
                 if !second || state.durable.contains(&true) {
-                    *wanted = if *b_first == second { &COMMIT_GROUP_A[..] } else { &COMMIT_GROUP_B[..] };
+                    let group = if *b_first == second { &COMMIT_GROUP_A[..] } else { &COMMIT_GROUP_B[..] };
+                    let asked = asked.iter().enumerate();
+                    let both = asked.map(|(index, asked)| *asked && group.contains(&index));
+                    wanted.iter_mut().zip(both).for_each(|(wanted, both)| *wanted = both);
                 }
             }
             let written = self.write(&wanted, &mut report);
@@ -265,7 +264,11 @@ impl Commit {
     }
 
     /// Writes the wanted copies of each target; which were written.
-    fn write(&mut self, wanted: &[&[usize]; MAX_SPARES], report: &mut CommitReport) -> [[bool; COPIES]; MAX_SPARES] {
+    fn write(
+        &mut self,
+        wanted: &[[bool; COPIES]; MAX_SPARES],
+        report: &mut CommitReport,
+    ) -> [[bool; COPIES]; MAX_SPARES] {
         let outcomes = self.write_at_once(wanted);
         let mut written = [[false; COPIES]; MAX_SPARES];
         let all = self.targets.iter().zip(&self.heads).zip(wanted).zip(&outcomes);
@@ -273,7 +276,9 @@ impl Commit {
             all.zip(report.spares.iter_mut().zip(&mut written))
         {
             let copies = COPY_STARTS.iter().zip(heads).zip(outcomes).zip(written).enumerate();
-            for (_, (((start, head), outcome), written)) in copies.filter(|(index, _)| wanted.contains(index)) {
+            for (_, (((start, head), outcome), written)) in
+                copies.filter(|(index, _)| wanted.get(*index) == Some(&true))
+            {
                 let result = match outcome {
                     Outcome::Done => Ok(()),
                     Outcome::Failed(errno) => Err(target.error(Operation::Write, *start, self.scratch.len(), *errno)),
@@ -292,7 +297,7 @@ impl Commit {
     }
 
     /// Writes the wanted copies to all targets at once, as far as the kernel takes that.
-    fn write_at_once(&mut self, wanted: &[&[usize]; MAX_SPARES]) -> [[Outcome; COPIES]; MAX_SPARES] {
+    fn write_at_once(&mut self, wanted: &[[bool; COPIES]; MAX_SPARES]) -> [[Outcome; COPIES]; MAX_SPARES] {
         let mut outcomes = [[Outcome::Untried; COPIES]; MAX_SPARES];
         let Some(parallel) = &mut self.parallel else { return outcomes };
         let body = self.scratch.get(COPY_ALIGNMENT..).unwrap_or_default();
@@ -302,7 +307,7 @@ impl Commit {
         for (number, ((target, heads), wanted)) in self.targets.iter().zip(&self.heads).zip(wanted).enumerate() {
             let Some(device) = target.disk.descriptor() else { continue };
             let copies = COPY_STARTS.iter().zip(heads).enumerate();
-            for (index, (start, head)) in copies.filter(|(index, _)| wanted.contains(index)) {
+            for (index, (start, head)) in copies.filter(|(index, _)| wanted.get(*index) == Some(&true)) {
                 // A request that the disk itself would refuse is left to it.
                 let fits = check_request(&*target.disk, Operation::Write, *start, self.scratch.len()).is_ok();
                 let Some(offset) = start.to_bytes().filter(|_| fits) else { continue };
