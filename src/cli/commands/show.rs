@@ -422,7 +422,8 @@ fn render(out: &mut Output, report: &StatusReport) {
     };
     out.line(format!("  moved: {moved}"));
     if let Some(room) = &report.room {
-        out.line(format!("   room: {}", room.summary()));
+        let words = room.summary();
+        out.line(format!("   room: {}", words.strip_prefix("room for ").unwrap_or(words)));
     }
     if let Some(scan) = &report.scan {
         out.line(format!("   scan: {}", scan.summary));
