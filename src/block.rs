@@ -19,6 +19,7 @@ pub mod judge;
 mod links;
 pub mod loop_file;
 mod overlap;
+pub mod parallel;
 mod partition_table;
 pub mod priority;
 pub mod ram;
@@ -29,6 +30,7 @@ pub mod workers;
 use crate::units::{Range, Sectors};
 use nix::errno::Errno;
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// What a request was doing.
@@ -121,6 +123,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn write(&self, start: Sectors, buf: &[u8]) -> Result<(), DiskError>;
     /// Makes everything written so far durable.
     fn flush(&self) -> Result<(), DiskError>;
+    /// The descriptor that takes requests from [`buffer::AlignedBuffer`]s as they are, in multiples of 4096 bytes, for
+    /// [`parallel`]; `None` when there is no such thing.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// Checks bounds and block alignment of a request; the range that it covers, or the error to give.

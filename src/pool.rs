@@ -13,9 +13,11 @@
 //! before its slot, if that is free. Else the policy names a run with room for all that is left of the request, or at
 //! least for this range, and the ranges that follow continue behind it as long as they fit.
 
+mod forecast;
 mod policy;
 mod runs;
 
+pub use forecast::{Outlook, forecast};
 pub use policy::{Scores, recorded_scores};
 
 use crate::format::metadata::{AllocationPolicy, Metadata, SpareState};

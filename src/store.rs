@@ -6,16 +6,21 @@
 //! - a commit writes copies 0, 2, 4, flushes, writes copies 1, 3, flushes: at any instant one whole group is intact.
 //!   On a spare whose second group alone needs it (an interrupted or failed commit left it damaged or older), that
 //!   group goes first: else a crash now could leave no copy of the newest generation, or none at all;
-//! - [`Commit::run`] allocates nothing: it is called while the setup is suspended.
+//! - within a group all spares are written at once, and flushed at once, where the kernel can do that; what it did not
+//!   take is done one after the other;
+//! - [`Commit::run`] allocates nothing, and what it writes was made ready before: it is called while the setup is
+//!   suspended.
 
 pub mod raw;
 
 use crate::block::buffer::AlignedBuffer;
-use crate::block::{Disk, DiskError};
+use crate::block::parallel::{Outcome, Parallel, Request, What};
+use crate::block::{Disk, DiskError, Operation, check_request};
 use crate::format::choose::{ChooseError, Chosen, Expected, choose, reject_unexpected};
 use crate::format::copy::{Encoded, Verdict, index_u32, judge_header};
 use crate::format::{COMMIT_GROUP_A, COMMIT_GROUP_B, COPY_ALIGNMENT, COPY_STARTS, MAX_SPARES};
-use crate::units::Sectors;
+use crate::units::{Bytes, Sectors};
+use nix::errno::Errno;
 use raw::RawCopy;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -86,6 +91,14 @@ pub struct CommitTarget {
     pub data_start: Sectors,
 }
 
+impl CommitTarget {
+    /// The error for a request of so many bytes; allocates nothing.
+    fn error(&self, operation: Operation, start: Sectors, bytes: usize, errno: Errno) -> DiskError {
+        let len = Bytes(u64::try_from(bytes).unwrap_or(u64::MAX)).to_sectors_down();
+        DiskError { device: self.disk.name().clone(), operation, start, len, errno }
+    }
+}
+
 /// How a commit went on one spare.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpareCommit {
@@ -139,6 +152,12 @@ impl CommitReport {
     }
 }
 
+/// Copies on a spare.
+const COPIES: usize = COPY_STARTS.len();
+
+/// The most copies of a group on all spares.
+const MOST_AT_ONCE: usize = MAX_SPARES * COMMIT_GROUP_A.len();
+
 /// A commit that is ready to be written: all memory that it needs is in here.
 #[derive(Debug)]
 pub struct Commit {
@@ -148,15 +167,30 @@ pub struct Commit {
     /// For each target: the copies to write.
     wanted: [[bool; 5]; MAX_SPARES],
     encoded: Encoded,
+    /// The first [`COPY_ALIGNMENT`] bytes of each copy for each target: only these differ.
+    heads: Vec<[AlignedBuffer; COPIES]>,
+    /// A whole copy; the same for all but for its head.
     scratch: AlignedBuffer,
+    /// For several spares at once.
+    parallel: Option<Parallel>,
 }
 
 impl Commit {
     /// Prepares to write `encoded` to `targets` (at most 16; further ones are left out). Reads what the targets hold,
     /// to know which group of copies must be left alone longest.
-    pub fn new(mut targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
+    pub fn new(targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
+        let mut commit = Commit::one_after_the_other(targets, encoded);
+        let able = commit.targets.iter().filter(|target| target.disk.descriptor().is_some()).count();
+        if able > 1 {
+            commit.parallel = Parallel::new(MOST_AT_ONCE);
+        }
+        commit
+    }
+
+    /// The same, to be written to one spare after the other.
+    pub fn one_after_the_other(mut targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
         targets.truncate(MAX_SPARES);
-        let scratch = AlignedBuffer::new(encoded.len());
+        let mut scratch = AlignedBuffer::new(encoded.len());
         let mut b_first = [false; MAX_SPARES];
         for (target, first) in targets.iter().zip(&mut b_first) {
             let expected = Expected { setup: None, spare: Some(target.uuid) };
@@ -164,7 +198,16 @@ impl Commit {
                 *first = is_b_first(|index| chosen.current.contains(&index));
             }
         }
-        Commit { targets, b_first, wanted: [[true; 5]; MAX_SPARES], encoded, scratch }
+        let mut head = |target: &CommitTarget, index: usize| {
+            let mut head = AlignedBuffer::new(COPY_ALIGNMENT);
+            if let Some(number) = index_u32(index) {
+                encoded.stamp(&mut scratch, target.uuid, target.data_start, number);
+                head.iter_mut().zip(scratch.iter()).for_each(|(to, from)| *to = *from);
+            }
+            head
+        };
+        let heads = targets.iter().map(|target| std::array::from_fn(|index| head(target, index))).collect();
+        Commit { targets, b_first, wanted: [[true; COPIES]; MAX_SPARES], encoded, heads, scratch, parallel: None }
     }
 
     /// Has target number `index` lose these copies last: a person has chosen them.
@@ -204,31 +247,113 @@ impl Commit {
             state.durable = wanted.map(|wanted| !wanted);
         }
         for second in [false, true] {
-            let mut written = [[false; 5]; MAX_SPARES];
-            let targets = self.targets.iter().zip(&self.b_first).zip(&self.wanted);
-            for ((((target, b_first), wanted), state), written) in targets.zip(&mut report.spares).zip(&mut written) {
-                if second && !state.durable.contains(&true) {
-                    continue;
-                }
-                let group = if *b_first == second { &COMMIT_GROUP_A[..] } else { &COMMIT_GROUP_B[..] };
-                for index in group.iter().filter(|index| wanted.get(**index) == Some(&true)) {
-                    match write_copy(target, &self.encoded, *index, &mut self.scratch) {
-                        Ok(()) => written.iter_mut().skip(*index).take(1).for_each(|w| *w = true),
-                        Err(error) => state.note(error),
-                    }
+            let mut wanted = [[false; COPIES]; MAX_SPARES];
+            let targets = self.targets.iter().zip(&self.b_first).zip(&self.wanted).zip(&report.spares);
+            for ((((_, b_first), asked), state), wanted) in targets.zip(&mut wanted) {
+                if !second || state.durable.contains(&true) {
+                    let group = if *b_first == second { &COMMIT_GROUP_A[..] } else { &COMMIT_GROUP_B[..] };
+                    let asked = asked.iter().enumerate();
+                    let both = asked.map(|(index, asked)| *asked && group.contains(&index));
+                    wanted.iter_mut().zip(both).for_each(|(wanted, both)| *wanted = both);
                 }
             }
-            for ((target, state), written) in self.targets.iter().zip(&mut report.spares).zip(&written) {
-                if !written.contains(&true) {
-                    continue;
-                }
-                match target.disk.flush() {
-                    Ok(()) => state.durable.iter_mut().zip(written).for_each(|(d, w)| *d |= w),
+            let written = self.write(&wanted, &mut report);
+            self.flush(&written, &mut report);
+        }
+        report
+    }
+
+    /// Writes the wanted copies of each target; which were written.
+    fn write(
+        &mut self,
+        wanted: &[[bool; COPIES]; MAX_SPARES],
+        report: &mut CommitReport,
+    ) -> [[bool; COPIES]; MAX_SPARES] {
+        let outcomes = self.write_at_once(wanted);
+        let mut written = [[false; COPIES]; MAX_SPARES];
+        let all = self.targets.iter().zip(&self.heads).zip(wanted).zip(&outcomes);
+        for ((((target, heads), wanted), outcomes), (state, written)) in
+            all.zip(report.spares.iter_mut().zip(&mut written))
+        {
+            let copies = COPY_STARTS.iter().zip(heads).zip(outcomes).zip(written).enumerate();
+            for (_, (((start, head), outcome), written)) in
+                copies.filter(|(index, _)| wanted.get(*index) == Some(&true))
+            {
+                let result = match outcome {
+                    Outcome::Done => Ok(()),
+                    Outcome::Failed(errno) => Err(target.error(Operation::Write, *start, self.scratch.len(), *errno)),
+                    Outcome::Untried => {
+                        self.scratch.iter_mut().zip(head.iter()).for_each(|(to, from)| *to = *from);
+                        target.disk.write(*start, &self.scratch)
+                    }
+                };
+                match result {
+                    Ok(()) => *written = true,
                     Err(error) => state.note(error),
                 }
             }
         }
-        report
+        written
+    }
+
+    /// Writes the wanted copies to all targets at once, as far as the kernel takes that.
+    fn write_at_once(&mut self, wanted: &[[bool; COPIES]; MAX_SPARES]) -> [[Outcome; COPIES]; MAX_SPARES] {
+        let mut outcomes = [[Outcome::Untried; COPIES]; MAX_SPARES];
+        let Some(parallel) = &mut self.parallel else { return outcomes };
+        let body = self.scratch.get(COPY_ALIGNMENT..).unwrap_or_default();
+        let mut places = [(0, 0); MOST_AT_ONCE];
+        let mut requests: [Option<Request<'_>>; MOST_AT_ONCE] = [None; MOST_AT_ONCE];
+        let mut free = places.iter_mut().zip(&mut requests);
+        for (number, ((target, heads), wanted)) in self.targets.iter().zip(&self.heads).zip(wanted).enumerate() {
+            let Some(device) = target.disk.descriptor() else { continue };
+            let copies = COPY_STARTS.iter().zip(heads).enumerate();
+            for (index, (start, head)) in copies.filter(|(index, _)| wanted.get(*index) == Some(&true)) {
+                // A request that the disk itself would refuse is left to it.
+                let fits = check_request(&*target.disk, Operation::Write, *start, self.scratch.len()).is_ok();
+                let Some(offset) = start.to_bytes().filter(|_| fits) else { continue };
+                let Some((place, request)) = free.next() else { continue };
+                *place = (number, index);
+                let what = What::Write { offset: offset.0, pieces: [&**head, body] };
+                *request = Some(Request { device, what, outcome: Outcome::Untried });
+            }
+        }
+        parallel.run(&mut requests);
+        for ((number, index), request) in places.iter().zip(&requests) {
+            let outcome = outcomes.get_mut(*number).and_then(|copies| copies.get_mut(*index));
+            if let (Some(outcome), Some(request)) = (outcome, request) {
+                *outcome = request.outcome;
+            }
+        }
+        outcomes
+    }
+
+    /// Flushes the targets of which something was written, all at once as far as the kernel takes that. What was written
+    /// is durable where that succeeded.
+    fn flush(&mut self, written: &[[bool; COPIES]; MAX_SPARES], report: &mut CommitReport) {
+        let mut requests: [Option<Request<'_>>; MAX_SPARES] = [None; MAX_SPARES];
+        if let Some(parallel) = &mut self.parallel {
+            let targets = self.targets.iter().zip(written).zip(&mut requests);
+            for ((target, _), request) in targets.filter(|((_, written), _)| written.contains(&true)) {
+                let device = target.disk.descriptor();
+                *request = device.map(|device| Request { device, what: What::Flush, outcome: Outcome::Untried });
+            }
+            parallel.run(&mut requests);
+        }
+        let targets = self.targets.iter().zip(written).zip(&mut report.spares).zip(&requests);
+        for (((target, written), state), request) in targets {
+            if !written.contains(&true) {
+                continue;
+            }
+            let result = match request.map_or(Outcome::Untried, |request| request.outcome) {
+                Outcome::Done => Ok(()),
+                Outcome::Failed(errno) => Err(target.error(Operation::Flush, Sectors::ZERO, 0, errno)),
+                Outcome::Untried => target.disk.flush(),
+            };
+            match result {
+                Ok(()) => state.durable.iter_mut().zip(written).for_each(|(d, w)| *d |= w),
+                Err(error) => state.note(error),
+            }
+        }
     }
 }
 
@@ -242,19 +367,6 @@ fn is_b_first(current: impl Fn(usize) -> bool) -> bool {
         (true, true) => whole(&COMMIT_GROUP_A) && !whole(&COMMIT_GROUP_B),
         (false, _) => false,
     }
-}
-
-fn write_copy(
-    target: &CommitTarget,
-    encoded: &Encoded,
-    index: usize,
-    scratch: &mut AlignedBuffer,
-) -> Result<(), DiskError> {
-    let (Some(start), Some(number)) = (COPY_STARTS.get(index).copied(), index_u32(index)) else {
-        return Ok(());
-    };
-    encoded.stamp(scratch, target.uuid, target.data_start, number);
-    target.disk.write(start, scratch)
 }
 
 /// Erases all five copies: the first block of each is zeroed, then flushed. For `destroy`, after the commit that

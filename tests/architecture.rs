@@ -53,9 +53,10 @@ const IMPURE: [&str; 8] =
 const FOR_CLI_ONLY: [&str; 3] = ["clap", "indicatif", "anyhow"];
 
 /// The files that may contain `unsafe`.
-const UNSAFE: [&str; 8] = [
+const UNSAFE: [&str; 9] = [
     "block/buffer.rs",
     "block/loop_file.rs",
+    "block/parallel.rs",
     "block/priority.rs",
     "block/verify/ioctl.rs",
     "block/workers.rs",

@@ -322,6 +322,10 @@ impl Disk for DirectDisk {
             .map_err(|errno| self.error(Operation::Write, start, buf.len(), errno))
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (self.direct && self.block_bytes <= ALIGNMENT).then(|| self.file.as_fd())
+    }
+
     fn flush(&self) -> Result<(), DiskError> {
         // On a block device fdatasync sends a flush to the drive even when no page is dirty (blkdev_fsync).
         loop {

@@ -10,6 +10,7 @@ use super::{Disk, DiskError, Operation, check_request};
 use crate::units::{Range, SECTOR_SIZE, Sectors};
 use nix::errno::Errno;
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How a bad sector behaves.
@@ -364,6 +365,9 @@ impl<T: Disk + ?Sized> Disk for Arc<T> {
     }
     fn flush(&self) -> Result<(), DiskError> {
         (**self).flush()
+    }
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        (**self).descriptor()
     }
 }
 

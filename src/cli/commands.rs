@@ -12,6 +12,7 @@ mod moves;
 mod policy;
 mod probe;
 mod reassemble;
+mod room;
 mod scan;
 mod scan_report;
 mod scan_setup;

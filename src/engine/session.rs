@@ -342,6 +342,7 @@ impl<'a> Session<'a> {
     pub fn commit(&mut self, change: impl FnOnce(&mut Metadata)) -> Result<CommitReport, EngineError> {
         let mut next = self.next_metadata();
         change(&mut next);
+        next.note_used(&self.metadata);
         let encoded = encode(&next)?;
         let digest = encoded.digest();
         let targets = self.targets_of(&next);

@@ -273,6 +273,7 @@ fn next_metadata(
     health.sectors_recovered = health.sectors_recovered.saturating_add(outcome.recovered.0);
     add_found_bad(&mut new.bad_blocks, plan, outcome);
     new.map = map;
+    new.note_used(&session.metadata);
     new.forget_open_samples();
     new
 }

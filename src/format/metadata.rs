@@ -166,6 +166,28 @@ pub struct SpareRecord {
     pub unknown: UnknownKeys,
 }
 
+/// How many sectors lived on spares from some time on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UsedSample(u64, Sectors);
+
+impl UsedSample {
+    /// From when on, seconds since 1970.
+    pub fn time(&self) -> u64 {
+        self.0
+    }
+
+    /// Sectors that lived on spares.
+    pub fn sectors(&self) -> Sectors {
+        self.1
+    }
+}
+
+/// The most samples of used sectors that are kept.
+pub const MAX_USED_SAMPLES: usize = 32;
+
+/// Times before this (September 2001) come from a clock that was never set.
+const CLOCK_IS_SET: u64 = 1_000_000_000;
+
 /// The health section: what happened over the life of the setup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -180,9 +202,33 @@ pub struct Health {
     pub sectors_recovered: u64,
     /// Sectors that could not be read.
     pub sectors_lost: u64,
+    /// How many sectors lived on spares, each time that it changed, oldest first; thinned out to
+    /// [`MAX_USED_SAMPLES`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub used: Vec<UsedSample>,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: UnknownKeys,
+}
+
+impl Health {
+    /// Takes note that from `time` on `sectors` live on spares.
+    fn note_used_from(&mut self, time: u64, sectors: Sectors) {
+        let last = self.used.last().map_or(0, UsedSample::time);
+        let time = if time < CLOCK_IS_SET { time.max(last) } else { time };
+        // The later ones are from a clock that was ahead, and has been put right.
+        self.used.retain(|sample| sample.time() < time);
+        self.used.push(UsedSample(time, sectors));
+        while self.used.len() > MAX_USED_SAMPLES {
+            // What is missed least: neither the first nor the last, and close to its neighbours.
+            let gap = |w: &[UsedSample]| match w {
+                [before, _, after] => after.time().saturating_sub(before.time()),
+                _ => u64::MAX,
+            };
+            let closest = self.used.windows(3).map(gap).enumerate().min_by_key(|(_, gap)| *gap);
+            self.used.remove(closest.map_or(0, |(place, _)| place.saturating_add(1)));
+        }
+    }
 }
 
 /// An earlier commit of the same setup.
@@ -367,6 +413,18 @@ impl Metadata {
             Some(kind) => Err(Inconsistency::SectionKind(kind)),
             None => Ok(()),
         }
+    }
+
+    /// Takes note of how many sectors live on spares, if that is not what it was `before` this commit.
+    pub fn note_used(&mut self, before: &Metadata) {
+        let (then, used) = (before.map.remapped(), self.map.remapped());
+        if then == used {
+            return;
+        }
+        if self.health.used.is_empty() {
+            self.health.note_used_from(before.committed, then);
+        }
+        self.health.note_used_from(self.committed, used);
     }
 
     /// How many commits a spare has missed that holds this older generation. Commits are counted by the lineage where that

@@ -1,6 +1,7 @@
 //! `status`, `list`, `map`: they read, and never write.
 
 use super::lifecycle::indexes;
+use super::room::RoomReport;
 use super::scan_report::summary;
 use super::spare::state_word;
 use super::{Context, Exit, Output};
@@ -9,8 +10,8 @@ use crate::cli::context::Usage;
 use crate::cli::output::Colour;
 use crate::cli::report::{self, LossRow, count, loss_rows, sizes};
 use crate::dm::{DeviceMapper, TableSlot};
-use crate::engine::held;
 use crate::engine::session::{LiveDevices, Session, find_active, live_devices};
+use crate::engine::{held, now};
 use crate::format::choose::Expected;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::pool::Pool;
@@ -153,6 +154,8 @@ struct StatusReport {
     losses: Vec<LossRow>,
     /// The last scan; absent when there was none, or nothing is known of it.
     scan: Option<ScanRow>,
+    /// Room on the spares; absent when the metadata cannot be read.
+    room: Option<RoomReport>,
     spares: Vec<SpareReport>,
 }
 
@@ -219,7 +222,8 @@ pub(super) fn status(context: &Context, args: &Status, out: &mut Output) -> Resu
 fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Result<StatusReport> {
     let metadata = &session.metadata;
     let map = &metadata.map;
-    let spares: Vec<SpareReport> = indexes(session).filter_map(|i| examine_spare(context, session, i)).collect();
+    let pool = Pool::new(metadata, |_| true);
+    let spares = indexes(session).filter_map(|i| examine_spare(context, session, &pool, i)).collect();
     let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
     let losses: Vec<Loss> = map.losses().iter().collect();
     let owned = context.owners(&session.name, &losses, patience);
@@ -240,6 +244,7 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
         rewritten_since_sectors: rewritten,
         losses: loss_rows(&losses, &owned),
         scan: last_scan(context, metadata.setup),
+        room: Some(RoomReport::new(metadata, &pool, now())),
         spares,
     };
     judge(session, &mut report)?;
@@ -281,11 +286,12 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
         rewritten_since_sectors: 0,
         losses: Vec::new(),
         scan: None,
+        room: None,
         spares: live.spares.iter().map(spare).collect(),
     })
 }
 
-fn examine_spare(context: &Context, session: &Session<'_>, index: SpareIndex) -> Option<SpareReport> {
+fn examine_spare(context: &Context, session: &Session<'_>, pool: &Pool<'_>, index: SpareIndex) -> Option<SpareReport> {
     let metadata = &session.metadata;
     let record = metadata.spare(index)?;
     let member = session.spare(index);
@@ -294,7 +300,6 @@ fn examine_spare(context: &Context, session: &Session<'_>, index: SpareIndex) ->
     let chosen = reading.as_ref().and_then(|r| r.choose().ok());
     let generation = chosen.as_ref().map(|c| c.copy.metadata.generation);
     let state = state_word(session, index, generation);
-    let pool = Pool::new(metadata, |_| true);
     let used = metadata.map.extents_by_slot(index).map(|e| e.range.len().0).fold(0, u64::saturating_add);
     let bad = metadata.bad_blocks.get(&index).into_iter().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
     let current = chosen.filter(|_| generation == Some(metadata.generation)).map_or(0, |c| c.current.len());
@@ -379,6 +384,9 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
         };
         found(State::Attention, what, format!("check the files that were hit, then run 'dm-remap acknowledge {name}'"));
     }
+    if let Some(room) = report.room.as_ref().filter(|room| room.is_short()) {
+        found(State::Attention, room.summary().to_string(), "get another spare before the room is used up".into());
+    }
     let lagging =
         report.spares.iter().filter(|s| ["online", "draining"].contains(&s.state) && s.copies_current < 5).count();
     if lagging > 0 {
@@ -413,6 +421,10 @@ fn render(out: &mut Output, report: &StatusReport) {
         format!("{} in {}", sizes(report.remapped_sectors), count(report.extents, "extent"))
     };
     out.line(format!("  moved: {moved}"));
+    if let Some(room) = &report.room {
+        let words = room.summary();
+        out.line(format!("   room: {}", words.strip_prefix("room for ").unwrap_or(words)));
+    }
     if let Some(scan) = &report.scan {
         out.line(format!("   scan: {}", scan.summary));
     }
