@@ -47,8 +47,10 @@ type Parse = fn(&'static str, Vec<OsString>) -> Result<Cli, clap::Error>;
 
 /// The tools that this program is, by the exact name that it is called by. A command that is a program of its own has a
 /// line here: nothing else knows of it.
-const TOOLS: [(&str, Parse); 2] = [
+const TOOLS: [(&str, Parse); 4] = [
     ("dm-remap", |_, args| Cli::try_parse_from(args)),
+    ("dm-remap-discover", |name, args| Tool::parse(name, Command::Discover, args)),
+    ("dm-remap-reassemble", |name, args| Tool::parse(name, Command::Reassemble, args)),
     ("dm-remap-validate", |name, args| Tool::parse(name, Command::Validate, args)),
 ];
 
@@ -97,6 +99,18 @@ fn run(parsed: Result<Cli, clap::Error>) -> Exit {
             exit
         }
     }
+}
+
+/// The one of two ends that a person must know of.
+fn worse(one: Exit, other: Exit) -> Exit {
+    let rank = |exit: Exit| match exit {
+        Exit::Done => 0,
+        Exit::Attention => 1,
+        Exit::Refused => 2,
+        Exit::Usage => 3,
+        Exit::Failed => 4,
+    };
+    if rank(other) > rank(one) { other } else { one }
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {

@@ -5,9 +5,13 @@
 //! - when in doubt, a [`Refusal`]: it says what was found and what the person can do, and nothing was changed.
 
 pub mod assemble;
+pub mod compact;
 pub mod create;
+pub mod import;
 pub mod moves;
 pub mod refusal;
+pub mod repair;
+pub mod restore;
 
 pub use create::{CreateFacts, CreatePlan, DeviceFacts, SpareFacts};
 pub use moves::{Home, Move, MoveKind, MovePlan};

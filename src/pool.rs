@@ -121,6 +121,34 @@ impl<'a> Pool<'a> {
         longest.max().unwrap_or_default()
     }
 
+    /// Whether the pool gives out room on this spare.
+    pub fn has(&self, spare: SpareIndex) -> bool {
+        self.spares.contains_key(&spare)
+    }
+
+    /// The lowest place on a spare with room for `len` sectors in one piece.
+    pub fn lowest_on(&self, spare: SpareIndex, len: Sectors) -> Option<Slot> {
+        let run = self.spares.get(&spare)?.first_fit(len)?;
+        Some(Slot { spare, start: run.start() })
+    }
+
+    /// The smallest run on any spare with room for `len` sectors in one piece.
+    pub fn smallest_for(&self, len: Sectors) -> Option<Slot> {
+        let runs = self.spares.iter().filter_map(|(spare, free)| Some((free.best_fit(len)?, *spare)));
+        let (run, spare) = runs.min_by_key(|(run, spare)| (run.len(), *spare))?;
+        Some(Slot { spare, start: run.start() })
+    }
+
+    /// Whether the `len` sectors from `slot` on are free.
+    pub fn is_free(&self, slot: Slot, len: Sectors) -> bool {
+        self.spares.get(&slot.spare).is_some_and(|free| free.run_of(slot.start, len).is_some())
+    }
+
+    /// Takes the `len` sectors from `slot` on, if they are free. Both are whole units.
+    pub fn claim(&mut self, slot: Slot, len: Sectors) -> bool {
+        self.take_at(slot, len)
+    }
+
     /// Finds slots for `range`: in one piece if any spare has room for it; else in several. Nothing is taken when there
     /// is not enough room.
     ///

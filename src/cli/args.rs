@@ -1,12 +1,21 @@
 //! The one definition of the command line.
 
 mod allocation;
+pub mod assembly;
 pub mod config;
 pub mod validate;
 
 pub use allocation::{Allocation, Policy};
+use assembly::{Discover, Reassemble};
+mod compact;
+
+pub use compact::Compact;
 
 use crate::config::Rate;
+mod metadata;
+
+pub use metadata::{Backup, Import, Metadata, MetadataSource, Repair, RestoreMetadata};
+
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -96,13 +105,19 @@ pub enum Command {
     Acknowledge(Acknowledge),
     /// Show or change what a setup does by itself.
     Policy(Policy),
+    /// Bring scattered extents together, live: a smaller table, free space in long runs.
+    Compact(Compact),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
     Watch(Watch),
-    /// Look at what is on the spares.
+    /// Look at what is on the spares, mend it, save it, take it over.
     #[command(subcommand)]
     Metadata(Metadata),
+    /// Look for setups on devices and image files, and change nothing.
+    Discover(Discover),
+    /// Put setups together again from their spares, and bring them up.
+    Reassemble(Reassemble),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Config),
@@ -417,23 +432,6 @@ pub struct Acknowledge {
     pub dry_run: bool,
 }
 
-/// What to do with metadata.
-#[derive(Debug, Subcommand)]
-pub enum Metadata {
-    /// Print what a spare or an active setup holds.
-    Dump(MetadataSource),
-    /// Judge each of the five copies.
-    Check(MetadataSource),
-}
-
-/// Where metadata is to be read.
-#[derive(Debug, Args)]
-pub struct MetadataSource {
-    /// A spare (a device or an image file), or the name of an active setup: then all its spares.
-    #[arg(value_name = "DEV|NAME")]
-    pub source: String,
-}
-
 /// What to do with blocks that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Unreadable {
@@ -487,5 +485,7 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
         Tool::<Validate>::command().debug_assert();
+        Tool::<Discover>::command().debug_assert();
+        Tool::<Reassemble>::command().debug_assert();
     }
 }

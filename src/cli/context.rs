@@ -159,6 +159,14 @@ impl Context {
         Ok((lock, Session::open(dm, self, name, true)?))
     }
 
+    /// The same for taking it down: also one that was brought up to be read only, which nothing else may change.
+    pub(super) fn locked_session_to_take_down(&self, name: &str) -> Result<(Lock, Session<'_>)> {
+        let dm = self.dm()?;
+        let live = live_devices(dm, name)?;
+        let lock = self.lock(&live.setup.to_string(), name)?;
+        Ok((lock, Session::open(dm, self, name, !live.state.read_only)?))
+    }
+
     /// Opens an active setup for reading.
     pub(super) fn reading_session(&self, name: &str) -> Result<Session<'_>> {
         Ok(Session::open(self.dm()?, self, name, false)?)
@@ -216,9 +224,14 @@ impl Context {
         files::owners_within(&self.host, device, ranges, patience)
     }
 
+    /// Where copies of committed metadata are kept.
+    pub(super) fn backups(&self) -> PathBuf {
+        self.state.join("backup")
+    }
+
     /// Keeps a copy of committed metadata in a file. A failure is only told.
     pub(super) fn keep_backup(&self, metadata: &Metadata) {
-        if let Err(error) = backup::save(&self.state.join("backup"), metadata) {
+        if let Err(error) = backup::save(&self.backups(), metadata) {
             self.note(&format!("no metadata backup under {}: {error}", self.state.display()));
         }
     }

@@ -14,16 +14,19 @@ use crate::block::foreign::read_signature;
 use crate::block::host::{self, Host};
 use crate::block::usage::Use;
 use crate::block::workers::{Outcome, in_workers};
+use crate::format::choose::Expected;
 use crate::format::copy::Verdict;
 use crate::format::{COPY_STARTS, DATA_START};
 use crate::identity::{Identity, Match};
 use crate::plan::assemble::{FoundSetup, LiveSetup, MainVerdict, SeenDevice, assemble};
 use crate::store::raw::RawCopy;
+use crate::store::read_copies;
 use crate::units::{DevNo, Sectors};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Most worker processes at once.
 const MOST_WORKERS: usize = 16;
@@ -39,6 +42,13 @@ pub struct Where {
     pub read_only: bool,
     /// At this device as a possible main, which the person named.
     pub main: Option<PathBuf>,
+}
+
+impl Where {
+    /// At all block devices, also at those that refuse writes: what is found there is told.
+    pub fn everywhere() -> Where {
+        Where { all: true, read_only: true, ..Where::default() }
+    }
 }
 
 /// A device that was not read, or could not be.
@@ -360,6 +370,40 @@ impl Discovery {
                 two.setup()
             )),
         }
+    }
+
+    /// Reads the devices that hold copies of a setup anew, in this process, and judges the setup again.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub fn read_again(&mut self, host: &Host, setup: Uuid) -> Result<FoundSetup, String> {
+        let holds = |device: &SeenDevice| {
+            let mut copies = device.verdicts.iter();
+            copies.any(|verdict| matches!(verdict, Verdict::Valid(copy) if copy.metadata.setup == setup))
+        };
+        for (device, block) in self.devices.iter_mut().zip(&self.blocks) {
+            if holds(device) {
+                let disk = open(host, &device.path, block.as_ref())?;
+                device.verdicts = read_copies(&disk, Expected::default()).verdicts;
+            }
+        }
+        let before = self.setups.iter().position(|found| found.setup() == setup);
+        let now = assemble(&self.devices, &live_setups(host)).into_iter().find(|found| found.setup() == setup);
+        let (Some(place), Some(mut now)) = (before, now) else {
+            return Err("the setup is not there any more: another command has changed it".into());
+        };
+        let before = self.setups.get_mut(place).ok_or("no such setup")?;
+        // Main was compared with samples that may not be the ones of now.
+        if before.newest.metadata.config.samples == now.newest.metadata.config.samples {
+            for candidate in &mut now.candidates {
+                let compared = before.candidates.iter().find(|c| c.device == candidate.device);
+                if let Some(samples) = compared.and_then(|c| c.samples.clone()) {
+                    candidate.compare(samples);
+                }
+            }
+        }
+        *before = now.clone();
+        Ok(now)
     }
 
     /// The number of a device, unless it is an image file.

@@ -38,6 +38,7 @@ fn sync_spare_device(
         spare: member.devno,
         size: record.identity.size,
         block: session.block(),
+        read_only: session.read_only,
     };
     let uuid = spare_device_uuid(session.setup(), index);
     match session.dm.state(&device.name)? {
@@ -67,6 +68,7 @@ struct SpareDeviceSpec {
     spare: DevNo,
     size: Sectors,
     block: Sectors,
+    read_only: bool,
 }
 
 impl SpareDeviceSpec {
@@ -78,7 +80,7 @@ impl SpareDeviceSpec {
     /// Loads and swaps in a table unless it is in force already. `false` when the kernel does not have its targets.
     fn swap(&self, dm: &dyn DeviceMapper, current: &[Target], table: &[Target]) -> Result<bool, EngineError> {
         if current != table {
-            match dm.load(&self.name, table, false) {
+            match dm.load(&self.name, table, self.read_only) {
                 Ok(()) => {}
                 Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(false),
                 Err(error) => return Err(error.into()),

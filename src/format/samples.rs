@@ -183,7 +183,7 @@ mod tests {
         };
         let kept = samples.under_extents(&map(&[(800, 16)])).unwrap();
         assert_eq!(kept.units, [Sample { at: Sectors(800), crc: 2 }]);
-        assert_eq!(samples.under_extents(&map(&[(804, 16)])), None);
+        assert_eq!(samples.under_extents(&map(&[(808, 16)])), None);
         let text = serde_json::to_string(&kept).unwrap();
         assert_eq!(text, r#"{"taken":5,"units":[[800,2]]}"#);
         assert_eq!(serde_json::from_str::<MainSamples>(&text).unwrap(), kept);

@@ -81,6 +81,14 @@ impl Standing {
             Standing::Missing | Standing::Cloned(_) => None,
         }
     }
+
+    /// All devices that hold it.
+    pub fn holders(&self) -> Vec<usize> {
+        match self {
+            Standing::Cloned(holders) => holders.clone(),
+            other => other.device().into_iter().collect(),
+        }
+    }
 }
 
 /// A spare of a setup that was found.
@@ -92,6 +100,8 @@ pub struct SpareMember {
     pub record: SpareRecord,
     /// What is to be said of it.
     pub standing: Standing,
+    /// The generation that its device holds.
+    pub generation: Option<u64>,
     /// How well its device fits the record; `None` while there is not one device.
     pub fit: Option<Match>,
     /// Copies on its device that are not current.
@@ -275,7 +285,8 @@ fn members(
         let device = standing.device().and_then(|device| devices.get(device));
         let fit = device.map(|device| record.identity.matches(&device.identity));
         let lagging = chosen.map(|chosen| chosen.lagging.clone()).unwrap_or_default();
-        SpareMember { index, record: record.clone(), standing, fit, lagging }
+        let generation = chosen.map(|chosen| chosen.copy.metadata.generation);
+        SpareMember { index, record: record.clone(), standing, generation, fit, lagging }
     };
     records.map(member).collect()
 }

@@ -67,6 +67,9 @@ pub enum MoveKind {
     Restore,
     /// From a slot that is bad to another one.
     Evacuate,
+    /// From one good slot to another, to bring extents together: what cannot be read, or finds its new slot bad, stays
+    /// where it is, whole.
+    Compact,
 }
 
 /// Sectors of spares, by spare.
@@ -305,7 +308,7 @@ pub fn apply(map: &Map, moves: &[Move], losses: &[(Range, Fate)]) -> Result<Map,
     Ok(next)
 }
 
-fn check_room(metadata: &Metadata, plan: &MovePlan) -> Result<(), Refusal> {
+pub(super) fn check_room(metadata: &Metadata, plan: &MovePlan) -> Result<(), Refusal> {
     let unlikely = |what: String| Refusal::Metadata { device: metadata.config.name.clone(), what };
     let map = apply(&metadata.map, &plan.moves, &[]).map_err(|e| unlikely(e.to_string()))?;
     let after = Metadata { map, ..metadata.clone() };

@@ -64,11 +64,16 @@ impl FreeRuns {
         self.runs.get(starts.first()?).copied()
     }
 
+    /// The run that the `len` sectors from `start` on are free in.
+    pub(super) fn run_of(&self, start: Sectors, len: Sectors) -> Option<Range> {
+        let wanted = Range::new(start, len)?;
+        let run = self.runs.range(..=start).next_back().map(|(_, run)| *run)?;
+        run.encloses(wanted).then_some(run)
+    }
+
     /// Takes the `len` sectors from `start` on, if all of them are free.
     pub(super) fn take_at(&mut self, start: Sectors, len: Sectors) -> bool {
-        let Some(wanted) = Range::new(start, len) else { return false };
-        let run = self.runs.range(..=start).next_back().map(|(_, run)| *run);
-        let Some(run) = run.filter(|run| run.encloses(wanted)) else { return false };
+        let (Some(wanted), Some(run)) = (Range::new(start, len), self.run_of(start, len)) else { return false };
         self.forget(run);
         self.add(Range::between(run.start(), wanted.start()));
         self.add(Range::between(wanted.end(), run.end()));

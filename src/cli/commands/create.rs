@@ -56,7 +56,12 @@ pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Resu
     Ok(Exit::Done)
 }
 
-fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDevice]) -> Result<CreateFacts> {
+pub(super) fn facts(
+    context: &Context,
+    args: &Create,
+    main: &BlockDevice,
+    spares: &[BlockDevice],
+) -> Result<CreateFacts> {
     let dm = context.dm()?;
     let taken = dm.state(&args.name).ok().flatten().map(|_| "a device-mapper device has it".to_string());
     let node = context.host.dev().join("mapper").join(&args.name);
@@ -97,7 +102,7 @@ fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDe
     })
 }
 
-fn device_facts(context: &Context, device: &BlockDevice) -> Result<DeviceFacts> {
+pub(super) fn device_facts(context: &Context, device: &BlockDevice) -> Result<DeviceFacts> {
     let mut uses: Vec<String> = context.host.usage(device).iter().map(ToString::to_string).collect();
     if uses.is_empty()
         && let Err(error) = context.host.claim_check(device)

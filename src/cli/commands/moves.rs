@@ -55,7 +55,7 @@ pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Re
 /// What a plan did.
 #[derive(Debug, Default)]
 pub(super) struct Ran {
-    outcome: SpliceOutcome,
+    pub(super) outcome: SpliceOutcome,
     already: Vec<Range>,
     /// Whether a spare failed on the way.
     spare_failed: bool,
