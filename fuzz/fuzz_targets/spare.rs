@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     // Ten bytes say how the copies differ: for each where a byte is changed, and to what (0: not at all).
     let (changes, base) = data.split_at(data.len().min(10));
-    let mut image = std::collections::BTreeMap::new();
+    let mut image = std::collections::HashMap::new();
     for (index, start) in (0u32..).zip(COPY_STARTS) {
         let mut own = base.to_vec();
         if let [at, to] = changes.chunks(2).nth(index as usize).unwrap_or_default()
