@@ -17,6 +17,7 @@ pub mod host;
 mod identify;
 pub mod judge;
 mod links;
+pub mod loop_file;
 mod overlap;
 mod partition_table;
 pub mod priority;

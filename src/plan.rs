@@ -12,7 +12,9 @@ pub mod moves;
 pub mod refusal;
 pub mod repair;
 pub mod restore;
+pub mod spares;
 
 pub use create::{CreateFacts, CreatePlan, DeviceFacts, SpareFacts};
 pub use moves::{Home, Move, MoveKind, MovePlan};
 pub use refusal::Refusal;
+pub use spares::{AddFacts, AddPlan, Destinations};

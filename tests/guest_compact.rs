@@ -175,7 +175,7 @@ fn interrupted_it_keeps_what_was_done_and_goes_on_when_it_is_run_again() {
     let child = start_compact(&setup, "16");
     // After the first batch.
     assert!(wait_for(Duration::from_secs(20), || setup.extents().len() < 16), "no batch was made");
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let done = json(&String::from_utf8(output.stdout).unwrap());

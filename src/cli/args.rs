@@ -15,6 +15,9 @@ use crate::config::Rate;
 mod metadata;
 
 pub use metadata::{Backup, Import, Metadata, MetadataSource, Repair, RestoreMetadata};
+mod spare;
+
+pub use spare::{Leaving, Spare, SpareAdd, SpareEvacuate, SpareGrow, SpareList, SpareReadd, SpareRemove, SpareReplace};
 
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
@@ -111,6 +114,9 @@ pub enum Command {
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
     Watch(Watch),
+    /// Add, empty, replace and remove spares, online.
+    #[command(subcommand)]
+    Spare(Spare),
     /// Look at what is on the spares, mend it, save it, take it over.
     #[command(subcommand)]
     Metadata(Metadata),

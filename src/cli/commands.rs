@@ -17,6 +17,10 @@ mod scan_report;
 mod scan_setup;
 mod scanner;
 mod show;
+mod spare;
+mod spare_empty;
+mod spare_facts;
+mod spare_find;
 mod validate;
 mod watch;
 
@@ -44,6 +48,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Compact(args) => compact::compact(context, args, out),
         Command::Scan(args) => scan::scan(context, args, out),
         Command::Watch(args) => watch::watch(context, args, out),
+        Command::Spare(args) => spare::run(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
         Command::Discover(args) => discover::discover(context, args, out),
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),

@@ -151,6 +151,12 @@ impl Context {
         Ok(Member { devno: device.devno, disk: Arc::new(disk) })
     }
 
+    /// Opens a device for reading.
+    pub(super) fn member_for_reading(&self, device: &BlockDevice) -> Result<Member, EngineError> {
+        let disk = DirectDisk::open_device(device, Mode::ReadOnly).map_err(|e| EngineError::Device(e.to_string()))?;
+        Ok(Member { devno: device.devno, disk: Arc::new(disk) })
+    }
+
     /// Opens an active setup for a changing command: lock first, then devices and metadata.
     pub(super) fn locked_session(&self, name: &str) -> Result<(Lock, Session<'_>)> {
         let dm = self.dm()?;

@@ -108,8 +108,9 @@ pub fn activate<'a>(
             Refusal::NameTaken { name, by }.into()
         });
     }
-    let missing: Vec<SpareIndex> =
-        (0u8..).map(SpareIndex).zip(&spares).filter(|(_, member)| member.is_none()).map(|(index, _)| index).collect();
+    let is_here = |index: SpareIndex| spares.get(index.as_usize()).is_some_and(Option::is_some);
+    let members = newest.metadata.members().map(|(index, _)| index);
+    let missing: Vec<SpareIndex> = members.filter(|index| !is_here(*index)).collect();
     let mut session = Session {
         dm,
         name,
@@ -146,8 +147,7 @@ pub fn activate<'a>(
             Ok(Activated { session, activation, unclean, caught_up })
         }
         Err(error) => {
-            let spares = session.spares.len();
-            let _ = take_down_devices(dm, &session.name, session.setup(), spares);
+            let _ = take_down_devices(dm, &session.name, session.setup());
             Err(error)
         }
     }
@@ -228,19 +228,14 @@ fn load_checked(session: &Session<'_>) -> Result<(), EngineError> {
 }
 
 /// Removes the setup's device and the private ones, those of this setup only.
-pub(super) fn take_down_devices(
-    dm: &dyn DeviceMapper,
-    name: &str,
-    setup: Uuid,
-    spares: usize,
-) -> Result<(), EngineError> {
+pub(super) fn take_down_devices(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<(), EngineError> {
     let ours = |device: &str, uuid: &str| -> Result<bool, EngineError> {
         Ok(dm.state(device)?.is_some_and(|s| s.uuid == uuid))
     };
     if ours(name, &device_uuid(setup))? {
         dm.remove(name)?;
     }
-    for index in (0u8..).map(SpareIndex).take(spares) {
+    for index in (0u8..).map(SpareIndex).take(MAX_SPARES) {
         let private = spare_device_name(name, index);
         if ours(&private, &spare_device_uuid(setup, index))? {
             dm.remove(&private)?;
@@ -269,7 +264,7 @@ pub fn remove_remains(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<
         }
     }
     if found {
-        take_down_devices(dm, name, setup, MAX_SPARES)?;
+        take_down_devices(dm, name, setup)?;
     }
     Ok(found)
 }
@@ -286,7 +281,7 @@ pub fn deactivate(session: &mut Session<'_>, uses: impl FnOnce() -> String) -> R
     if state.suspended {
         return Err(Refusal::Suspended(session.name.clone()).into());
     }
-    take_down_devices(session.dm, &session.name, session.setup(), session.spares.len())?;
+    take_down_devices(session.dm, &session.name, session.setup())?;
     if session.read_only {
         return Ok(());
     }

@@ -63,6 +63,39 @@ fn sync_spare_device(
     }
 }
 
+/// Claims a device for a place that has no private device yet. Nothing is left behind when it fails.
+///
+/// # Errors
+/// [`Refusal::NameTaken`], or what device-mapper says: the device may be in use.
+pub(super) fn claim(session: &Session<'_>, index: SpareIndex, spare: DevNo, size: Sectors) -> Result<(), EngineError> {
+    let device = SpareDeviceSpec {
+        name: spare_device_name(&session.name, index),
+        spare,
+        size,
+        block: session.block(),
+        read_only: session.read_only,
+    };
+    if session.dm.state(&device.name)?.is_some() {
+        let by = "a device-mapper device has it, and the setup needs it for its spare".into();
+        return Err(Refusal::NameTaken { name: device.name, by }.into());
+    }
+    session.dm.create(&device.name, &spare_device_uuid(session.setup(), index))?;
+    let result = device.swap_or_fail(session.dm, &[], &device.plain());
+    if result.is_err() {
+        let _ = session.dm.remove(&device.name);
+    }
+    result
+}
+
+/// Makes the private device of one spare hold all that the map holds on it, whatever it held before. Only while nothing
+/// leads there: blocks that were written since would be held again.
+///
+/// # Errors
+/// What device-mapper says.
+pub(super) fn hold_anew(session: &Session<'_>, index: SpareIndex, observer: &dyn Observer) -> Result<(), EngineError> {
+    sync_spare_device(session, index, &[], &coalesce(session.metadata.map.held_slots(index)), observer)
+}
+
 struct SpareDeviceSpec {
     name: String,
     spare: DevNo,

@@ -146,17 +146,15 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
         if known.is_some_and(|digest| digest != copy.digest) {
             return Err(ChooseError::Divergent(copy.metadata.generation));
         }
-        // A spare that the newest generation does not know any more was removed: it does not count.
+        // A spare that was removed, or that the newest generation does not even know any more, does not count.
         if let Some(index) = newest.metadata.spare_index(copy.spare)
+            && newest.metadata.is_member(index)
             && generations.insert(index, copy.metadata.generation).is_some()
         {
             return Err(ChooseError::Mixed(vec![(setup, copy.spare), (setup, copy.spare)]));
         }
     }
-    let missing = (0u8..)
-        .zip(&newest.metadata.spares)
-        .map(|(index, _)| SpareIndex(index))
-        .filter(|index| !generations.contains_key(index))
-        .collect();
+    let members = newest.metadata.members().map(|(index, _)| index);
+    let missing = members.filter(|index| !generations.contains_key(index)).collect();
     Ok(SetupChoice { newest: newest.clone(), generations, missing })
 }

@@ -118,7 +118,7 @@ pub struct Config {
     pub unknown: UnknownKeys,
 }
 
-/// Whether a spare took part in the last commit.
+/// What part a spare has in its setup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpareState {
@@ -127,6 +127,23 @@ pub enum SpareState {
     Present,
     /// A commit to it failed; what it holds may be older than the rest.
     Failed,
+    /// In use, and being emptied: it gets no new extents.
+    Draining,
+    /// No member any more. The record keeps the place, so that the indexes of the others do not change, and the UUID, so
+    /// that the device is recognised when it comes back.
+    Removed,
+}
+
+impl SpareState {
+    /// Whether it belongs to the setup.
+    pub fn is_member(self) -> bool {
+        self != SpareState::Removed
+    }
+
+    /// Whether commits go to it.
+    pub fn takes_commits(self) -> bool {
+        matches!(self, SpareState::Present | SpareState::Draining)
+    }
 }
 
 /// One spare in the spares section.
@@ -136,9 +153,12 @@ pub struct SpareRecord {
     pub uuid: Uuid,
     /// First sector of its data area.
     pub data_start: Sectors,
-    /// Whether it took part in the last commit.
+    /// What part it has in the setup.
     #[serde(default)]
     pub state: SpareState,
+    /// The generation that removed it; only where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<u64>,
     /// What it says of itself.
     pub identity: Identity,
     /// Keys of later versions.
@@ -213,6 +233,9 @@ pub enum Inconsistency {
     /// No spare, or too many.
     #[error("{0} spares are recorded; a setup has 1 to 16")]
     SpareCount(usize),
+    /// An extent, or bad blocks, of a spare that was removed.
+    #[error("spare {0} was removed, and something is recorded for it all the same")]
+    OnRemoved(SpareIndex),
     /// Main's size and the map disagree.
     #[error("main has {main} sectors, but the map is for {map}")]
     MainLength {
@@ -261,9 +284,19 @@ pub enum Inconsistency {
 }
 
 impl Metadata {
-    /// The record of one spare.
+    /// The record of one spare, removed ones included.
     pub fn spare(&self, index: SpareIndex) -> Option<&SpareRecord> {
         self.spares.get(index.as_usize())
+    }
+
+    /// The spares that belong to the setup: all but those that were removed.
+    pub fn members(&self) -> impl Iterator<Item = (SpareIndex, &SpareRecord)> {
+        (0u8..).map(SpareIndex).zip(&self.spares).filter(|(_, record)| record.state.is_member())
+    }
+
+    /// Whether a spare belongs to the setup.
+    pub fn is_member(&self, index: SpareIndex) -> bool {
+        self.spare(index).is_some_and(|record| record.state.is_member())
     }
 
     /// The index of the spare with this UUID.
@@ -277,7 +310,7 @@ impl Metadata {
     /// # Errors
     /// The first [`Inconsistency`] found.
     pub fn check(&self) -> Result<(), Inconsistency> {
-        if self.spares.is_empty() || self.spares.len() > MAX_SPARES {
+        if self.members().next().is_none() || self.spares.len() > MAX_SPARES {
             return Err(Inconsistency::SpareCount(self.spares.len()));
         }
         check_name(&self.config.name)?;
@@ -303,6 +336,9 @@ impl Metadata {
             if !inside {
                 return Err(Inconsistency::SlotOutside { range: extent.range, slot: extent.slot });
             }
+            if !self.is_member(extent.slot.spare) {
+                return Err(Inconsistency::OnRemoved(extent.slot.spare));
+            }
         }
         self.check_lists()
     }
@@ -315,6 +351,9 @@ impl Metadata {
         let mut indexes = self.bad_blocks.keys();
         if let Some(index) = indexes.find(|index| self.spare(**index).is_none()) {
             return Err(Inconsistency::BadBlocksOfNoSpare(*index));
+        }
+        if let Some(index) = self.bad_blocks.keys().find(|index| !self.is_member(**index)) {
+            return Err(Inconsistency::OnRemoved(*index));
         }
         let mut held = self.map.losses().iter().filter(|l| l.fate == Fate::Held);
         if let Some(loss) = held.find(|loss| !self.map.serves(loss.range)) {

@@ -120,7 +120,7 @@ impl MainSamples {
     pub fn under_extents(&self, map: &Map) -> Option<MainSamples> {
         let covered = |sample: &&Sample| unit_at(sample.at, map.unit()).is_some_and(|range| map.serves(range));
         let units: Vec<Sample> = self.units.iter().filter(covered).copied().collect();
-        (!units.is_empty()).then(|| MainSamples { taken: self.taken, units, filesystem: None })
+        (!units.is_empty()).then_some(MainSamples { taken: self.taken, units, filesystem: None })
     }
 }
 

@@ -231,10 +231,10 @@ fn holders(
 ) -> BTreeMap<SpareIndex, Vec<usize>> {
     let mut by_spare: BTreeMap<SpareIndex, Vec<usize>> = BTreeMap::new();
     for (device, chosen) in clear {
-        match newest.metadata.spare_index(chosen.copy.spare) {
+        match newest.metadata.spare_index(chosen.copy.spare).filter(|index| newest.metadata.is_member(*index)) {
             Some(index) => by_spare.entry(index).or_default().push(*device),
             None => {
-                let why = format!("it was spare {} of the setup, which has it no longer", chosen.copy.spare);
+                let why = format!("spare {} was removed from the setup", chosen.copy.spare);
                 strangers.push(Stranger { device: *device, why, doubtful: false });
             }
         }
@@ -273,7 +273,6 @@ fn members(
     devices: &[SeenDevice],
     clear: &[(usize, &Chosen)],
 ) -> Vec<SpareMember> {
-    let records = (0u8..).map(SpareIndex).zip(&newest.metadata.spares);
     let member = |(index, record): (SpareIndex, &SpareRecord)| {
         let holders = by_spare.get(&index).map(Vec::as_slice).unwrap_or_default();
         let voice = |device: &usize| clear.iter().find(|(d, _)| d == device).map(|(_, chosen)| *chosen);
@@ -288,7 +287,7 @@ fn members(
         let generation = chosen.map(|chosen| chosen.copy.metadata.generation);
         SpareMember { index, record: record.clone(), standing, generation, fit, lagging }
     };
-    records.map(member).collect()
+    newest.metadata.members().map(member).collect()
 }
 
 /// One commit behind is what an interrupted command leaves; more means that the spare was not there.

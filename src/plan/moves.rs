@@ -65,11 +65,13 @@ pub enum MoveKind {
     Remap,
     /// From a spare to main.
     Restore,
-    /// From a slot that is bad to another one.
+    /// From a slot that is bad, or on a spare that is to be left, to another one.
     Evacuate,
     /// From one good slot to another, to bring extents together: what cannot be read, or finds its new slot bad, stays
     /// where it is, whole.
     Compact,
+    /// The same, from a spare that is given up: what cannot be read there is lost, whatever the reason.
+    GiveUp,
 }
 
 /// Sectors of spares, by spare.

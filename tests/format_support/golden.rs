@@ -59,6 +59,7 @@ fn spare(uuid: Uuid, serial: &str) -> SpareRecord {
         uuid,
         data_start: Sectors(10_240),
         state: SpareState::Present,
+        removed: None,
         identity: Identity {
             serial: Some(serial.into()),
             size: Sectors(20_480),

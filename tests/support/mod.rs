@@ -51,6 +51,11 @@ pub fn mark() -> Mark {
     Mark { machine_id: "machine".into(), boot_id: "boot".into(), hardware_id: String::new() }
 }
 
+/// The number that the same spare has once it was pulled and came back.
+pub fn later_number(index: usize) -> DevNo {
+    DevNo { major: 65, ..spare_number(index) }
+}
+
 /// A machine: main, spares, device-mapper.
 #[derive(Debug)]
 pub struct Machine {
@@ -69,7 +74,7 @@ impl DiskSource for Machine {
         let disk: Arc<RamDisk> = if devno == MAIN {
             self.main.clone()
         } else {
-            let index = (0..self.spares.len()).find(|i| spare_number(*i) == devno);
+            let index = (0..self.spares.len()).find(|i| [spare_number(*i), later_number(*i)].contains(&devno));
             self.spares[index.unwrap_or_else(|| panic!("no device {devno}"))].clone()
         };
         Ok(Some(Member { devno, disk: Arc::new(trap::TrapDisk { inner: disk, trap: self.trap.clone() }) }))
@@ -107,6 +112,7 @@ impl Machine {
         dm.register(MAIN, main.clone());
         for (index, spare) in spares.iter().enumerate() {
             dm.register(spare_number(index), spare.clone());
+            dm.register(later_number(index), spare.clone());
         }
         Machine { dm, power, main, spares, trap: Arc::default(), setup: Uuid::from_u128(0xfeed) }
     }
@@ -157,10 +163,17 @@ impl Machine {
     }
 
     pub fn create(&self) -> Result<Session<'_>, EngineError> {
-        let plan = plan(self.facts())?;
+        self.create_with(self.spares.len())
+    }
+
+    /// Creates the setup with the first `count` spares only.
+    pub fn create_with(&self, count: usize) -> Result<Session<'_>, EngineError> {
+        let mut facts = self.facts();
+        facts.spares.truncate(count);
+        let plan = plan(facts)?;
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
-            (0..self.spares.len()).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
+            (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
         create::create(&self.dm, &plan, main, spares?, &mark(), &Silent).map(|(session, _)| session)
     }
 

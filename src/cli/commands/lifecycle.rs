@@ -193,5 +193,5 @@ pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Outpu
 
 /// Used by `status` too: the index of every spare of a setup.
 pub(super) fn indexes(session: &Session<'_>) -> impl Iterator<Item = SpareIndex> + use<> {
-    (0u8..).take(session.metadata.spares.len()).map(SpareIndex)
+    session.metadata.members().map(|(index, _)| index).collect::<Vec<_>>().into_iter()
 }

@@ -141,7 +141,8 @@ pub(super) fn act_patiently(
     act(context, name, place, found, options, PATIENCE)
 }
 
-fn patient_session<'a>(context: &'a Context, name: &str, patience: Duration) -> Result<(Lock, Session<'a>)> {
+/// Opens an active setup for a changing command, waiting for a while when another command works on it.
+pub(super) fn patient_session<'a>(context: &'a Context, name: &str, patience: Duration) -> Result<(Lock, Session<'a>)> {
     let begun = Instant::now();
     loop {
         match context.locked_session(name) {

@@ -1,7 +1,7 @@
 //! What `repair` and `restore` need to know of devices before they write to them by hand.
 
 use super::super::Context;
-use super::super::create::device_facts;
+use super::super::spare_facts::device_facts;
 use crate::block::Disk;
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};

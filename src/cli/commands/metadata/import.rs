@@ -1,6 +1,7 @@
 //! `metadata import`.
 
-use super::super::create::{device_facts, facts as create_facts};
+use super::super::create::facts as create_facts;
+use super::super::spare_facts::device_facts;
 use super::super::{Context, Exit, Output};
 use crate::block::Disk;
 use crate::block::device::BlockDevice;
