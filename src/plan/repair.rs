@@ -323,7 +323,3 @@ fn step(position: usize, found: &Found, copy: &ValidCopy, good: &[usize], copies
     let (spare, data_start) = (copy.spare, copy.data_start);
     Ok(Step { position, spare, data_start, copies, good: good.to_vec(), metadata: copy.metadata.clone() })
 }
-
-#[cfg(test)]
-#[path = "repair_tests.rs"]
-mod tests;

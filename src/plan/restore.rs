@@ -268,7 +268,3 @@ fn warnings(facts: &RestoreFacts, spares: &[SpareIndex]) -> Vec<String> {
     }
     out
 }
-
-#[cfg(test)]
-#[path = "restore_tests.rs"]
-mod tests;
