@@ -210,6 +210,16 @@ fn a_failing_write_leaves_the_good_copies_alone() {
 }
 
 #[test]
+fn a_device_that_loses_writes_is_found_out() {
+    let family = family();
+    let disk = spare_of(0, &family.child, &[1, 3], None);
+    let plan = plan_repair(&repair_facts(vec![found(&disk, &family.child, 0)])).unwrap();
+    disk.set_bad(support::range(COPY_STARTS[2].0, 8), dm_remap::block::ram::Bad::Lies);
+    let error = run(&plan, &disk).unwrap_err().to_string();
+    assert!(error.contains("copy 2 does not read back"), "{error}");
+}
+
+#[test]
 fn repair_refuses_what_a_person_must_decide() {
     let family = family();
     let all = [0, 1, 2, 3, 4];

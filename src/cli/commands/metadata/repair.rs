@@ -141,13 +141,19 @@ fn while_up(context: &Context, args: &Repair, out: &mut Output) -> Result<Exit> 
         (Some(lock), session)
     };
     session.check_live()?;
-    let (lagging, notes) = lagging(context, &session, args.force_signature)?;
+    let (lagging, mut notes) = lagging_copies(context, &session, args.force_signature)?;
     let mut generation = session.metadata.generation;
     if !lagging.is_empty() && !args.dry_run {
         session.commit(|_| {})?;
         context.keep_backup(&session.metadata);
         moves::tell_failed(context, &session);
         generation = session.metadata.generation;
+        for (device, copies) in lagging_copies(context, &session, true)?.0 {
+            notes.push(format!(
+                "{device}: {} cannot be mended: its sectors do not keep what is written",
+                copies_words(&copies)
+            ));
+        }
     }
     drop(lock);
     let failed = !session.failed.is_empty();
@@ -180,7 +186,7 @@ fn while_up(context: &Context, args: &Repair, out: &mut Output) -> Result<Exit> 
 
 /// The copies on the spares of a setup that is up that are not what they should be, and spares that are left alone.
 #[allow(clippy::type_complexity)]
-fn lagging(
+fn lagging_copies(
     context: &Context,
     session: &Session<'_>,
     force_signature: bool,
