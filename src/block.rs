@@ -17,12 +17,14 @@ pub mod host;
 mod identify;
 pub mod judge;
 mod links;
+pub mod loop_file;
 mod overlap;
 mod partition_table;
 pub mod priority;
 pub mod ram;
 pub mod usage;
 pub mod verify;
+pub mod workers;
 
 use crate::units::{Range, Sectors};
 use nix::errno::Errno;

@@ -10,11 +10,11 @@
 
 mod live;
 
+use live::fio::Fio;
 use live::load::{Load, fill};
 use live::{Random, Setup, disk, in_guest, must, sectors};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Extents that are moved in each direction, at least.
@@ -22,66 +22,6 @@ const WANTED: usize = 500;
 
 /// What fio works on, in sectors; the rest of the device belongs to our own load.
 const FIO_SECTORS: u64 = 32_768;
-
-/// An fio that runs until it is told to end.
-struct Fio {
-    child: Child,
-    report: String,
-}
-
-impl Fio {
-    /// Random reads and writes, each read verified. In loops, so that what was written is read again and again.
-    fn start(name: &str, target: &str, options: &[&str], seconds: u64) -> Fio {
-        let report = format!("/tmp/{name}.json");
-        let child = Command::new("fio")
-            .args([
-                &format!("--name={name}"),
-                &format!("--filename={target}"),
-                &format!("--runtime={seconds}"),
-                &format!("--output={report}"),
-            ])
-            .args([
-                "--output-format=json",
-                "--direct=1",
-                "--rw=randrw",
-                "--bs=4k",
-                "--verify=crc32c",
-                "--verify_fatal=1",
-            ])
-            // Verification while it runs: every 256 blocks, so that a wrong one is found soon.
-            .args(["--verify_backlog=256", "--verify_state_save=0", "--time_based", "--randrepeat=1", "--error_dump=1"])
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Fio { child, report }
-    }
-
-    /// Whether it still runs.
-    fn runs(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    /// Waits for its end, which has to be a good one; the number of I/Os and the longest completion latency.
-    fn end(mut self) -> (u64, Duration) {
-        let status = self.child.wait().unwrap();
-        let text = std::fs::read_to_string(&self.report).unwrap();
-        // 128: it was interrupted, which is how we end it.
-        assert!(matches!(status.code(), Some(0 | 128)), "fio: {status}: {text}");
-        let json: serde_json::Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
-        let mut total = 0;
-        let mut longest = 0;
-        for job in json["jobs"].as_array().unwrap() {
-            assert_eq!(job["error"].as_u64(), Some(0), "{text}");
-            for direction in ["read", "write"] {
-                total += job[direction]["total_ios"].as_u64().unwrap();
-                longest = longest.max(job[direction]["clat_ns"]["max"].as_u64().unwrap());
-            }
-        }
-        (total, Duration::from_nanos(longest))
-    }
-}
 
 fn ranges(setup: &Setup) -> Vec<String> {
     setup.extents().iter().map(|e| format!("{}+{}", e.start, e.count)).collect()
@@ -150,10 +90,7 @@ fn extents_move_under_fio() {
     let mut fio = Fio::start("raw", setup.node().to_str().unwrap(), &[&limit, "--ioengine=libaio", "--iodepth=4"], 600);
     let load = Load::start_within(&setup.node(), size, FIO_SECTORS, &tail);
     let (there, back, swaps) = move_extents(&setup, size, WANTED, 63, || fio.runs());
-    // fio ends in good order when it is interrupted.
-    assert!(fio.runs());
-    interrupt(&fio);
-    let (total, longest) = fio.end();
+    let (total, longest) = fio.interrupt();
     let gap = load.longest();
     // With extents on the spares, through a restart, and on main by itself, the device is the same to the byte.
     setup.command("remap", &["64+8", "4096+256", "40000+64"]).expect(&[0]);
@@ -178,11 +115,6 @@ fn checksum(path: &Path) -> String {
     out.split_whitespace().next().unwrap().to_string()
 }
 
-fn interrupt(fio: &Fio) {
-    let pid = nix::unistd::Pid::from_raw(fio.child.id().cast_signed());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-}
-
 #[test]
 fn extents_move_under_a_filesystem() {
     if !in_guest() {
@@ -199,8 +131,7 @@ fn extents_move_under_a_filesystem() {
     let mut fio = Fio::start("fs", "/tmp/mnt/file", &options, 600);
     std::thread::sleep(Duration::from_secs(1));
     let (there, back, swaps) = move_extents(&setup, setup.sectors, 100, 49, || fio.runs());
-    interrupt(&fio);
-    let (total, longest) = fio.end();
+    let (total, longest) = fio.interrupt();
     must("umount", &["/tmp/mnt"]);
     must("e2fsck", &["-fn", node]);
     println!(

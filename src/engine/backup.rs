@@ -17,13 +17,13 @@ pub const KEEP: usize = 32;
 /// What the names of backup files end in.
 const EXTENSION: &str = "copy0";
 
-/// The metadata as copy 0 of the first spare would hold it.
+/// The metadata as copy 0 of the first spare (of those that were not removed) would hold it.
 ///
 /// # Errors
 /// When it does not fit.
 pub fn image(metadata: &Metadata) -> io::Result<Vec<u8>> {
     let encoded = encode(metadata).map_err(|e| io::Error::other(e.to_string()))?;
-    let spare = metadata.spares.first().ok_or_else(|| io::Error::other("no spare"))?;
+    let spare = metadata.members().next().map(|(_, record)| record).ok_or_else(|| io::Error::other("no spare"))?;
     let mut bytes = vec![0; encoded.len()];
     encoded.stamp(&mut bytes, spare.uuid, spare.data_start, 0);
     Ok(bytes)

@@ -6,18 +6,19 @@
 //! - a block that was salvaged is never replaced by a tombstone, unless it was written since and cannot be read now.
 
 use super::dirty::DirtyWatch;
+use super::give_up::give_up;
 use super::salvage::{Copied, Copy, CopyFault, Filling, Salvager, join_records};
 use super::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome, add_found_bad};
 use super::window::{Gap, Recopy};
-use super::{EngineError, Session};
+use super::{EngineError, Member, Session};
 use crate::block::buffer::AlignedBuffer;
 use crate::block::{Disk, FaultClass};
 use crate::format::metadata::UnreadablePolicy;
-use crate::map::{Fate, Loss, Map};
+use crate::map::{Fate, Loss, Map, Slot};
 use crate::plan::moves::{add_bad, apply};
 use crate::plan::{Home, Move, MoveKind, MovePlan, Refusal};
 use crate::pool::Pool;
-use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
+use crate::units::{DevNo, Range, SECTOR_SIZE, Sectors, coalesce};
 use std::sync::Arc;
 
 /// How often what was written meanwhile is copied again before the device is suspended.
@@ -82,6 +83,13 @@ fn copy_of(session: &Session<'_>, step: &Move, filling: Filling) -> Result<Copy,
     Ok(Copy { range: step.range, source, from, destination, to, filling })
 }
 
+/// The copy of a move from a spare that is missing and given up: nothing of it can be read.
+fn copy_from_nowhere(session: &Session<'_>, step: &Move, slot: Slot, filling: Filling) -> Result<Copy, EngineError> {
+    let missing = Member::gone(&format!("spare {}", slot.spare), DevNo { major: 0, minor: 0 });
+    let (destination, to) = locate(session, step.to, step.range)?;
+    Ok(Copy { range: step.range, source: give_up(&missing).disk, from: slot.start, destination, to, filling })
+}
+
 /// What takes the place of blocks that are lost by this plan.
 fn filling_of(session: &Session<'_>, plan: &MovePlan) -> Filling {
     match plan.unreadable {
@@ -114,7 +122,7 @@ pub(super) fn copy_all<'a>(
             options.observer.progress(done, total);
         };
         let copied = match plan.kind {
-            MoveKind::Remap | MoveKind::Evacuate => {
+            MoveKind::Remap | MoveKind::Evacuate | MoveKind::GiveUp | MoveKind::Compact => {
                 copy_to_spare(session, plan, &step, salvager, options, &mut progress)
             }
             MoveKind::Restore => copy_to_main(session, plan, &step, salvager, options, &mut progress, &mut work),
@@ -127,6 +135,10 @@ pub(super) fn copy_all<'a>(
             Err(CopyFault::Stop(error)) => return Err(error),
             Err(CopyFault::Destination { bad, why }) => match step.to {
                 Home::Main => outcome.dropped.push((step.range, format!("main is still bad there: {why}"))),
+                Home::Slot(slot) if plan.kind == MoveKind::Compact => {
+                    outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
+                    outcome.dropped.push((step.range, format!("its new slot is bad: {why}")));
+                }
                 Home::Slot(slot) if tries < ATTEMPTS => {
                     options.observer.note(&format!("spare {} is bad itself: {why}", slot.spare));
                     outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
@@ -166,7 +178,12 @@ fn copy_to_spare(
     let mut copies = Vec::new();
     for (range, filling) in parts {
         let Some(part) = step.clip(range) else { continue };
-        let copy = copy_of(session, &part, filling)?;
+        let copy = match (plan.kind, part.from) {
+            (MoveKind::GiveUp, Home::Slot(slot)) if session.spare(slot.spare).is_none() => {
+                copy_from_nowhere(session, &part, slot, filling)?
+            }
+            _ => copy_of(session, &part, filling)?,
+        };
         let copied = salvager.copy(&copy, options.observer, &mut *progress)?;
         copies.push((copy, copied));
     }
@@ -358,7 +375,19 @@ pub(super) fn make_ready(
             }
             losses.extend(lost.into_iter().map(|range| (range, Some(fate))));
         }
-        MoveKind::Evacuate => {
+        MoveKind::Compact => {
+            // What was held moves along. Nothing is lost by this: an extent that does not read stays where it is.
+            let held: Vec<Range> = lost.iter().flat_map(|range| held_in(map, *range)).collect();
+            losses.extend(held.iter().map(|range| (*range, Some(Fate::Held))));
+            let fresh: Vec<Range> = lost.iter().flat_map(|range| range.without(&held)).collect();
+            let hit = work.moves.iter().map(|m| m.range).filter(|r| fresh.iter().any(|lost| lost.overlaps(*r)));
+            stays = hit.collect();
+            outcome.dropped.retain(|(range, _)| !stays.contains(range));
+            let why = "it cannot be read from its slot, and stays there: 'dm-remap scan' moves it".to_string();
+            outcome.dropped.extend(stays.iter().map(|range| (*range, why.clone())));
+            losses.retain(|(range, _)| !stays.iter().any(|extent| extent.overlaps(*range)));
+        }
+        MoveKind::Evacuate | MoveKind::GiveUp => {
             // What was held before stays so, whatever the policy.
             let held: Vec<Range> = lost.iter().flat_map(|range| held_in(map, *range)).collect();
             let fresh: Vec<Range> = lost.iter().flat_map(|range| range.without(&held)).collect();

@@ -56,6 +56,7 @@ pub fn create_prepared<'a>(
         spares: spares.into_iter().map(Some).collect(),
         layout: Layout::Flat,
         failed: Vec::new(),
+        read_only: false,
     };
     let mut written = false;
     let result = bring_up(&mut session, observer, |session| {
@@ -102,7 +103,7 @@ fn write_first<'a>(
 /// Takes down what was brought up, and erases what was written: nothing, when the devices could not even be claimed.
 /// Problems are told, the first error is what counts.
 fn undo(session: &Session<'_>, written: bool, observer: &dyn Observer) {
-    let taken = take_down_devices(session.dm, &session.name, session.setup(), session.spares.len());
+    let taken = take_down_devices(session.dm, &session.name, session.setup());
     if let Err(error) = taken {
         observer.note(&format!("while undoing: {error}"));
     }

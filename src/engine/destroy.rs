@@ -37,7 +37,7 @@ pub fn destroy(
     if extents > 0 && !discard_extents {
         return Err(Refusal::HasExtents { name, extents }.into());
     }
-    take_down_devices(session.dm, &name, session.setup(), session.spares.len())?;
+    take_down_devices(session.dm, &name, session.setup())?;
     session.commit(|next| {
         next.config.state = SetupState::Dissolved;
         next.config.active = None;

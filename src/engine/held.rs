@@ -38,6 +38,7 @@ fn sync_spare_device(
         spare: member.devno,
         size: record.identity.size,
         block: session.block(),
+        read_only: session.read_only,
     };
     let uuid = spare_device_uuid(session.setup(), index);
     match session.dm.state(&device.name)? {
@@ -62,11 +63,45 @@ fn sync_spare_device(
     }
 }
 
+/// Claims a device for a place that has no private device yet. Nothing is left behind when it fails.
+///
+/// # Errors
+/// [`Refusal::NameTaken`], or what device-mapper says: the device may be in use.
+pub(super) fn claim(session: &Session<'_>, index: SpareIndex, spare: DevNo, size: Sectors) -> Result<(), EngineError> {
+    let device = SpareDeviceSpec {
+        name: spare_device_name(&session.name, index),
+        spare,
+        size,
+        block: session.block(),
+        read_only: session.read_only,
+    };
+    if session.dm.state(&device.name)?.is_some() {
+        let by = "a device-mapper device has it, and the setup needs it for its spare".into();
+        return Err(Refusal::NameTaken { name: device.name, by }.into());
+    }
+    session.dm.create(&device.name, &spare_device_uuid(session.setup(), index))?;
+    let result = device.swap_or_fail(session.dm, &[], &device.plain());
+    if result.is_err() {
+        let _ = session.dm.remove(&device.name);
+    }
+    result
+}
+
+/// Makes the private device of one spare hold all that the map holds on it, whatever it held before. Only while nothing
+/// leads there: blocks that were written since would be held again.
+///
+/// # Errors
+/// What device-mapper says.
+pub(super) fn hold_anew(session: &Session<'_>, index: SpareIndex, observer: &dyn Observer) -> Result<(), EngineError> {
+    sync_spare_device(session, index, &[], &coalesce(session.metadata.map.held_slots(index)), observer)
+}
+
 struct SpareDeviceSpec {
     name: String,
     spare: DevNo,
     size: Sectors,
     block: Sectors,
+    read_only: bool,
 }
 
 impl SpareDeviceSpec {
@@ -78,7 +113,7 @@ impl SpareDeviceSpec {
     /// Loads and swaps in a table unless it is in force already. `false` when the kernel does not have its targets.
     fn swap(&self, dm: &dyn DeviceMapper, current: &[Target], table: &[Target]) -> Result<bool, EngineError> {
         if current != table {
-            match dm.load(&self.name, table, false) {
+            match dm.load(&self.name, table, self.read_only) {
                 Ok(()) => {}
                 Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(false),
                 Err(error) => return Err(error.into()),

@@ -8,6 +8,7 @@
 use super::{EngineError, dirty, now};
 use crate::block::{Disk, DiskError, Operation};
 use crate::dm::{DeviceMapper, DeviceState, TableSlot};
+use crate::format::MAX_SPARES;
 use crate::format::choose::{ChooseError, Chosen, Expected, SetupChoice, choose_setup};
 use crate::format::copy::encode;
 use crate::format::metadata::{Metadata, SpareState};
@@ -37,7 +38,15 @@ impl Member {
     pub fn gone(what: &str, devno: DevNo) -> Member {
         Member { devno, disk: Arc::new(Gone { name: format!("{what} ({devno}, which is gone)").into() }) }
     }
+
+    /// Whether its device is not there any more.
+    pub fn is_gone(&self) -> bool {
+        self.disk.size() == GONE_SIZE
+    }
 }
+
+/// Size of a device that is not there: any request is to fail for the right reason, not for being out of bounds.
+const GONE_SIZE: Sectors = Sectors(u64::MAX / 512);
 
 /// A device that is not there any more.
 #[derive(Debug)]
@@ -56,8 +65,7 @@ impl Disk for Gone {
         &self.name
     }
     fn size(&self) -> Sectors {
-        // Any request is to fail for the right reason, not for being out of bounds.
-        Sectors(u64::MAX / 512)
+        GONE_SIZE
     }
     fn logical_block(&self) -> Sectors {
         Sectors(1)
@@ -101,6 +109,8 @@ pub struct Session<'a> {
     pub layout: Layout,
     /// Spares that were marked as failed by this command, because commits to them failed.
     pub failed: Vec<SpareIndex>,
+    /// It was brought up to be read only: nothing is committed, and its devices refuse writes.
+    pub read_only: bool,
 }
 
 /// The dm UUID of a setup's device.
@@ -158,7 +168,7 @@ pub fn live_devices(dm: &dyn DeviceMapper, name: &str) -> Result<LiveDevices, En
     let (state, setup) = find_active(dm, name)?;
     let table = dm.table(name, TableSlot::Active)?;
     let mut spares = Vec::new();
-    for index in (0u8..).take(crate::format::MAX_SPARES).map(SpareIndex) {
+    for index in (0u8..).take(MAX_SPARES).map(SpareIndex) {
         let private = spare_device_name(name, index);
         let Some(claim) = dm.state(&private)? else { continue };
         if claim.uuid != spare_device_uuid(setup, index) {
@@ -206,7 +216,8 @@ impl<'a> Session<'a> {
     /// Does not yet compare the two: see [`Session::check_live`].
     ///
     /// # Errors
-    /// [`Refusal`] when it is not active or its metadata is in doubt; otherwise what failed.
+    /// [`Refusal`] when it is not active, its metadata is in doubt, or it is to be changed and was brought up read-only;
+    /// otherwise what failed.
     pub fn open(
         dm: &'a dyn DeviceMapper,
         source: &dyn DiskSource,
@@ -214,6 +225,9 @@ impl<'a> Session<'a> {
         write: bool,
     ) -> Result<Session<'a>, EngineError> {
         let live = live_devices(dm, name)?;
+        if write && live.state.read_only {
+            return Err(Refusal::ReadOnly(format!("'{name}'")).into());
+        }
         let main = live
             .main
             .ok_or_else(|| EngineError::Device(format!("the table of '{name}' does not lead to any main device")))?;
@@ -230,7 +244,10 @@ impl<'a> Session<'a> {
         let newest = choice.newest;
         let mut spares = vec![None; newest.metadata.spares.len()];
         for (index, member) in members {
-            if let Some(place) = spares.get_mut(index.as_usize()) {
+            // A private device that has no member any more, or not yet, was left by a killed command.
+            if let Some(place) = spares.get_mut(index.as_usize())
+                && newest.metadata.is_member(index)
+            {
                 *place = Some(member);
             }
         }
@@ -243,6 +260,7 @@ impl<'a> Session<'a> {
             spares,
             layout: Layout::Flat,
             failed: Vec::new(),
+            read_only: live.state.read_only,
         })
     }
 
@@ -283,7 +301,12 @@ impl<'a> Session<'a> {
         self.spares.get(index.as_usize()).and_then(Option::as_ref)
     }
 
-    /// Spares that commits go to: present, and not marked as failed.
+    /// Whether a spare can be read and written, as far as is known without trying.
+    pub fn is_there(&self, index: SpareIndex) -> bool {
+        self.spare(index).is_some_and(|member| !member.is_gone())
+    }
+
+    /// Spares that commits go to: there, not marked as failed, and not removed.
     pub fn commit_targets(&self) -> Vec<CommitTarget> {
         self.targets_of(&self.metadata)
     }
@@ -291,7 +314,7 @@ impl<'a> Session<'a> {
     fn targets_of(&self, metadata: &Metadata) -> Vec<CommitTarget> {
         let members = metadata.spares.iter().zip(&self.spares);
         members
-            .filter(|(record, _)| record.state == SpareState::Present)
+            .filter(|(record, _)| record.state.takes_commits())
             .filter_map(|(record, member)| {
                 Some(CommitTarget {
                     disk: member.as_ref()?.disk.clone(),
@@ -377,6 +400,14 @@ impl<'a> Session<'a> {
     /// # Errors
     /// [`Refusal::Suspended`] or [`Refusal::TableDiffers`].
     pub fn check_live(&self) -> Result<(), EngineError> {
+        self.check_live_but(None)
+    }
+
+    /// The same, but it is no matter whether the extents of `spare` lead there or answer EIO.
+    ///
+    /// # Errors
+    /// As [`Session::check_live`].
+    pub fn check_live_but(&self, spare: Option<SpareIndex>) -> Result<(), EngineError> {
         let (state, _) = find_active(self.dm, &self.name)?;
         if state.suspended {
             return Err(Refusal::Suspended(self.name.clone()).into());
@@ -384,17 +415,26 @@ impl<'a> Session<'a> {
         let table = self.dm.table(&self.name, TableSlot::Active)?;
         let differs = |detail| Refusal::TableDiffers { name: self.name.clone(), detail };
         let pieces = read_back(&table, &self.devices()?, self.layout).map_err(|e| differs(e.to_string()))?;
-        compare(&pieces, &self.metadata.map, |spare| self.spare(spare).is_none())
+        compare(&pieces, &self.metadata.map, |index| Some(index) == spare || self.spare(index).is_none())
             .map_err(|detail| differs(detail).into())
     }
 
-    /// Removes what a killed command may have left beside the device: a loaded table, statistics regions.
+    /// Removes what a killed command may have left beside the device: a loaded table, statistics regions, private
+    /// devices over spares that do not belong to the setup any more, or not yet.
     ///
     /// # Errors
     /// What device-mapper says.
     pub fn clear_leftovers(&self) -> Result<(), EngineError> {
         self.dm.clear(&self.name)?;
         dirty::remove_leftovers(self.dm, &self.name);
+        let others = (0u8..).map(SpareIndex).take(MAX_SPARES).filter(|index| !self.metadata.is_member(*index));
+        for index in others {
+            let private = spare_device_name(&self.name, index);
+            let uuid = spare_device_uuid(self.setup(), index);
+            if self.dm.state(&private)?.is_some_and(|state| state.uuid == uuid) {
+                self.dm.remove(&private)?;
+            }
+        }
         Ok(())
     }
 }

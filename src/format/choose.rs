@@ -110,16 +110,10 @@ impl SetupChoice {
     /// by the lineage where that reaches back far enough: generations may be left out.
     pub fn stale(&self) -> Vec<(SpareIndex, u64)> {
         let newest = &self.newest.metadata;
-        let behind = |generation: u64| {
-            let since = newest.lineage.iter().filter(|a| a.generation >= generation).count();
-            let reaches = newest.lineage.iter().any(|a| a.generation <= generation);
-            let since = u64::try_from(since).unwrap_or(u64::MAX);
-            if reaches { since } else { newest.generation.saturating_sub(generation) }
-        };
         self.generations
             .iter()
             .filter(|(_, generation)| **generation < newest.generation)
-            .map(|(index, generation)| (*index, behind(*generation)))
+            .map(|(index, generation)| (*index, newest.commits_since(*generation)))
             .collect()
     }
 }
@@ -152,17 +146,15 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
         if known.is_some_and(|digest| digest != copy.digest) {
             return Err(ChooseError::Divergent(copy.metadata.generation));
         }
-        // A spare that the newest generation does not know any more was removed: it does not count.
+        // A spare that was removed, or that the newest generation does not even know any more, does not count.
         if let Some(index) = newest.metadata.spare_index(copy.spare)
+            && newest.metadata.is_member(index)
             && generations.insert(index, copy.metadata.generation).is_some()
         {
             return Err(ChooseError::Mixed(vec![(setup, copy.spare), (setup, copy.spare)]));
         }
     }
-    let missing = (0u8..)
-        .zip(&newest.metadata.spares)
-        .map(|(index, _)| SpareIndex(index))
-        .filter(|index| !generations.contains_key(index))
-        .collect();
+    let members = newest.metadata.members().map(|(index, _)| index);
+    let missing = members.filter(|index| !generations.contains_key(index)).collect();
     Ok(SetupChoice { newest: newest.clone(), generations, missing })
 }

@@ -3,6 +3,7 @@
 //! Invariant: every copy on every spare holds all of it; copies differ only in spare UUID, copy index and checksums.
 
 use super::header::kind;
+use super::samples::MainSamples;
 use super::{DATA_START, MAX_SPARES};
 use crate::identity::Identity;
 use crate::map::{Fate, Map, SpareIndex};
@@ -40,12 +41,39 @@ pub enum UnreadablePolicy {
     Leave,
 }
 
+/// Where on the spares the next extent goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllocationPolicy {
+    /// The first spare with room, the lowest place on it.
+    #[default]
+    FirstFit,
+    /// The smallest free run on any spare that has room.
+    BestFit,
+    /// One spare after the other.
+    RoundRobin,
+    /// The spare with the largest free share.
+    LeastUsed,
+    /// The spare that is best in health.
+    Health,
+}
+
+impl AllocationPolicy {
+    /// Whether this is what a setup has unless it says otherwise.
+    pub fn is_default(&self) -> bool {
+        *self == AllocationPolicy::default()
+    }
+}
+
 /// Choices that the administrator made for a setup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What to do with blocks that cannot be read.
     #[serde(default)]
     pub unreadable: UnreadablePolicy,
+    /// Where the next extent goes. Left out when it is the default: so older metadata encodes to the same bytes.
+    #[serde(default, skip_serializing_if = "AllocationPolicy::is_default")]
+    pub allocation: AllocationPolicy,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: UnknownKeys,
@@ -82,12 +110,15 @@ pub struct Config {
     /// Set while some machine has the setup active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<Activation>,
+    /// What main held when the setup was last taken down; while it is up, what main holds under extents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<MainSamples>,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: UnknownKeys,
 }
 
-/// Whether a spare took part in the last commit.
+/// What part a spare has in its setup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpareState {
@@ -96,6 +127,23 @@ pub enum SpareState {
     Present,
     /// A commit to it failed; what it holds may be older than the rest.
     Failed,
+    /// In use, and being emptied: it gets no new extents.
+    Draining,
+    /// No member any more. The record keeps the place, so that the indexes of the others do not change, and the UUID, so
+    /// that the device is recognised when it comes back.
+    Removed,
+}
+
+impl SpareState {
+    /// Whether it belongs to the setup.
+    pub fn is_member(self) -> bool {
+        self != SpareState::Removed
+    }
+
+    /// Whether commits go to it.
+    pub fn takes_commits(self) -> bool {
+        matches!(self, SpareState::Present | SpareState::Draining)
+    }
 }
 
 /// One spare in the spares section.
@@ -105,9 +153,12 @@ pub struct SpareRecord {
     pub uuid: Uuid,
     /// First sector of its data area.
     pub data_start: Sectors,
-    /// Whether it took part in the last commit.
+    /// What part it has in the setup.
     #[serde(default)]
     pub state: SpareState,
+    /// The generation that removed it; only where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<u64>,
     /// What it says of itself.
     pub identity: Identity,
     /// Keys of later versions.
@@ -182,6 +233,9 @@ pub enum Inconsistency {
     /// No spare, or too many.
     #[error("{0} spares are recorded; a setup has 1 to 16")]
     SpareCount(usize),
+    /// An extent, or bad blocks, of a spare that was removed.
+    #[error("spare {0} was removed, and something is recorded for it all the same")]
+    OnRemoved(SpareIndex),
     /// Main's size and the map disagree.
     #[error("main has {main} sectors, but the map is for {map}")]
     MainLength {
@@ -230,9 +284,19 @@ pub enum Inconsistency {
 }
 
 impl Metadata {
-    /// The record of one spare.
+    /// The record of one spare, removed ones included.
     pub fn spare(&self, index: SpareIndex) -> Option<&SpareRecord> {
         self.spares.get(index.as_usize())
+    }
+
+    /// The spares that belong to the setup: all but those that were removed.
+    pub fn members(&self) -> impl Iterator<Item = (SpareIndex, &SpareRecord)> {
+        (0u8..).map(SpareIndex).zip(&self.spares).filter(|(_, record)| record.state.is_member())
+    }
+
+    /// Whether a spare belongs to the setup.
+    pub fn is_member(&self, index: SpareIndex) -> bool {
+        self.spare(index).is_some_and(|record| record.state.is_member())
     }
 
     /// The index of the spare with this UUID.
@@ -246,7 +310,7 @@ impl Metadata {
     /// # Errors
     /// The first [`Inconsistency`] found.
     pub fn check(&self) -> Result<(), Inconsistency> {
-        if self.spares.is_empty() || self.spares.len() > MAX_SPARES {
+        if self.members().next().is_none() || self.spares.len() > MAX_SPARES {
             return Err(Inconsistency::SpareCount(self.spares.len()));
         }
         check_name(&self.config.name)?;
@@ -272,6 +336,9 @@ impl Metadata {
             if !inside {
                 return Err(Inconsistency::SlotOutside { range: extent.range, slot: extent.slot });
             }
+            if !self.is_member(extent.slot.spare) {
+                return Err(Inconsistency::OnRemoved(extent.slot.spare));
+            }
         }
         self.check_lists()
     }
@@ -285,6 +352,9 @@ impl Metadata {
         if let Some(index) = indexes.find(|index| self.spare(**index).is_none()) {
             return Err(Inconsistency::BadBlocksOfNoSpare(*index));
         }
+        if let Some(index) = self.bad_blocks.keys().find(|index| !self.is_member(**index)) {
+            return Err(Inconsistency::OnRemoved(*index));
+        }
         let mut held = self.map.losses().iter().filter(|l| l.fate == Fate::Held);
         if let Some(loss) = held.find(|loss| !self.map.serves(loss.range)) {
             return Err(Inconsistency::HeldOutside(loss.range));
@@ -297,6 +367,20 @@ impl Metadata {
             Some(kind) => Err(Inconsistency::SectionKind(kind)),
             None => Ok(()),
         }
+    }
+
+    /// How many commits a spare has missed that holds this older generation. Commits are counted by the lineage where that
+    /// reaches back far enough: generations may be left out.
+    pub fn commits_since(&self, generation: u64) -> u64 {
+        let since = self.lineage.iter().filter(|a| a.generation >= generation).count();
+        let reaches = self.lineage.iter().any(|a| a.generation <= generation);
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        if reaches { since } else { self.generation.saturating_sub(generation) }
+    }
+
+    /// Keeps of the samples of main only those that hold while the setup is up: see [`MainSamples::under_extents`].
+    pub fn forget_open_samples(&mut self) {
+        self.config.samples = self.config.samples.take().and_then(|samples| samples.under_extents(&self.map));
     }
 
     /// The same content as the next generation, committed at `now` (seconds since 1970). `digest` is the digest of

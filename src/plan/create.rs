@@ -141,6 +141,7 @@ pub fn plan(facts: CreateFacts) -> Result<CreatePlan, Refusal> {
         uuid: *uuid,
         data_start: DATA_START,
         state: SpareState::Present,
+        removed: None,
         identity: spare.device.identity.clone(),
         unknown: BTreeMap::new(),
     });
@@ -159,6 +160,7 @@ pub fn plan(facts: CreateFacts) -> Result<CreatePlan, Refusal> {
             main: facts.main.identity.clone(),
             policy: facts.policy,
             active: None,
+            samples: None,
             unknown: BTreeMap::new(),
         },
         spares: records.collect(),
@@ -189,7 +191,11 @@ fn check_free(device: &DeviceFacts) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_spare(spare: &SpareFacts, main: &Identity, unit: Sectors, force_signature: bool) -> Result<(), Refusal> {
+/// Checks that a device can be a spare of a setup with this main and this unit.
+///
+/// # Errors
+/// The first [`Refusal`] that applies.
+pub fn check_spare(spare: &SpareFacts, main: &Identity, unit: Sectors, force_signature: bool) -> Result<(), Refusal> {
     let SpareFacts { device, contents } = spare;
     check_free(device)?;
     if device.identity.logical_block > main.logical_block {

@@ -41,6 +41,104 @@ pub enum Refusal {
     /// Not between 1 and 16 spares.
     #[error("{0} spares were given; a setup has 1 to 16")]
     SpareCount(usize),
+    /// More spares than a setup can have.
+    #[error("'{name}' has {members} spares and {more} would be added: 16 are the most. Remove one first")]
+    TooManySpares {
+        /// The setup.
+        name: String,
+        /// Spares that it has.
+        members: usize,
+        /// Spares that were to be added.
+        more: usize,
+    },
+    /// A device that belongs to the setup already.
+    #[error("{device} is spare {index} of '{name}' already{hint}")]
+    AlreadySpare {
+        /// The device.
+        device: String,
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+        /// What can be done, if anything.
+        hint: String,
+    },
+    /// The only spare that metadata can be committed to.
+    #[error(
+        "spare {index} is the only one of '{name}' that takes commits. Add another one first, or dissolve the setup with 'dm-remap destroy'"
+    )]
+    LastSpare {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+    },
+    /// Nothing can be read from a spare that is to be left.
+    #[error(
+        "spare {index} of '{name}' is gone ({what}), and {} live on it. Attach it and run 'dm-remap spare readd'; only if it is lost for good say --give-up-unreadable: then what cannot be read is lost, and answers EIO until it is written",
+        extents_words(*.extents)
+    )]
+    SpareGone {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+        /// What is known of it.
+        what: String,
+        /// Extents that live on it.
+        extents: usize,
+    },
+    /// No room for what is to leave a spare.
+    #[error(
+        "the extents of spare {spare} need {needed} sectors and {free} are free where they may go: {} are missing. Nothing was moved. Add a spare with 'dm-remap spare add'",
+        .needed.saturating_sub(*.free)
+    )]
+    NoRoomToLeave {
+        /// The spare that is to be left.
+        spare: SpareIndex,
+        /// Sectors that are to move.
+        needed: Sectors,
+        /// Sectors free on the spares that they may move to.
+        free: Sectors,
+    },
+    /// A spare that extents cannot move to.
+    #[error("nothing can move to spare {index} of '{name}': it is {why}")]
+    NoDestination {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A spare that was removed.
+    #[error("spare {index} was removed from '{name}'. 'dm-remap spare add' takes its device again, as a new spare")]
+    SpareRemoved {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+    },
+    /// A spare that cannot be taken back.
+    #[error("spare {index} of '{name}' cannot be taken back: {why}")]
+    NotTakenBack {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+        /// Why not.
+        why: String,
+    },
+    /// A spare that cannot grow.
+    #[error("spare {index} of '{name}' cannot grow: {why}")]
+    CannotGrow {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+        /// Why not.
+        why: String,
+    },
     /// A main that no unit fits.
     #[error("{device} cannot be main: {why}")]
     BadMain {

@@ -261,7 +261,7 @@ impl Pass {
 pub fn areas_of_setup(metadata: &Metadata, order: &Order) -> Vec<Area> {
     let mut areas = vec![Area::new(Place::Main, main_area(metadata, order))];
     if order.ranges.is_none() {
-        for index in (0u8..).map(SpareIndex).take(metadata.spares.len()) {
+        for (index, _) in metadata.members() {
             areas.push(Area::new(Place::Spare(index), spare_area(metadata, order, index)));
         }
     }
@@ -291,7 +291,9 @@ fn main_area(metadata: &Metadata, order: &Order) -> RangeSet {
 }
 
 fn spare_area(metadata: &Metadata, order: &Order, index: SpareIndex) -> RangeSet {
-    let Some(record) = metadata.spare(index) else { return RangeSet::default() };
+    let Some(record) = metadata.spare(index).filter(|record| record.state.is_member()) else {
+        return RangeSet::default();
+    };
     let mut area: RangeSet = if order.full {
         Range::between(record.data_start, record.identity.size).into_iter().collect()
     } else {

@@ -59,6 +59,7 @@ fn spare(uuid: Uuid, serial: &str) -> SpareRecord {
         uuid,
         data_start: Sectors(10_240),
         state: SpareState::Present,
+        removed: None,
         identity: Identity {
             serial: Some(serial.into()),
             size: Sectors(20_480),
@@ -86,6 +87,7 @@ fn empty() -> Metadata {
             main: main_identity(),
             policy: Policy::default(),
             active: None,
+            samples: None,
             unknown: UnknownKeys::new(),
         },
         spares: vec![spare(uuid!("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeee00"), "S-0")],

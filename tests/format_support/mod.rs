@@ -81,6 +81,7 @@ pub fn spare_record(setup: u128, index: u8, size: u64) -> SpareRecord {
         uuid: spare_uuid(setup, index),
         data_start: DATA_START,
         state: SpareState::Present,
+        removed: None,
         identity: identity(&format!("SPARE-{setup}-{index}"), size),
         unknown: UnknownKeys::new(),
     }
@@ -101,6 +102,7 @@ pub fn metadata(setup: u128, spares: u8) -> Metadata {
             main: identity(&format!("MAIN-{setup}"), MAIN_SIZE),
             policy: Policy::default(),
             active: None,
+            samples: None,
             unknown: UnknownKeys::new(),
         },
         spares: (0..spares).map(|index| spare_record(setup, index, SPARE_SIZE)).collect(),

@@ -1,6 +1,7 @@
 //! What the guest tests of the whole program share: the binary, a setup on the guest's disks, what dmsetup says of it.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod fio;
 pub mod load;
 
 use dm_remap::dm::kernel::Kernel;

@@ -28,6 +28,7 @@ use dm_remap::format::choose::{Expected, SetupChoice};
 use dm_remap::format::metadata::{Policy, UnreadablePolicy};
 use dm_remap::identity::Identity;
 use dm_remap::map::SpareIndex;
+use dm_remap::plan::assemble::{AssemblyOptions, FoundSetup, SeenDevice, assemble, decide};
 use dm_remap::plan::create::{Contents, CreateFacts, DeviceFacts, SpareFacts, plan};
 use dm_remap::plan::moves::{AlreadyMapped, OnSpares, plan_evacuate, plan_remap, plan_restore};
 use dm_remap::store::read_copies;
@@ -50,6 +51,11 @@ pub fn mark() -> Mark {
     Mark { machine_id: "machine".into(), boot_id: "boot".into(), hardware_id: String::new() }
 }
 
+/// The number that the same spare has once it was pulled and came back.
+pub fn later_number(index: usize) -> DevNo {
+    DevNo { major: 65, ..spare_number(index) }
+}
+
 /// A machine: main, spares, device-mapper.
 #[derive(Debug)]
 pub struct Machine {
@@ -68,7 +74,7 @@ impl DiskSource for Machine {
         let disk: Arc<RamDisk> = if devno == MAIN {
             self.main.clone()
         } else {
-            let index = (0..self.spares.len()).find(|i| spare_number(*i) == devno);
+            let index = (0..self.spares.len()).find(|i| [spare_number(*i), later_number(*i)].contains(&devno));
             self.spares[index.unwrap_or_else(|| panic!("no device {devno}"))].clone()
         };
         Ok(Some(Member { devno, disk: Arc::new(trap::TrapDisk { inner: disk, trap: self.trap.clone() }) }))
@@ -106,6 +112,7 @@ impl Machine {
         dm.register(MAIN, main.clone());
         for (index, spare) in spares.iter().enumerate() {
             dm.register(spare_number(index), spare.clone());
+            dm.register(later_number(index), spare.clone());
         }
         Machine { dm, power, main, spares, trap: Arc::default(), setup: Uuid::from_u128(0xfeed) }
     }
@@ -156,10 +163,17 @@ impl Machine {
     }
 
     pub fn create(&self) -> Result<Session<'_>, EngineError> {
-        let plan = plan(self.facts())?;
+        self.create_with(self.spares.len())
+    }
+
+    /// Creates the setup with the first `count` spares only.
+    pub fn create_with(&self, count: usize) -> Result<Session<'_>, EngineError> {
+        let mut facts = self.facts();
+        facts.spares.truncate(count);
+        let plan = plan(facts)?;
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
-            (0..self.spares.len()).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
+            (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
         create::create(&self.dm, &plan, main, spares?, &mark(), &Silent).map(|(session, _)| session)
     }
 
@@ -244,24 +258,41 @@ impl Machine {
         all.into_iter().map(|(name, _)| name).filter(state).collect()
     }
 
-    pub fn activate(&self) -> Result<Activated<'_>, EngineError> {
-        let readings: Vec<_> = self.spares.iter().map(|s| read_copies(&**s, Expected::default())).collect();
-        let choice = choose_among(NAME, &readings)?;
-        let mark = mark();
-        let options = ActivateOptions {
-            mark: &mark,
-            takeover: false,
-            update_stale: false,
-            recheck: &|_| Ok(()),
-            observer: &Silent,
+    /// What is on the spares, and which setup that makes. Devices have no names of their own here: main is named.
+    fn assembled(&self) -> Result<(FoundSetup, Vec<SeenDevice>), EngineError> {
+        let seen = |disk: &Arc<RamDisk>, devno, verdicts| SeenDevice {
+            path: disk.name().to_string(),
+            devno: Some(devno),
+            identity: dm_remap::identity::Identity {
+                size: disk.size(),
+                logical_block: disk.logical_block(),
+                physical_block: disk.logical_block(),
+                ..Default::default()
+            },
+            verdicts,
+            named: true,
+            ..SeenDevice::default()
         };
-        activate::check(&choice, &options)?;
-        let mut spares = Vec::new();
-        for record in &choice.newest.metadata.spares {
-            let index = readings.iter().position(|r| r.choose().is_ok_and(|c| c.copy.spare == record.uuid)).unwrap();
-            spares.push(self.open(spare_number(index), true)?.unwrap());
+        let mut devices: Vec<SeenDevice> = Vec::new();
+        for (index, disk) in self.spares.iter().enumerate() {
+            devices.push(seen(disk, spare_number(index), read_copies(&**disk, Expected::default()).verdicts));
         }
-        activate::activate(&self.dm, &choice, self.open(MAIN, true)?.unwrap(), spares, &options)
+        devices.push(seen(&self.main, MAIN, Vec::new()));
+        let found = assemble(&devices, &[]).into_iter().next();
+        Ok((found.ok_or_else(|| EngineError::Device("no setup on the spares".into()))?, devices))
+    }
+
+    pub fn activate(&self) -> Result<Activated<'_>, EngineError> {
+        let (found, devices) = self.assembled()?;
+        let mark = mark();
+        let options = AssemblyOptions { main: Some(devices.len() - 1), ..AssemblyOptions::default() };
+        let plan = decide(&found, &devices, &options, |active| mark.is_same_machine(active))?;
+        let mut spares = Vec::new();
+        for place in &plan.spares {
+            spares.push(self.open(spare_number(place.unwrap()), true)?);
+        }
+        let options = ActivateOptions { mark: &mark, read_only: false, recheck: &|_| Ok(()), observer: &Silent };
+        activate::activate(&self.dm, &found, &plan, self.open(MAIN, true)?.unwrap(), spares, &options)
     }
 
     /// Reads one sector through the setup.

@@ -2,6 +2,7 @@
 
 use super::lifecycle::indexes;
 use super::scan_report::summary;
+use super::spare::state_word;
 use super::{Context, Exit, Output};
 use crate::cli::args::{Map, MapFormat, Status};
 use crate::cli::context::Usage;
@@ -11,7 +12,6 @@ use crate::dm::{DeviceMapper, TableSlot};
 use crate::engine::held;
 use crate::engine::session::{LiveDevices, Session, find_active, live_devices};
 use crate::format::choose::Expected;
-use crate::format::metadata::SpareState;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::pool::Pool;
 use crate::scan::checkpoint;
@@ -293,13 +293,7 @@ fn examine_spare(context: &Context, session: &Session<'_>, index: SpareIndex) ->
     let reading: Option<SpareReading> = member.map(|m| read_copies(&*m.disk, expected));
     let chosen = reading.as_ref().and_then(|r| r.choose().ok());
     let generation = chosen.as_ref().map(|c| c.copy.metadata.generation);
-    let state = match (member, record.state, generation) {
-        (None, _, _) => "missing",
-        (Some(_), SpareState::Failed, _) => "failed",
-        (Some(_), _, None) => "unreadable",
-        (Some(_), _, Some(g)) if g < metadata.generation => "stale",
-        _ => "online",
-    };
+    let state = state_word(session, index, generation);
     let pool = Pool::new(metadata, |_| true);
     let used = metadata.map.extents_by_slot(index).map(|e| e.range.len().0).fold(0, u64::saturating_add);
     let bad = metadata.bad_blocks.get(&index).into_iter().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
@@ -340,14 +334,28 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
     let troubled: Vec<String> = report
         .spares
         .iter()
-        .filter(|s| s.state != "online")
+        .filter(|s| !["online", "draining"].contains(&s.state))
         .map(|s| format!("spare {} is {}", s.index, s.state))
         .collect();
     if !troubled.is_empty() {
         found(
             State::Degraded,
             troubled.join(", "),
-            "look at its cable and its health; its extents are safe as long as it reads".into(),
+            format!(
+                "look at its cable and its health; its extents are safe as long as it reads. 'dm-remap spare readd {name}' takes it back, 'dm-remap spare replace {name}' puts another in its place"
+            ),
+        );
+    }
+    for spare in report.spares.iter().filter(|s| s.state == "draining") {
+        let left = if spare.used_sectors.0 > 0 {
+            format!("{} still live on it", sizes(spare.used_sectors))
+        } else {
+            "nothing lives on it any more".into()
+        };
+        found(
+            State::Attention,
+            format!("spare {} is being emptied and gets no new extents: {left}", spare.index),
+            format!("go on with what was begun, or take it back with 'dm-remap spare readd {name} {}'", spare.index),
         );
     }
     let held = report.held_sectors;
@@ -371,7 +379,8 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
         };
         found(State::Attention, what, format!("check the files that were hit, then run 'dm-remap acknowledge {name}'"));
     }
-    let lagging = report.spares.iter().filter(|s| s.state == "online" && s.copies_current < 5).count();
+    let lagging =
+        report.spares.iter().filter(|s| ["online", "draining"].contains(&s.state) && s.copies_current < 5).count();
     if lagging > 0 {
         let what = format!("{} with copies of the metadata that are not current", count(lagging, "spare"));
         found(State::Attention, what, format!("see 'dm-remap metadata check {name}'; the next commit writes all five"));

@@ -3,6 +3,7 @@
 use super::super::{Context, Exit, Output};
 use super::readings;
 use crate::cli::args::{Backup, MetadataSource};
+use crate::cli::commands::assembly::{devices_with_copies, time_of};
 use crate::cli::context::Usage;
 use crate::cli::report::count;
 use crate::engine::session::{choose_among, find_active};
@@ -59,12 +60,8 @@ fn newest_readings(context: &Context, source: &str) -> Result<(Vec<SpareReading>
     let is_name = !source.contains('/') && !Path::new(source).exists();
     let is_up = || context.dm().is_ok_and(|dm| find_active(dm, source).is_ok());
     if is_name && !is_up() {
-        let wanted = match Uuid::try_parse(source) {
-            Ok(setup) => find::Wanted::Setup(setup),
-            Err(_) => find::Wanted::Name(source.into()),
-        };
-        let found = find::find_spares(&context.host, &wanted, &[])?;
-        return Ok((found.into_iter().map(|found| found.reading).collect(), source.into()));
+        let found = devices_with_copies(context, source)?;
+        return Ok((found.into_iter().map(|(_, reading)| reading).collect(), source.into()));
     }
     Ok((readings(context, &MetadataSource { source: source.into() })?, source.into()))
 }
@@ -134,5 +131,5 @@ fn row(kept: &files::Kept) -> serde_json::Value {
 }
 
 fn time(seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(super::super::lifecycle::time_of(seconds)).to_string()
+    humantime::format_rfc3339_seconds(time_of(seconds)).to_string()
 }

@@ -1,14 +1,14 @@
 //! What `repair` and `restore` need to know of devices before they write to them by hand.
 
 use super::super::Context;
-use super::super::create::device_facts;
+use super::super::spare_facts::device_facts;
 use crate::block::Disk;
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::block::foreign::signature_over_ours;
 use crate::block::usage::Claim;
+use crate::cli::commands::assembly::devices_with_copies;
 use crate::engine::EngineError;
-use crate::engine::find::{Wanted, find_spares};
 use crate::format::choose::Expected;
 use crate::format::copy::Verdict;
 use crate::plan::Refusal;
@@ -42,12 +42,12 @@ pub(super) fn others_of(
 ) -> Result<(Vec<Found>, Vec<BlockDevice>)> {
     let (mut found, mut devices) = (Vec::new(), Vec::new());
     // An error means that there is none.
-    for spare in find_spares(&context.host, &Wanted::Setup(setup), &[]).unwrap_or_default() {
-        if without.iter().any(|device| device.devno == spare.device.devno) {
+    for (device, _) in devices_with_copies(context, &setup.to_string()).unwrap_or_default() {
+        if without.iter().any(|known| known.devno == device.devno) {
             continue;
         }
-        found.push(found_on(context, &spare.device)?);
-        devices.push(spare.device);
+        found.push(found_on(context, &device)?);
+        devices.push(device);
     }
     Ok((found, devices))
 }

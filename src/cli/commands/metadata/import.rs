@@ -1,11 +1,12 @@
 //! `metadata import`.
 
-use super::super::create::{device_facts, facts as create_facts};
+use super::super::create::facts as create_facts;
+use super::super::spare_facts::device_facts;
 use super::super::{Context, Exit, Output};
 use crate::block::Disk;
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
-use crate::cli::args::{Create, Import, Unreadable};
+use crate::cli::args::{Create, Import};
 use crate::cli::output::complain;
 use crate::cli::report::{count, sizes};
 use crate::engine::EngineError;
@@ -101,7 +102,8 @@ fn facts(
         name: args.name.clone(),
         main: args.main.clone(),
         spares: args.spare.iter().cloned().collect(),
-        unreadable: Unreadable::Hold,
+        unreadable: None,
+        allocation: None,
         force_signature: args.force_signature,
         dry_run: args.dry_run,
     };

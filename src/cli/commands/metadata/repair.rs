@@ -8,8 +8,9 @@ use super::super::{Context, Exit, Output, moves};
 use super::hands::{claim_all, found_on, is_up, others_of, unused};
 use crate::block::device::BlockDevice;
 use crate::cli::args::Repair;
+use crate::cli::commands::assembly::devices_with_copies;
 use crate::cli::report::count;
-use crate::engine::find::{Wanted, find_spares, verdict_words};
+use crate::engine::find::verdict_words;
 use crate::engine::rewrite::{Rewrite, rewrite};
 use crate::engine::session::find_active;
 use crate::engine::{EngineError, Session, now};
@@ -33,12 +34,8 @@ pub(super) fn repair(context: &Context, args: &Repair, out: &mut Output) -> Resu
     if context.dm().is_ok_and(|dm| find_active(dm, &args.source).is_ok()) {
         return while_up(context, args, out);
     }
-    let wanted = match Uuid::try_parse(&args.source) {
-        Ok(setup) => Wanted::Setup(setup),
-        Err(_) => Wanted::Name(args.source.clone()),
-    };
-    let found = find_spares(&context.host, &wanted, &[])?;
-    by_hand(context, args, found.into_iter().map(|found| found.device).collect(), false, out)
+    let found = devices_with_copies(context, &args.source)?;
+    by_hand(context, args, found.into_iter().map(|(device, _)| device).collect(), false, out)
 }
 
 /// The spares of a setup that is not up: one that was named, or all that are here.

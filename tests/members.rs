@@ -1,0 +1,414 @@
+//! Changes of the pool's members when things go wrong: the power is cut at every write and flush, every disk fails at
+//! every one of its writes, every device-mapper call is refused. The old list of members is in force or the new one, every
+//! sector has its data, and what was interrupted can be finished.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::cast_possible_truncation)]
+
+mod support;
+
+use dm_remap::block::Disk;
+use dm_remap::block::ram::Power;
+use dm_remap::dm::DeviceMapper;
+use dm_remap::dm::fake::Op;
+use dm_remap::engine::members::{self, check_back};
+use dm_remap::engine::splice::splice;
+use dm_remap::engine::{DiskSource, EngineError, Member, Silent};
+use dm_remap::format::metadata::UnreadablePolicy::Hold;
+use dm_remap::format::metadata::{Metadata, SpareState};
+use dm_remap::map::SpareIndex;
+use dm_remap::plan::create::{Contents, DeviceFacts, SpareFacts};
+use dm_remap::plan::spares::{AddFacts, Destinations, plan_add, plan_grow, plan_leave};
+use dm_remap::plan::{MoveKind, Refusal};
+use dm_remap::store::erase_copies;
+use dm_remap::units::Sectors;
+use nix::errno::Errno;
+use support::crash::{Rng, Shape, World, images, kept_randomly};
+use support::model::{Value, traffic};
+use support::trap::{count_ops, refuse_at};
+use support::{Machine, NAME, later_number, options, range, spare, spare_number};
+use uuid::Uuid;
+
+/// Sectors that applications write to meanwhile.
+const TRAFFIC: [u64; 5] = [10, 26, 30, 62, 80];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Add,
+    Leave,
+    Remove,
+    Readd,
+    /// The same under another device number.
+    Return,
+}
+
+impl What {
+    const ALL: [What; 5] = [What::Add, What::Leave, What::Remove, What::Readd, What::Return];
+
+    fn shape() -> Shape {
+        Shape { bad: vec![range(57, 2)], ..Shape::new(4) }
+    }
+
+    /// Three spares, the extents on the first, and a fourth disk.
+    fn start(self, power: std::sync::Arc<Power>) -> World {
+        let world = World::new(&What::shape(), power);
+        let machine = &world.machine;
+        machine.create_with(3).unwrap();
+        machine.remap(&[range(8, 8), range(24, 16), range(56, 8)], Hold).unwrap();
+        world.model.get().set(range(57, 2), Value::Held);
+        match self {
+            What::Add | What::Leave => {}
+            What::Remove => What::Leave.run(machine).unwrap(),
+            What::Readd | What::Return => {
+                members::set_state(&mut machine.session().unwrap(), spare(0), SpareState::Failed).unwrap();
+                for sector in [8, 24] {
+                    world.write(sector);
+                }
+                members::set_state(&mut machine.session().unwrap(), spare(1), SpareState::Draining).unwrap();
+            }
+        }
+        world.flush();
+        traffic(machine, &world.model, &TRAFFIC, 14);
+        world
+    }
+
+    fn run(self, machine: &Machine) -> Result<(), EngineError> {
+        match self {
+            What::Add => add(machine, 3),
+            What::Leave => {
+                members::set_state(&mut machine.session()?, spare(0), SpareState::Draining)?;
+                loop {
+                    let mut session = machine.session()?;
+                    let plan = plan_leave(&session.metadata, spare(0), &Destinations::default(), Hold, |_| true)?;
+                    if plan.moves.is_empty() {
+                        return Ok(());
+                    }
+                    splice(&mut session, &plan.first_part(Sectors(16), 2, Sectors(8)), &options())?;
+                }
+            }
+            What::Remove => members::remove(&mut machine.session()?, spare(0)).map(|_| ()),
+            What::Readd | What::Return => {
+                let number = if self == What::Return { later_number(0) } else { spare_number(0) };
+                let member = machine.open(number, true)?.unwrap();
+                members::readd(&mut machine.session()?, spare(0), member, &Silent)
+            }
+        }
+    }
+
+    fn takes_back(self) -> bool {
+        matches!(self, What::Readd | What::Return)
+    }
+
+    /// Whether the metadata is what this command is for.
+    fn is_done(self, metadata: &Metadata) -> bool {
+        let state = |index: usize| metadata.spares.get(index).map(|record| record.state);
+        match self {
+            What::Add => state(3) == Some(SpareState::Present),
+            What::Leave => {
+                state(0) != Some(SpareState::Present) && metadata.map.extents_by_slot(spare(0)).next().is_none()
+            }
+            What::Remove => state(0) == Some(SpareState::Removed),
+            What::Readd | What::Return => state(0) == Some(SpareState::Present),
+        }
+    }
+}
+
+fn facts(machine: &Machine, disk: usize) -> AddFacts {
+    let device = &machine.spares[disk];
+    let device = DeviceFacts {
+        path: format!("/dev/{}", device.name()),
+        devno: spare_number(disk),
+        identity: Machine::identity(device),
+        uses: Vec::new(),
+        read_only: false,
+    };
+    AddFacts {
+        spares: vec![SpareFacts { device, contents: Contents::Nothing }],
+        overlaps: Vec::new(),
+        force_signature: false,
+        uuids: vec![Uuid::from_u128(0xadd_0000 + disk as u128)],
+    }
+}
+
+fn add(machine: &Machine, disk: usize) -> Result<(), EngineError> {
+    let mut session = machine.session()?;
+    let plan = plan_add(&session.metadata, facts(machine, disk))?;
+    let (index, record) = &plan.records[0];
+    let member = machine.open(spare_number(disk), true)?.unwrap();
+    members::add(&mut session, *index, record, member, &|| Ok(()), &Silent)
+}
+
+fn states(metadata: &Metadata) -> Vec<SpareState> {
+    metadata.spares.iter().map(|record| record.state).collect()
+}
+
+/// The setup is in order, every sector has its data, and the command can be finished.
+fn finish(world: &World, what: What, acknowledged: bool, context: &str) {
+    let machine = &world.machine;
+    assert_eq!(machine.suspended(), Vec::<String>::new(), "{context}");
+    if machine.session().unwrap().check_live().is_err() && !what.takes_back() {
+        machine.recover().unwrap_or_else(|e| panic!("{context}: recover: {e}"));
+    }
+    // On its way to another number a spare's extents may answer EIO, as they do while it is away.
+    if acknowledged || what != What::Return {
+        world.model.get().check(machine, context);
+    }
+    let metadata = machine.session().unwrap().metadata;
+    assert!(what.is_done(&metadata) || !acknowledged, "{context}: {:?}", states(&metadata));
+    if !what.is_done(&metadata) {
+        what.run(machine).unwrap_or_else(|e| panic!("{context}: run again: {e}"));
+    }
+    let session = machine.session().unwrap();
+    session.check_live().unwrap_or_else(|e| panic!("{context}: {e}"));
+    session.clear_leftovers().unwrap();
+    assert!(what.is_done(&session.metadata), "{context}: {:?}", states(&session.metadata));
+    for index in (0..4).map(SpareIndex) {
+        let private = machine.dm.state(&format!("{NAME}-spare{index}")).unwrap();
+        assert_eq!(private.is_some(), session.metadata.is_member(index), "{context}: private device {index}");
+    }
+    world.model.get().check(machine, &format!("{context}, run again"));
+}
+
+/// What a reboot finds after a power cut that left these images.
+fn reboot(world: &World, what: What, seed: u64, acknowledged: bool, stale: bool, context: &str) {
+    let mut rng = Rng::new(seed);
+    let kept = kept_randomly(&world.machine, &mut rng);
+    let again = What::shape().machine(Power::new(), images(&world.machine, &kept));
+    match again.activate() {
+        Ok(up) => {
+            assert!(what.is_done(&up.session.metadata) || !acknowledged, "{context}");
+            drop(up);
+            world.model.get().after_crash().check(&again, context);
+        }
+        Err(EngineError::Refused(refusal)) if stale => {
+            assert!(refusal.to_string().contains("stale"), "{context}: {refusal}");
+        }
+        Err(error) => panic!("{context}: {error}"),
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_write_leaves_the_old_members_or_the_new_ones() {
+    let mut cuts = 0;
+    for what in What::ALL {
+        let world = what.start(Power::new());
+        let base = world.machine.power.operations();
+        what.run(&world.machine).unwrap();
+        let end = world.machine.power.operations();
+        for cut in base..end {
+            let world = what.start(Power::cut_at(cut));
+            let _ = what.run(&world.machine);
+            world.quiet();
+            assert!(world.machine.power.is_off(), "{what:?}, {cut} of {end}");
+            for n in 0..4 {
+                let context = format!("{what:?}, cut {} of {}, subset {n}", cut - base, end - base);
+                // A spare that is marked as failed is refused as stale until it is back.
+                reboot(&world, what, cut * 7 + n, false, what.takes_back(), &context);
+                cuts += 1;
+            }
+        }
+    }
+    println!("{cuts} states after a power cut");
+    assert!(cuts >= 300, "the battery has shrunk to {cuts}");
+}
+
+#[test]
+fn any_disk_may_fail_at_any_write_once_or_for_good() {
+    let mut faults = 0;
+    for what in What::ALL {
+        for failing in 0..4 {
+            let world = what.start(Power::new());
+            let before = world.machine.spares[failing].operations().0;
+            what.run(&world.machine).unwrap();
+            let count = world.machine.spares[failing].operations().0 - before;
+            for position in 0..count {
+                for times in [1, u64::MAX / 2] {
+                    let world = what.start(Power::new());
+                    let disk = world.machine.spares[failing].clone();
+                    disk.fail_operations(position, times, Errno::EIO);
+                    let context =
+                        format!("{what:?}, spare {failing} fails {times} times from {position} of {count} on");
+                    let result = what.run(&world.machine);
+                    world.quiet();
+                    reboot(&world, what, position, result.is_ok(), true, &context);
+                    disk.fail_operations(0, 0, Errno::EIO);
+                    finish(&world, what, result.is_ok(), &context);
+                    faults += 1;
+                }
+            }
+        }
+    }
+    println!("{faults} ways to fail");
+    assert!(faults >= 150, "the battery has shrunk to {faults}");
+}
+
+#[test]
+fn every_call_to_device_mapper_may_be_refused() {
+    const OPS: [Op; 6] = [Op::Create, Op::Load, Op::Activate, Op::Resume, Op::Remove, Op::Clear];
+    let mut refusals = 0;
+    for what in What::ALL {
+        let world = what.start(Power::new());
+        let counts = count_ops(&world.machine.dm, &OPS, || what.run(&world.machine).unwrap());
+        for (op, count) in OPS.into_iter().zip(counts) {
+            for position in 0..count {
+                let world = what.start(Power::new());
+                refuse_at(&world.machine.dm, op, position, 1, Errno::EBUSY);
+                let context = format!("{what:?}, {op:?} {position} of {count} refused");
+                let result = what.run(&world.machine);
+                world.quiet();
+                finish(&world, what, result.is_ok(), &context);
+                refusals += 1;
+            }
+        }
+    }
+    println!("{refusals} refused calls");
+    assert!(refusals >= 15, "the battery has shrunk to {refusals}");
+}
+
+#[test]
+fn places_are_taken_again_only_when_no_other_is_free() {
+    let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 18]);
+    machine.fill_main();
+    machine.create_with(15).unwrap();
+    for index in [7, 3, 11] {
+        members::remove(&mut machine.session().unwrap(), spare(index)).unwrap();
+    }
+    let place = |disk: usize| {
+        let plan = plan_add(&machine.session().unwrap().metadata, facts(&machine, disk)).unwrap();
+        add(&machine, disk).unwrap();
+        plan.records[0].0.0
+    };
+    assert_eq!((place(15), place(16), place(17)), (15, 7, 3));
+    // One more, and there are sixteen.
+    assert_eq!(place(11), 11);
+    let metadata = machine.session().unwrap().metadata;
+    let full = plan_add(&metadata, facts(&machine, 3)).unwrap_err();
+    assert!(matches!(full, Refusal::TooManySpares { members: 16, more: 1, .. }), "{full}");
+    machine.deactivate().unwrap();
+    // What was removed is not looked for, and what it holds does not count.
+    let choice = machine.load().unwrap();
+    assert_eq!((choice.missing.len(), choice.generations.len()), (0, 16));
+}
+
+#[test]
+fn extents_leave_for_where_they_are_sent_and_only_if_all_of_them_can() {
+    let machine = Machine::new(Power::new(), 400, &[10_240 + 128, 10_240 + 32, 10_240 + 64]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(0, 40), range(80, 16), range(200, 8)], Hold).unwrap();
+    let metadata = machine.session().unwrap().metadata;
+    let to = |first: &[u8], only| Destinations { first: first.iter().map(|i| spare(*i)).collect(), only };
+    let plan = |to: &Destinations| plan_leave(&metadata, spare(0), to, Hold, |_| true);
+    let homes = |to: &Destinations| -> Vec<(u64, u64, u8)> {
+        let moves = plan(to).unwrap().moves.into_iter();
+        let home = |m: dm_remap::plan::Move| match m.to {
+            dm_remap::plan::Home::Slot(slot) => (m.range.start().0, m.range.len().0, slot.spare.0),
+            other => panic!("{other}"),
+        };
+        moves.map(home).collect()
+    };
+    assert_eq!(homes(&to(&[2], true)), [(0, 40, 2), (80, 16, 2), (200, 8, 2)]);
+    // What does not fit where it is wanted goes elsewhere, unless it must not.
+    assert_eq!(homes(&to(&[1], false)), [(0, 32, 1), (32, 8, 2), (80, 16, 2), (200, 8, 2)]);
+    let refused = plan(&to(&[1], true)).unwrap_err();
+    assert_eq!(refused, Refusal::NoRoomToLeave { spare: spare(0), needed: Sectors(64), free: Sectors(32) });
+    assert!(refused.to_string().contains("32 are missing"), "{refused}");
+    assert!(matches!(plan(&to(&[0], true)), Err(Refusal::NoDestination { .. })));
+    assert!(matches!(plan(&to(&[9], true)), Err(Refusal::NoDestination { .. })));
+    // Parts are bounded, begin at the beginning and lose nothing.
+    let whole = plan(&to(&[2], true)).unwrap();
+    let part = whole.first_part(Sectors(44), 10, Sectors(8));
+    assert_eq!(part.moves.iter().map(|m| (m.range.start().0, m.range.len().0)).collect::<Vec<_>>(), [(0, 40)]);
+    assert_eq!(whole.first_part(Sectors(48), 10, Sectors(8)).sectors(), Sectors(48));
+    assert_eq!(whole.first_part(Sectors(1), 10, Sectors(8)).sectors(), Sectors(8));
+    assert_eq!(whole.first_part(Sectors(4000), 2, Sectors(8)).sectors(), Sectors(56));
+}
+
+#[test]
+fn what_a_spare_that_is_given_up_cannot_read_is_held() {
+    let machine = Machine::new(Power::new(), 400, &[10_240 + 128, 10_240 + 128]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(0, 40), range(80, 16)], Hold).unwrap();
+    machine.spares[0].set_failing(Some(Errno::ENXIO));
+    let mut session = machine.session().unwrap();
+    let mut plan = plan_leave(&session.metadata, spare(0), &Destinations::default(), Hold, |_| true).unwrap();
+    // By itself such an error is trouble, and moves nothing.
+    assert!(matches!(splice(&mut session, &plan, &options()), Err(EngineError::Transport(_))));
+    plan.kind = MoveKind::GiveUp;
+    let given_up = dm_remap::engine::give_up::give_up(session.spare(spare(0)).unwrap());
+    session.spares[0] = Some(given_up);
+    let outcome = splice(&mut session, &plan, &options()).unwrap();
+    assert_eq!(outcome.lost.iter().map(|l| l.range.len().0).sum::<u64>(), 56);
+    members::remove(&mut session, spare(0)).unwrap();
+    drop(session);
+    for sector in [0, 39, 80, 95] {
+        assert_eq!(machine.read(sector), Err(Errno::EIO), "{sector}");
+    }
+    machine.write(39, 7);
+    assert_eq!(machine.read(39).unwrap(), support::pattern(39, 7));
+    assert_eq!(machine.read(40).unwrap(), support::pattern(40, 0));
+}
+
+#[test]
+fn only_the_very_spare_is_taken_back() {
+    let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 3]);
+    machine.fill_main();
+    machine.create_with(2).unwrap();
+    members::set_state(&mut machine.session().unwrap(), spare(1), SpareState::Failed).unwrap();
+    let back = |disk: usize| check_back(&machine.session().unwrap(), spare(1), &*machine.spares[disk]);
+    let why = |disk: usize| back(disk).unwrap_err().to_string();
+    back(1).unwrap();
+    assert!(why(0).contains("another spare of this setup"), "{}", why(0));
+    assert!(why(2).contains("no valid copy"), "{}", why(2));
+    // It went its own way: activated elsewhere, by itself.
+    let newest = machine.load().unwrap().newest.metadata;
+    let own = Metadata { committed: newest.committed + 1, ..newest.clone() };
+    let write = |metadata: &Metadata| {
+        let encoded = dm_remap::format::copy::encode(metadata).unwrap();
+        let target = dm_remap::store::CommitTarget {
+            disk: machine.spares[2].clone(),
+            uuid: metadata.spares[1].uuid,
+            data_start: metadata.spares[1].data_start,
+        };
+        erase_copies(&*machine.spares[2]).unwrap();
+        assert!(dm_remap::store::Commit::new(vec![target], encoded).run().complete());
+    };
+    write(&own);
+    assert!(why(2).contains("changed elsewhere"), "{}", why(2));
+    write(&Metadata { generation: newest.generation + 5, ..newest.clone() });
+    assert!(why(2).contains("changed elsewhere"), "{}", why(2));
+    // So old that nothing proves it.
+    for _ in 0..40 {
+        machine.session().unwrap().commit(|_| {}).unwrap();
+    }
+    assert!(why(1).contains("too old"), "{}", why(1));
+}
+
+#[test]
+fn a_spare_never_shrinks_and_grows_only_as_itself() {
+    let machine = Machine::new(Power::new(), 96, &[10_240 + 128, 20_000]);
+    machine.fill_main();
+    machine.create().unwrap();
+    // The second device was smaller when the setup was made.
+    machine.session().unwrap().commit(|next| next.spares[1].identity.size = Sectors(10_240 + 128)).unwrap();
+    let metadata = machine.session().unwrap().metadata;
+    let identity = |size: u64, serial: &str| {
+        let mut identity = Machine::identity(&machine.spares[1]);
+        (identity.size, identity.serial) = (Sectors(size), Some(serial.into()));
+        identity.with_fingerprint()
+    };
+    let why = |size, serial| plan_grow(&metadata, spare(1), &identity(size, serial)).unwrap_err().to_string();
+    assert!(why(10_240 + 128, "spare1").contains("and no more"));
+    assert!(why(10_240 + 120, "spare1").contains("shrunk"));
+    assert!(why(20_000, "other").contains("not the one that is recorded"));
+    let record = plan_grow(&metadata, spare(1), &identity(20_000, "spare1")).unwrap();
+    members::grow(&mut machine.session().unwrap(), spare(1), &record, &Silent).unwrap();
+    assert_eq!(machine.session().unwrap().metadata.spares[1].identity, identity(20_000, "spare1"));
+}
+
+#[test]
+fn a_spare_that_is_gone_is_known_as_such() {
+    assert!(Member::gone("spare 1", spare_number(1)).is_gone());
+    let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 2]);
+    assert!(!machine.open(spare_number(1), false).unwrap().unwrap().is_gone());
+}
