@@ -361,6 +361,14 @@ fn a_backup_goes_only_onto_its_own_spares() {
         let facts = RestoreFacts { as_spare: Some(bad), ..restore_facts(&family.child, vec![blank(0)]) };
         assert!(restore_refusal(&facts).contains("the backup has no spare"));
     }
+    // Removed before the backup was made.
+    let mut fewer = family.child.clone();
+    fewer.map = dm_remap::map::Map::new(fewer.map.main_len(), fewer.map.unit()).unwrap();
+    fewer.spares[0].state = dm_remap::format::metadata::SpareState::Removed;
+    assert!(restore_refusal(&restore_facts(&fewer, vec![blank(0)])).contains("it fits no spare"));
+    let named = Some(AsSpare::Index(SpareIndex(0)));
+    let facts = RestoreFacts { as_spare: named, ..restore_facts(&fewer, vec![blank(0)]) };
+    assert!(restore_refusal(&facts).contains("was removed"));
     // In use, read-only, up, nothing given, of a setup that is no more.
     assert!(restore_refusal(&with(&|found| found.device.uses.push("mounted".into()))).contains("in use"));
     assert!(restore_refusal(&with(&|found| found.device.read_only = true)).contains("read-only"));

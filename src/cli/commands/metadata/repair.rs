@@ -17,7 +17,6 @@ use crate::engine::{EngineError, Session, now};
 use crate::format::COPY_STARTS;
 use crate::format::choose::Expected;
 use crate::format::copy::{ValidCopy, Verdict};
-use crate::format::metadata::SpareState;
 use crate::plan::Refusal;
 use crate::plan::repair::{RepairFacts, RepairPlan, plan};
 use crate::plan::restore::Found;
@@ -193,10 +192,10 @@ fn lagging_copies(
     for (record, member) in session.metadata.spares.iter().zip(&session.spares) {
         let Some(member) = member else { continue };
         let device = context.path_of(member.devno);
-        if record.state != SpareState::Present {
-            notes.push(format!(
-                "{device} failed a commit before, and is left alone: 'activate --update-stale' takes it in"
-            ));
+        if record.state.is_member() && !record.state.takes_commits() {
+            notes.push(format!("{device} failed a commit before, and is left alone: 'spare readd' takes it back"));
+        }
+        if !record.state.takes_commits() {
             continue;
         }
         let verdicts = read_copies(&*member.disk, expected).verdicts;
