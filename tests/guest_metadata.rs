@@ -16,7 +16,6 @@ fn devices(guest: &Guest) -> [&str; 4] {
 fn refused(still: &Still, line: &str, words: &[&str]) {
     let ran = dm_remap(line).exits(4).complains(words);
     assert!(ran.out.is_empty(), "{ran:?}");
-    still.check(line);
     dm_remap(&format!("--json {line} --dry-run")).exits(4);
     still.check(line);
 }
@@ -59,7 +58,7 @@ fn copies_of_a_setup_that_is_down_are_mended_in_their_own_generation() {
     let still = Still::new(&[main, one, two]);
     dm_remap(&format!("metadata repair {one}")).ok().says(&["all copies are in order"]);
     still.check("nothing to do");
-    for (copies, with) in [(&[0u64, 2, 4][..], b'd'), (&[1, 3], b'z'), (&[0, 1, 2, 3], b'd'), (&[1, 2, 3, 4], b'z')] {
+    for (copies, with) in [(&[0u64, 1, 2, 3][..], b'd'), (&[1, 2, 3, 4], b'z')] {
         spoil(one, copies, with);
         let still = Still::new(&[main, one, two]);
         let dry = dm_remap(&format!("metadata repair {one} --dry-run")).ok();
@@ -298,15 +297,17 @@ fn every_command_keeps_a_backup_and_few_are_kept() {
     step(&format!("activate data --main {main}"));
     spoil(one, &[1], b'd');
     step("metadata repair data");
-    for turn in 0..17 {
-        step(&format!("remap data {}", 800 + 8 * turn));
-        step(&format!("restore data {}", 800 + 8 * turn));
-    }
+    // As if there had been many more.
+    sh(
+        "cd /var/lib/dm-remap/backup/*/ && f=$(ls | head -1) && for n in $(seq 10 50); do cp $f 00000000000000000000-$n.copy0; done",
+    );
+    step("remap data 800");
+    sh("[ $(ls -A /var/lib/dm-remap/backup/*/ | wc -l) = 32 ]");
     let table = dm_remap("metadata backup --list").ok();
     assert_eq!(table.out.lines().count(), 33, "{}", table.out);
     table.says(&["GENERATION", "/var/lib/dm-remap/backup/"]);
     dm_remap("metadata backup --list nosuch").ok().says(&["no backups"]);
-    dm_remap("destroy data").ok();
+    dm_remap("destroy data --merge-back").ok();
 }
 
 /// Bit by bit, as the module's format is described: 0xEDB88320 reflected, from 0, nothing inverted.
@@ -379,7 +380,11 @@ fn what_the_kernel_module_remapped_is_taken_over() {
     let line = |more: &str| format!("metadata import {old} --main {} --name data {more}", main.device);
 
     let still = Still::new(&[&main.device, old, new]);
-    let ran = dm_remap(&line("")).exits(4).complains(&["not converted in place", "--spare"]);
+    let ran = dm_remap(&line("")).exits(4).complains(&[
+        "14 remapped sectors, 13 of them where",
+        "not converted in place",
+        "--spare",
+    ]);
     ran.says(&["version 4", "14 entries: 6 to be taken in, 8 left out"]);
     let found = dm_remap(&format!("--json {}", line(""))).exits(4).json();
     let doubts: Vec<(u64, Vec<String>)> = found["found"]["entries"]
@@ -391,7 +396,7 @@ fn what_the_kernel_module_remapped_is_taken_over() {
         .collect();
     let of = |at: usize| (doubts[at].0, doubts[at].1.join(" "));
     assert_eq!(of(0), (900, "duplicate".into()));
-    assert_eq!(of(1), (7000, "module-metadata our-metadata".into()));
+    assert_eq!(of(1), (7000, "module-metadata blank".into()));
     dm_remap(&line(&format!("--spare {old}"))).exits(4).complains(&["not converted in place"]);
     dm_remap(&line(&format!("--spare {}", main.device))).exits(4).complains(&["share sectors"]);
     let ran = dm_remap(&line(&format!("--spare {new}"))).exits(4);
@@ -459,8 +464,8 @@ fn an_import_that_cannot_be_is_refused_and_changes_nothing() {
     let ran = dm_remap(&format!("metadata import {old} --main {main} --spare /dev/mapper/weak --yes"));
     assert_ne!(ran.code, 0, "{ran:?}");
     assert!(!tables().contains("imported"), "{}", tables());
-    sh("dmsetup remove weak");
     still.check("import onto a bad spare");
+    sh("dmsetup remove weak");
     dm_remap(&line).ok().says(&["'imported' is up"]);
     dm_remap("destroy imported --merge-back").ok();
     assert_eq!(Direct::open(main).read(500, 1).unwrap(), pattern(500, 7));

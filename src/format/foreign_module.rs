@@ -6,8 +6,7 @@
 //! - nothing is believed silently: every entry carries its [`Doubt`]s, and what is merely odd is in the notes;
 //! - a layout is never guessed: where two of them are on one device, the entries say so ([`Doubt::Mixed`]).
 //!
-//! The layouts (A, B and C below) are described in docs/FORMAT.md, "Layouts of the kernel module", as far as they are
-//! known: by the module's disks.
+//! The layouts (A, B and C below) are described in docs/MODULE-FORMAT.md.
 
 mod doubts;
 pub mod helper;

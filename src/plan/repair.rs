@@ -115,7 +115,7 @@ pub fn plan(facts: &RepairFacts) -> Result<RepairPlan, Refusal> {
         let own = chosen.copy.metadata.generation;
         if own < newest {
             plan.notes.push(format!(
-                "{} is stale against the others: it holds generation {own}, and they {newest}. Repair does not bring it up to date; use 'activate --update-stale'",
+                "{} is stale against the others: it holds generation {own}, and they {newest}. Repair does not bring it up to date; use 'spare readd' while the setup is up, or 'activate --update-stale'",
                 found.device.path
             ));
         }
@@ -272,9 +272,12 @@ fn settle(facts: &RepairFacts, position: usize, copy: ValidCopy) -> Result<Repai
     let mut plan = RepairPlan { new_generation: true, ..RepairPlan::default() };
     for (at, found) in facts.spares.iter().enumerate() {
         let own = valid_copies(found).map(|(_, other)| other).find(|other| other.metadata.setup == setup);
-        let Some(record) = own.and_then(|own| copy.metadata.spares.iter().find(|record| record.uuid == own.spare))
-        else {
-            plan.notes.push(format!("{} is no spare of what was chosen: it is left alone", found.device.path));
+        let mut members = copy.metadata.spares.iter().filter(|record| record.state.is_member());
+        let Some(record) = own.and_then(|own| members.find(|record| record.uuid == own.spare)) else {
+            plan.notes.push(format!(
+                "{} is no spare of what was chosen, or was removed: it is left alone",
+                found.device.path
+            ));
             continue;
         };
         let good = if at == position { copies_where(found, same) } else { Vec::new() };
@@ -323,7 +326,3 @@ fn step(position: usize, found: &Found, copy: &ValidCopy, good: &[usize], copies
     let (spare, data_start) = (copy.spare, copy.data_start);
     Ok(Step { position, spare, data_start, copies, good: good.to_vec(), metadata: copy.metadata.clone() })
 }
-
-#[cfg(test)]
-#[path = "repair_tests.rs"]
-mod tests;

@@ -120,7 +120,7 @@ fn spare_of(facts: &RestoreFacts, target: &Found) -> Result<SpareIndex, Refusal>
     let backup = &facts.backup.metadata;
     let path = &target.device.path;
     let refuse = |what: String| Refusal::Metadata { device: path.clone(), what };
-    let records = || (0u8..).map(SpareIndex).zip(&backup.spares);
+    let records = || (0u8..).map(SpareIndex).zip(&backup.spares).filter(|(_, record)| record.state.is_member());
     let held = target.verdicts.iter().find_map(|verdict| match verdict {
         Verdict::Valid(copy) if copy.metadata.setup == backup.setup => Some(copy.spare),
         _ => None,
@@ -147,6 +147,9 @@ fn spare_of(facts: &RestoreFacts, target: &Found) -> Result<SpareIndex, Refusal>
         (None, None) => None,
     };
     if let Some(index) = found {
+        if !records().any(|(member, _)| member == index) {
+            return Err(refuse(format!("spare {index} was removed from '{}' before the backup", backup.config.name)));
+        }
         return match backup.spare(index).map(|record| record.identity.matches(&target.device.identity)) {
             Some(Match::Different(why)) => {
                 Err(refuse(format!("it is another device than spare {index} of '{}' was: {why}", backup.config.name)))
@@ -268,7 +271,3 @@ fn warnings(facts: &RestoreFacts, spares: &[SpareIndex]) -> Vec<String> {
     }
     out
 }
-
-#[cfg(test)]
-#[path = "restore_tests.rs"]
-mod tests;

@@ -28,10 +28,11 @@ pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Resu
     let module = read_module_metadata(&|offset, len| read_bytes(&*old.disk, offset, len), copy);
     let path = args.source.display().to_string();
     let module = module.map_err(|error| Refusal::Metadata { device: path.clone(), what: error.to_string() })?;
-    let judged = judged(context, args, &old, &main, &module)?;
+    let judged = judged(context, &old, &main, &module)?;
     let listed = report(args, &module, &judged, out);
     let Some(spare) = &args.spare else {
-        let refusal = in_place(&path, &module, "say with --spare on which device the new one is to be");
+        let refusal =
+            in_place(&path, &module, &ground(&old, &main, true), "Say with --spare where the new one is to be");
         if !out.is_json() {
             return Err(refusal.into());
         }
@@ -43,7 +44,7 @@ pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Resu
     };
     let spare = context.device(spare)?;
     if old.device.as_ref().is_some_and(|device| device.devno == spare.devno) {
-        return Err(in_place(&path, &module, "give another device with --spare").into());
+        return Err(in_place(&path, &module, &ground(&old, &main, true), "Give another device with --spare").into());
     }
     let plan = plan(facts(context, args, &old, &main, &spare, module, judged)?)?;
     plan.create.warnings.iter().for_each(|warning| context.note(warning));
@@ -77,15 +78,12 @@ impl Old {
     }
 }
 
-fn judged(
-    context: &Context,
-    args: &Import,
-    old: &Old,
-    main: &BlockDevice,
-    module: &ModuleMetadata,
-) -> Result<Vec<Judged>> {
-    let ground = Ground { main: main.size, spare: old.disk.size(), in_place: args.spare.is_none() };
-    let mut judged = judge(module, &ground);
+fn ground(old: &Old, main: &BlockDevice, in_place: bool) -> Ground {
+    Ground { main: main.size, spare: old.disk.size(), in_place }
+}
+
+fn judged(context: &Context, old: &Old, main: &BlockDevice, module: &ModuleMetadata) -> Result<Vec<Judged>> {
+    let mut judged = judge(module, &ground(old, main, false));
     let on_main = DirectDisk::open_device(main, Mode::ReadOnly).map_err(|e| EngineError::Device(e.to_string()))?;
     look_at_slots(&*old.disk, &on_main, &mut judged, &context.progress)?;
     Ok(judged)
@@ -135,10 +133,12 @@ fn facts(
 
 /// The refusal to use the old spare again: the data would have to make room for our metadata first, and a crash then could
 /// lose both.
-fn in_place(path: &str, module: &ModuleMetadata, advice: &str) -> Refusal {
+fn in_place(path: &str, module: &ModuleMetadata, ground: &Ground, advice: &str) -> Refusal {
+    let in_our_way = |one: &&Judged| one.doubts.contains(&Doubt::OurMetadata);
     let what = format!(
-        "it holds the only data of {}, partly where dm-remap's metadata would go: it is not converted in place. It stays as it is; {advice}",
-        count(module.entries.len(), "remapped sector")
+        "it holds the only data of {}, {} of them where dm-remap's metadata would go: it is not converted in place, and stays as it is. {advice}",
+        count(module.entries.len(), "remapped sector"),
+        judge(module, ground).iter().filter(in_our_way).count()
     );
     Refusal::Metadata { device: path.into(), what }
 }

@@ -17,7 +17,6 @@ use crate::engine::{EngineError, Session, now};
 use crate::format::COPY_STARTS;
 use crate::format::choose::Expected;
 use crate::format::copy::{ValidCopy, Verdict};
-use crate::format::metadata::SpareState;
 use crate::plan::Refusal;
 use crate::plan::repair::{RepairFacts, RepairPlan, plan};
 use crate::plan::restore::Found;
@@ -138,13 +137,19 @@ fn while_up(context: &Context, args: &Repair, out: &mut Output) -> Result<Exit> 
         (Some(lock), session)
     };
     session.check_live()?;
-    let (lagging, notes) = lagging(context, &session, args.force_signature)?;
+    let (lagging, mut notes) = lagging_copies(context, &session, args.force_signature)?;
     let mut generation = session.metadata.generation;
     if !lagging.is_empty() && !args.dry_run {
         session.commit(|_| {})?;
         context.keep_backup(&session.metadata);
         moves::tell_failed(context, &session);
         generation = session.metadata.generation;
+        for (device, copies) in lagging_copies(context, &session, true)?.0 {
+            notes.push(format!(
+                "{device}: {} cannot be mended: its sectors do not keep what is written",
+                copies_words(&copies)
+            ));
+        }
     }
     drop(lock);
     let failed = !session.failed.is_empty();
@@ -177,7 +182,7 @@ fn while_up(context: &Context, args: &Repair, out: &mut Output) -> Result<Exit> 
 
 /// The copies on the spares of a setup that is up that are not what they should be, and spares that are left alone.
 #[allow(clippy::type_complexity)]
-fn lagging(
+fn lagging_copies(
     context: &Context,
     session: &Session<'_>,
     force_signature: bool,
@@ -187,10 +192,10 @@ fn lagging(
     for (record, member) in session.metadata.spares.iter().zip(&session.spares) {
         let Some(member) = member else { continue };
         let device = context.path_of(member.devno);
-        if record.state != SpareState::Present {
-            notes.push(format!(
-                "{device} failed a commit before, and is left alone: 'activate --update-stale' takes it in"
-            ));
+        if record.state.is_member() && !record.state.takes_commits() {
+            notes.push(format!("{device} failed a commit before, and is left alone: 'spare readd' takes it back"));
+        }
+        if !record.state.takes_commits() {
             continue;
         }
         let verdicts = read_copies(&*member.disk, expected).verdicts;
