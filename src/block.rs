@@ -24,6 +24,7 @@ pub mod priority;
 pub mod ram;
 pub mod usage;
 pub mod verify;
+pub mod workers;
 
 use crate::units::{Range, Sectors};
 use nix::errno::Errno;

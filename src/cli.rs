@@ -7,17 +7,19 @@
 //!   one thread.
 
 pub mod args;
+mod choices;
 mod commands;
 mod context;
 mod output;
 mod progress;
 mod report;
+mod settings;
 mod signals;
 mod syslog;
 
 use crate::engine::EngineError;
 use crate::plan::Refusal;
-use args::Cli;
+use args::{Cli, Command, Tool};
 use clap::Parser;
 use context::Context;
 use output::Output;
@@ -40,23 +42,34 @@ pub enum Exit {
     Refused = 4,
 }
 
-/// The tools that this program is, by the exact name that it is called by.
-const TOOLS: [&str; 1] = ["dm-remap"];
+/// Reads the arguments of a tool of this name.
+type Parse = fn(&'static str, Vec<OsString>) -> Result<Cli, clap::Error>;
+
+/// The tools that this program is, by the exact name that it is called by. A command that is a program of its own has a
+/// line here: nothing else knows of it.
+const TOOLS: [(&str, Parse); 4] = [
+    ("dm-remap", |_, args| Cli::try_parse_from(args)),
+    ("dm-remap-discover", |name, args| Tool::parse(name, Command::Discover, args)),
+    ("dm-remap-reassemble", |name, args| Tool::parse(name, Command::Reassemble, args)),
+    ("dm-remap-validate", |name, args| Tool::parse(name, Command::Validate, args)),
+];
 
 /// Runs the program with the given arguments, the name that it was called by first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let called = args.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
-    if !TOOLS.iter().any(|tool| called == *tool) {
-        let known = TOOLS.join(", ");
-        output::complain(&format!("'{}' is not a tool of this program, which is: {known}", called.to_string_lossy()));
+    let Some((name, parse)) = TOOLS.iter().find(|(name, _)| called == *name) else {
+        let known: Vec<&str> = TOOLS.iter().map(|(name, _)| *name).collect();
+        let (called, known) = (called.to_string_lossy(), known.join(", "));
+        output::complain(&format!("'{called}' is not a tool of this program, which is: {known}"));
         return ExitCode::from(Exit::Usage as u8);
-    }
-    ExitCode::from(run(args) as u8)
+    };
+    output::be_called(name);
+    ExitCode::from(run(parse(name, args)) as u8)
 }
 
-fn run(args: Vec<OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(args) {
+fn run(parsed: Result<Cli, clap::Error>) -> Exit {
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             let text = error.render();
@@ -70,14 +83,14 @@ fn run(args: Vec<OsString>) -> Exit {
             return out.finish(Exit::Done);
         }
     };
-    let mut out = Output::new(cli.json);
-    let result = Context::new(&cli).and_then(|context| commands::run(&context, &cli, &mut out));
+    let mut out = Output::new(cli.globals.json);
+    let result = Context::new(&cli.globals).and_then(|context| commands::run(&context, &cli, &mut out));
     match result {
         Ok(exit) => out.finish(exit),
         Err(error) => {
             let exit = exit_of(&error);
             let text = format!("{error:#}");
-            if cli.json {
+            if cli.globals.json {
                 out.json(&serde_json::json!({ "error": text, "exit_code": exit as u8 }));
             }
             // What was gathered before the failure is still worth reading.
@@ -88,11 +101,23 @@ fn run(args: Vec<OsString>) -> Exit {
     }
 }
 
+/// The one of two ends that a person must know of.
+fn worse(one: Exit, other: Exit) -> Exit {
+    let rank = |exit: Exit| match exit {
+        Exit::Done => 0,
+        Exit::Attention => 1,
+        Exit::Refused => 2,
+        Exit::Usage => 3,
+        Exit::Failed => 4,
+    };
+    if rank(other) > rank(one) { other } else { one }
+}
+
 fn exit_of(error: &anyhow::Error) -> Exit {
     let refused = matches!(error.downcast_ref(), Some(EngineError::Refused(_)));
     if refused || error.is::<Refusal>() {
         Exit::Refused
-    } else if error.is::<context::Usage>() {
+    } else if error.is::<context::Usage>() || error.is::<settings::BadConfig>() {
         Exit::Usage
     } else {
         Exit::Failed

@@ -13,6 +13,7 @@ pub mod header;
 pub mod lists;
 pub mod map_section;
 pub mod metadata;
+pub mod samples;
 pub mod signature;
 pub mod tombstone;
 

@@ -1,13 +1,14 @@
 //! dm-remap: keep a block device with bad sectors in service, with stock device-mapper targets.
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
-//! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`].
-//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`cli`].
+//! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`].
+//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
 pub mod block;
 pub mod cli;
+pub mod config;
 pub mod dm;
 pub mod engine;
 pub mod files;
@@ -20,4 +21,5 @@ pub mod scan;
 pub mod segments;
 pub mod store;
 pub mod units;
+pub mod validate;
 pub mod watch;

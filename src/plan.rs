@@ -4,6 +4,8 @@
 //! - a plan that was made is possible: every check that needs no device was made here;
 //! - when in doubt, a [`Refusal`]: it says what was found and what the person can do, and nothing was changed.
 
+pub mod assemble;
+pub mod compact;
 pub mod create;
 pub mod moves;
 pub mod refusal;

@@ -8,12 +8,15 @@
 //!   group goes first: else a crash now could leave no copy of the newest generation, or none at all;
 //! - [`Commit::run`] allocates nothing: it is called while the setup is suspended.
 
+pub mod raw;
+
 use crate::block::buffer::AlignedBuffer;
 use crate::block::{Disk, DiskError};
 use crate::format::choose::{ChooseError, Chosen, Expected, choose, reject_unexpected};
-use crate::format::copy::{Encoded, Verdict, index_u32, judge, judge_header, total_len};
+use crate::format::copy::{Encoded, Verdict, index_u32, judge_header};
 use crate::format::{COMMIT_GROUP_A, COMMIT_GROUP_B, COPY_ALIGNMENT, COPY_STARTS, MAX_SPARES};
 use crate::units::Sectors;
+use raw::RawCopy;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -45,32 +48,10 @@ impl SpareReading {
 
 /// Reads all five copies of a device and judges each.
 pub fn read_copies(disk: &dyn Disk, expected: Expected) -> SpareReading {
-    let mut verdicts: Vec<Verdict> = (0..COPY_STARTS.len()).map(|index| read_copy(disk, index)).collect();
+    let mut verdicts: Vec<Verdict> =
+        (0..COPY_STARTS.len()).map(|index| RawCopy::read(disk, index).judge(index)).collect();
     reject_unexpected(&mut verdicts, expected);
     SpareReading { device: disk.name().clone(), verdicts }
-}
-
-fn read_copy(disk: &dyn Disk, index: usize) -> Verdict {
-    let (Some(start), Some(number)) = (COPY_STARTS.get(index).copied(), index_u32(index)) else {
-        return Verdict::Blank;
-    };
-    let beyond = || Verdict::Foreign("the device is too small to be a spare".into());
-    let mut head = AlignedBuffer::new(COPY_ALIGNMENT);
-    if disk.size() < start.checked_add(Sectors(8)).unwrap_or(start) {
-        return beyond();
-    }
-    if let Err(error) = disk.read(start, &mut head) {
-        return unreadable(&error);
-    }
-    let len = match judge_header(&head, number).and_then(|header| total_len(&header)) {
-        Ok(len) => len,
-        Err(verdict) => return verdict,
-    };
-    let mut copy = AlignedBuffer::new(len);
-    match disk.read(start, &mut copy) {
-        Ok(()) => judge(&copy, number),
-        Err(error) => unreadable(&error),
-    }
 }
 
 /// A generation above all that were ever begun for this setup on the device, as far as its headers tell: a torn copy may
@@ -92,10 +73,6 @@ pub fn unused_generation(disk: &dyn Disk, setup: Uuid, least: u64) -> u64 {
         }
     }
     if hidden { next.saturating_add(ROOM) } else { next }
-}
-
-fn unreadable(error: &DiskError) -> Verdict {
-    Verdict::Unreadable { sector: error.start, reason: error.to_string() }
 }
 
 /// A spare that takes part in a commit.

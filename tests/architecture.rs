@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 16] = [
+const PARTS: [(&str, &[&str]); 18] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("map", &["units"]),
@@ -15,6 +15,7 @@ const PARTS: [(&str, &[&str]); 16] = [
     ("segments", &["units", "map"]),
     ("pool", &["units", "map", "format"]),
     ("plan", &["units", "identity", "map", "format", "segments", "pool"]),
+    ("config", &["format::metadata"]),
     // Of block, the fake only: its devices are RAM disks.
     ("dm", &["units", "segments"]),
     ("block", &["units", "identity", "format::signature", "format::header"]),
@@ -22,19 +23,20 @@ const PARTS: [(&str, &[&str]); 16] = [
     ("files", &["units", "format::signature", "block"]),
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
     ("scan", &["units", "map", "format", "plan", "block", "engine"]),
+    ("validate", &["units", "map", "format", "block", "store", "engine::Observer", "engine::find"]),
     ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch",
+            "engine", "scan", "watch", "config", "validate",
         ],
     ),
     (
         "bin",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "cli",
+            "engine", "scan", "watch", "config", "validate", "cli",
         ],
     ),
 ];
@@ -43,7 +45,7 @@ const PARTS: [(&str, &[&str]); 16] = [
 const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
-const PURE: [&str; 7] = ["units", "identity", "format", "map", "segments", "pool", "plan"];
+const PURE: [&str; 8] = ["units", "identity", "format", "map", "segments", "pool", "plan", "config"];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];
 
@@ -51,11 +53,12 @@ const IMPURE: [&str; 8] =
 const FOR_CLI_ONLY: [&str; 3] = ["clap", "indicatif", "anyhow"];
 
 /// The files that may contain `unsafe`.
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 8] = [
     "block/buffer.rs",
     "block/loop_file.rs",
     "block/priority.rs",
     "block/verify/ioctl.rs",
+    "block/workers.rs",
     "dm/udev.rs",
     "dm/window.rs",
     "engine/guardian.rs",

@@ -16,7 +16,7 @@ use dm_remap::format::DATA_START;
 use dm_remap::format::copy::encode;
 use dm_remap::format::metadata::UnreadablePolicy::Hold;
 use dm_remap::format::metadata::{Metadata, SpareState};
-use dm_remap::map::{Map, SpareIndex};
+use dm_remap::map::{Map, Slot, SpareIndex};
 use dm_remap::plan::Refusal;
 use dm_remap::plan::moves::{Home, apply, bad_blocks_with, plan_evacuate};
 use dm_remap::pool::{Allocation, Pool};
@@ -84,6 +84,24 @@ fn assert_covers(parts: &[Allocation], wanted: Range) {
     assert_eq!(at, wanted.end());
 }
 
+/// Where `wanted` would continue what is in the map or was given out, found in the plainest way.
+fn beside(metadata: &Metadata, given: &[Allocation], wanted: Range) -> Vec<Slot> {
+    let unit = metadata.map.unit().0;
+    let len = wanted.len().0.div_ceil(unit) * unit;
+    let known = metadata.map.extents().map(|e| (e.range, e.slot)).chain(given.iter().map(|a| (a.range, a.slot)));
+    let mut out = Vec::new();
+    for (range, slot) in known {
+        if range.end() == wanted.start() {
+            let start = Sectors(slot.start.0 + range.len().0);
+            out.push(Slot { start, ..slot });
+        }
+        if range.start() == wanted.end() && slot.start.0 >= len {
+            out.push(Slot { start: Sectors(slot.start.0 - len), ..slot });
+        }
+    }
+    out
+}
+
 #[derive(Clone, Debug)]
 struct Case {
     metadata: Metadata,
@@ -146,6 +164,7 @@ proptest! {
         let mut free: Vec<(u8, BTreeSet<u64>)> =
             usable.iter().map(|s| (*s, free_units(&metadata, *s))).collect();
         let mut pool = Pool::new(&metadata, |_| true);
+        let mut given: Vec<Allocation> = Vec::new();
         for wanted in requests {
             let total: u64 = free.iter().map(|(_, units)| units.len() as u64).sum();
             prop_assert_eq!(pool.free(), Sectors(total * unit));
@@ -154,14 +173,16 @@ proptest! {
             }
             let units = wanted.len().0.div_ceil(unit);
             let fits_whole = free.iter().find(|(_, f)| longest(f) >= units).map(|(s, _)| *s);
+            let beside = beside(&metadata, &given, wanted);
             match pool.allocate(wanted) {
                 Ok(parts) => {
                     assert_covers(&parts, wanted);
                     prop_assert!(units <= total);
                     // One piece whenever that is possible, and then on the first spare that has room for it.
-                    let spare = fits_whole.filter(|_| parts.len() == 1);
-                    prop_assert_eq!(spare, fits_whole);
-                    prop_assert!(fits_whole.is_none_or(|s| parts[0].slot.spare.0 == s));
+                    prop_assert_eq!(parts.len() == 1, fits_whole.is_some());
+                    let kept_together = parts.len() == 1 && beside.contains(&parts[0].slot);
+                    prop_assert!(kept_together || fits_whole.is_none_or(|s| parts[0].slot.spare.0 == s));
+                    given.extend(parts.iter().copied());
                     for part in parts {
                         prop_assert!(part.slot.start.is_multiple_of(Sectors(unit)));
                         let first = part.slot.start.0 / unit;
@@ -272,7 +293,8 @@ fn the_lowest_place_that_fits_is_taken() {
 
 #[test]
 fn exhaustion_changes_nothing() {
-    let mut pool = Pool::new(&setup(&[DATA + 80, DATA + 80], 8), |_| true);
+    let setup = setup(&[DATA + 80, DATA + 80], 8);
+    let mut pool = Pool::new(&setup, |_| true);
     pool.allocate(range(0, 72)).unwrap();
     let before = format!("{pool:?}");
     let full = pool.allocate(range(1000, 96)).unwrap_err();
@@ -286,13 +308,14 @@ fn exhaustion_changes_nothing() {
 
 #[test]
 fn sixteen_spares_are_filled_in_order_and_split_over_only_when_needed() {
-    let mut pool = Pool::new(&setup(&[DATA + 16; 16], 8), |_| true);
+    let setup = setup(&[DATA + 16; 16], 8);
+    let mut pool = Pool::new(&setup, |_| true);
     for spare in 0..15 {
         let parts = pool.allocate(range(u64::from(spare) * 100 * 8, 16)).unwrap();
         assert_eq!(parts.len(), 1);
         assert_eq!(parts[0].slot, slot(spare, DATA));
     }
-    let mut pool = Pool::new(&setup(&[DATA + 16; 16], 8), |_| true);
+    let mut pool = Pool::new(&setup, |_| true);
     let parts = pool.allocate(range(8, 256)).unwrap();
     assert_eq!(parts.len(), 16);
     assert_covers(&parts, range(8, 256));

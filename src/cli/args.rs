@@ -1,31 +1,79 @@
 //! The one definition of the command line.
 
+mod allocation;
+pub mod assembly;
+pub mod config;
 mod spare;
+pub mod validate;
 
+pub use allocation::{Allocation, Policy};
+use assembly::{Discover, Reassemble};
+mod compact;
+
+pub use compact::Compact;
 pub use spare::{Leaving, Spare, SpareAdd, SpareEvacuate, SpareGrow, SpareList, SpareReadd, SpareRemove, SpareReplace};
 
+use crate::config::Rate;
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
+use validate::Validate;
+
+/// The end of every tool's help.
+const AFTER_HELP: &str = "Sectors are 512 bytes everywhere, counted from 0.\n\
+    Exit codes: 0 done; 1 failed; 2 bad usage; 3 done, but needs attention; 4 refused for safety, nothing was changed.";
 
 /// Keep a block device with bad sectors in service.
 #[derive(Debug, Parser)]
 #[command(name = "dm-remap", version, about, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Sectors are 512 bytes everywhere, counted from 0.\n\
-    Exit codes: 0 done; 1 failed; 2 bad usage; 3 done, but needs attention; 4 refused for safety, nothing was changed.")]
+#[command(after_help = AFTER_HELP)]
 pub struct Cli {
+    // No docstring: clap would take it for the program's.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+// No docstring here either, for the same reason.
+#[allow(missing_docs)]
+#[derive(Clone, Debug, Args)]
+pub struct Globals {
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
     /// Say nothing but results and errors.
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
+    /// Use this configuration instead of /etc/dm-remap/config.yaml (or .yml, or .json).
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+// One command as a program of its own: its arguments, and the global ones. Its docstring is that of `A`.
+#[allow(missing_docs)]
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Tool<A: Args> {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(flatten)]
+    pub args: A,
+}
+
+impl<A: Args> Tool<A> {
+    /// Reads the arguments of the program `name`, which is the command that `command` makes of them.
+    pub fn parse(name: &'static str, command: fn(A) -> Command, args: Vec<OsString>) -> Result<Cli, clap::Error> {
+        let mut program = Tool::<A>::command().name(name).bin_name(name);
+        let mut matches = program.try_get_matches_from_mut(args)?;
+        let tool = Tool::<A>::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut program))?;
+        Ok(Cli { globals: tool.globals, command: command(tool.args) })
+    }
 }
 
 /// What to do.
@@ -53,6 +101,10 @@ pub enum Command {
     Recover(Recover),
     /// Take losses off the list, once you know of them.
     Acknowledge(Acknowledge),
+    /// Show or change what a setup does by itself.
+    Policy(Policy),
+    /// Bring scattered extents together, live: a smaller table, free space in long runs.
+    Compact(Compact),
     /// Find bad and slow sectors, and move them away.
     Scan(Box<Scan>),
     /// Stay in the foreground, and move sectors away as the kernel reports errors.
@@ -63,6 +115,15 @@ pub enum Command {
     /// Look at what is on the spares.
     #[command(subcommand)]
     Metadata(Metadata),
+    /// Look for setups on devices and image files, and change nothing.
+    Discover(Discover),
+    /// Put setups together again from their spares, and bring them up.
+    Reassemble(Reassemble),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Judge a configuration or a spare, and change nothing.
+    Validate(Validate),
 }
 
 /// Arguments of `create`.
@@ -76,9 +137,12 @@ pub struct Create {
     /// A device for metadata and replacement sectors. Everything on it is overwritten. Up to 16.
     #[arg(long = "spare", value_name = "DEV", required = true, num_args = 1..)]
     pub spares: Vec<PathBuf>,
-    /// What to do with blocks that cannot be read, unless a command says otherwise.
-    #[arg(long, value_enum, default_value = "hold")]
-    pub unreadable: Unreadable,
+    /// What to do with blocks that cannot be read, unless a command says otherwise. [default: hold]
+    #[arg(long, value_enum)]
+    pub unreadable: Option<Unreadable>,
+    /// Where on the spares extents go. [default: first-fit]
+    #[arg(long, value_enum)]
+    pub allocation: Option<Allocation>,
     /// Overwrite a filesystem, partition table or the like on a spare.
     #[arg(long)]
     pub force_signature: bool,
@@ -110,9 +174,9 @@ pub struct Remap {
     /// What to do with blocks that cannot be read (default: as the setup says).
     #[arg(long, value_enum)]
     pub unreadable: Option<Unreadable>,
-    /// How often to read a bad block again before it is given up.
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub retries: u32,
+    /// How often to read a bad block again before it is given up. [default: 3]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
     /// Where to stop looking for files.
     #[command(flatten)]
     pub files: FileSearch,
@@ -124,15 +188,20 @@ pub struct Remap {
 /// How long to look for the files that were hit.
 #[derive(Debug, Args)]
 pub struct FileSearch {
-    /// How long to look for the files that lost sectors belong to; 0 does not look.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub file_search: u32,
+    /// How long to look for the files that lost sectors belong to; 0 does not look. [default: 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub file_search: Option<u32>,
 }
 
 impl FileSearch {
-    /// As a duration.
+    /// As given on the command line.
+    pub fn given(&self) -> Option<Duration> {
+        self.file_search.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// As given on the command line, else the built-in one: for commands that do not go by the configuration.
     pub fn patience(&self) -> Duration {
-        Duration::from_secs(self.file_search.into())
+        self.given().unwrap_or(Duration::from_secs(30))
     }
 }
 
@@ -181,15 +250,15 @@ pub struct Watch {
     /// The setups; all that are up, now and later, when none is named.
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// How long the first report waits for others that come with it.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30ms")]
-    pub settle: Duration,
+    /// How long the first report waits for others that come with it. [default: 30ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub settle: Option<Duration>,
     /// What to do with blocks that cannot be read (default: as the setup says).
     #[arg(long, value_enum)]
     pub unreadable: Option<Unreadable>,
-    /// How often to read a bad block again before it is given up.
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub retries: u32,
+    /// How often to read a bad block again before it is given up. [default: 3]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
     /// Use the kernel log only, also where the kernel can trace failed requests.
     #[arg(long)]
     pub no_trace: bool,
@@ -228,29 +297,30 @@ pub struct Scan {
     #[arg(long, value_name = "RATE")]
     pub rate: Option<Rate>,
     /// Read only while nobody else uses the disk.
-    #[arg(long)]
-    pub idle: bool,
-    /// How often to read a bad block again before it is given up.
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub retries: u32,
-    /// A place is weak when it takes longer than this to read, twice, while others do not; 0 for never.
-    #[arg(long, default_value_t = 500, value_name = "MS")]
-    pub slow_ms: u64,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub idle: Option<bool>,
+    /// How often to read a bad block again before it is given up. [default: 3]
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// A place is weak when it takes longer than this to read, twice, while others do not; 0 for never. [default: 500]
+    #[arg(long, value_name = "MS")]
+    pub slow_ms: Option<u64>,
     /// Change nothing.
     #[arg(long)]
     pub report_only: bool,
     /// Move weak places, too, while they can still be read.
-    #[arg(long, conflicts_with_all = ["report_only", "device"])]
-    pub move_weak: bool,
-    /// Move so many sectors on both sides of a bad one with it.
-    #[arg(long, default_value_t = 0, value_name = "SECTORS", conflicts_with_all = ["report_only", "device"])]
-    pub margin: u64,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        conflicts_with_all = ["report_only", "device"])]
+    pub move_weak: Option<bool>,
+    /// Move so many sectors on both sides of a bad one with it. [default: 0]
+    #[arg(long, value_name = "SECTORS", conflicts_with_all = ["report_only", "device"])]
+    pub margin: Option<u64>,
     /// What to do with blocks that cannot be read (default: as the setup says).
     #[arg(long, value_enum, conflicts_with_all = ["report_only", "device"])]
     pub unreadable: Option<Unreadable>,
-    /// How to ask the disk: 'verify' lets the drive read without sending the data, where it can be trusted to do so.
-    #[arg(long, value_enum, default_value = "read")]
-    pub method: Method,
+    /// How to ask the disk: 'verify' lets the drive read without sending the data, where it can be trusted to do so. [default: read]
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
     /// Where to stop looking for files.
     #[command(flatten)]
     pub files: FileSearch,
@@ -261,12 +331,12 @@ pub struct Scan {
     /// the kernel has reported since, and leave setups alone that another run is at work on.
     #[arg(long, conflicts_with_all = ["ranges", "full", "resume", "restart", "report_only"])]
     pub cron: bool,
-    /// With --cron: the time that a whole pass is spread over; what is left of it is for later runs.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "24h", requires = "cron")]
-    pub interval: Duration,
-    /// With --cron: wait a random time up to this before beginning, so that not all machines begin at once.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s", requires = "cron")]
-    pub jitter: Duration,
+    /// With --cron: the time that a whole pass is spread over; what is left of it is for later runs. [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron")]
+    pub interval: Option<Duration>,
+    /// With --cron: wait a random time up to this before beginning, so that not all machines begin at once. [default: 0s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron")]
+    pub jitter: Option<Duration>,
 }
 
 /// How to ask the disk.
@@ -276,42 +346,6 @@ pub enum Method {
     Read,
     /// Let the drive read it (SCSI VERIFY, NVMe Verify).
     Verify,
-}
-
-/// How fast to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rate {
-    /// As fast as possible, without giving way.
-    Max,
-    /// So many bytes a second.
-    Bytes(u64),
-}
-
-impl FromStr for Rate {
-    type Err = String;
-
-    /// Reads `max`, or a number of bytes with K, M, G or T for powers of 1024.
-    fn from_str(text: &str) -> Result<Rate, String> {
-        if text == "max" {
-            return Ok(Rate::Max);
-        }
-        let wrong =
-            || format!("'{text}' is no rate: write a number of bytes a second, such as 500K, 20M or 1G, or max");
-        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-        let shift = match text.strip_prefix(digits).unwrap_or_default().to_ascii_uppercase().as_str() {
-            "" | "B" => 0,
-            "K" | "KB" | "KIB" => 10,
-            "M" | "MB" | "MIB" => 20,
-            "G" | "GB" | "GIB" => 30,
-            "T" | "TB" | "TIB" => 40,
-            _ => return Err(wrong()),
-        };
-        let number: u64 = digits.parse().map_err(|_| wrong())?;
-        match number.checked_mul(1 << shift) {
-            Some(rate) if rate >= 65_536 => Ok(Rate::Bytes(rate)),
-            _ => Err(format!("{} (at least 64K)", wrong())),
-        }
-    }
 }
 
 /// Arguments of `status`.
@@ -464,22 +498,12 @@ pub enum MapFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn rates_are_read_as_people_write_them() {
-        assert_eq!("max".parse(), Ok(Rate::Max));
-        assert_eq!("65536".parse(), Ok(Rate::Bytes(65_536)));
-        assert_eq!("500K".parse(), Ok(Rate::Bytes(500 << 10)));
-        assert_eq!("20MiB".parse(), Ok(Rate::Bytes(20 << 20)));
-        assert_eq!("1g".parse(), Ok(Rate::Bytes(1 << 30)));
-        for wrong in ["", "K", "1X", "1.5M", "-1M", "1", "99999999999999999999", "18446744073709551615T", "é"] {
-            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
-        }
+        Tool::<Validate>::command().debug_assert();
+        Tool::<Discover>::command().debug_assert();
+        Tool::<Reassemble>::command().debug_assert();
     }
 }

@@ -1,11 +1,17 @@
 //! One file for each group of commands: options in, library calls, report out.
 
+mod assembly;
+mod compact;
+mod config;
 mod create;
 mod cron;
+mod discover;
 mod lifecycle;
 mod metadata;
 mod moves;
+mod policy;
 mod probe;
+mod reassemble;
 mod scan;
 mod scan_report;
 mod scan_setup;
@@ -15,6 +21,7 @@ mod spare;
 mod spare_empty;
 mod spare_facts;
 mod spare_find;
+mod validate;
 mod watch;
 
 use super::Exit;
@@ -32,14 +39,20 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Map(args) => show::map(context, args, out),
         Command::Status(args) => show::status(context, args, out),
         Command::List => show::list(context, out),
-        Command::Activate(args) => lifecycle::activate(context, args, out),
+        Command::Activate(args) => reassemble::activate(context, args, out),
         Command::Deactivate(args) => lifecycle::deactivate(context, args, out),
         Command::Destroy(args) => lifecycle::destroy(context, args, out),
         Command::Recover(args) => lifecycle::recover(context, args, out),
         Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
+        Command::Policy(args) => policy::policy(context, args, out),
+        Command::Compact(args) => compact::compact(context, args, out),
         Command::Scan(args) => scan::scan(context, args, out),
         Command::Watch(args) => watch::watch(context, args, out),
         Command::Spare(args) => spare::run(context, args, out),
         Command::Metadata(args) => metadata::run(context, args, out),
+        Command::Discover(args) => discover::discover(context, args, out),
+        Command::Reassemble(args) => reassemble::reassemble(context, args, out),
+        Command::Config(args) => config::run(context, args, out),
+        Command::Validate(args) => validate::validate(context, args, out),
     }
 }

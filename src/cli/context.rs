@@ -1,11 +1,13 @@
 //! What every command needs: this machine, device-mapper, locks, and where things are kept.
 
-use super::args::Cli;
+use super::args::Globals;
 use super::output::complain_raw;
 use super::progress::Progress;
+use super::settings::{self, BadConfig, Loaded};
 use crate::block::device::{BlockDevice, DeviceError};
 use crate::block::direct::{DirectDisk, Mode, OpenError};
 use crate::block::host::Host;
+use crate::config::Settings;
 use crate::dm::kernel::Kernel;
 use crate::dm::{DeviceMapper, DmError};
 use crate::engine::activate::{Mark, remove_remains};
@@ -37,22 +39,46 @@ pub(super) struct Context {
     quiet: bool,
     dm: OnceCell<Kernel>,
     state: PathBuf,
+    config: Option<PathBuf>,
+    loaded: OnceCell<Loaded>,
 }
 
 impl Context {
-    pub(super) fn new(cli: &Cli) -> Result<Context> {
+    pub(super) fn new(globals: &Globals) -> Result<Context> {
         Ok(Context {
             host: Host::real(),
-            progress: Progress::new(cli.quiet || cli.json),
-            quiet: cli.quiet,
+            progress: Progress::new(globals.quiet || globals.json),
+            quiet: globals.quiet,
             dm: OnceCell::new(),
             state: PathBuf::from("/var/lib/dm-remap"),
+            config: globals.config.clone(),
+            loaded: OnceCell::new(),
         })
     }
 
     /// Where state is kept that may be lost.
     pub(super) fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// The configuration file that the person named.
+    pub(super) fn named_config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// What the configuration says for a setup, or where no setup is meant. It is read when first needed: a command that
+    /// does not go by it does not mind what is in it.
+    pub(super) fn settings(&self, name: Option<&str>) -> Result<Settings<'_>, BadConfig> {
+        Ok(self.loaded()?.config.settings(name))
+    }
+
+    /// The configuration of this run.
+    pub(super) fn loaded(&self) -> Result<&Loaded, BadConfig> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let loaded = settings::load(self.config.as_deref())?;
+        Ok(self.loaded.get_or_init(|| loaded))
     }
 
     /// Device-mapper, opened when first needed.
@@ -137,6 +163,14 @@ impl Context {
         let live = live_devices(dm, name)?;
         let lock = self.lock(&live.setup.to_string(), name)?;
         Ok((lock, Session::open(dm, self, name, true)?))
+    }
+
+    /// The same for taking it down: also one that was brought up to be read only, which nothing else may change.
+    pub(super) fn locked_session_to_take_down(&self, name: &str) -> Result<(Lock, Session<'_>)> {
+        let dm = self.dm()?;
+        let live = live_devices(dm, name)?;
+        let lock = self.lock(&live.setup.to_string(), name)?;
+        Ok((lock, Session::open(dm, self, name, !live.state.read_only)?))
     }
 
     /// Opens an active setup for reading.

@@ -5,6 +5,7 @@
 use super::Exit;
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 
 /// Version of everything that `--json` prints; raised when a field changes its meaning or goes.
 pub(super) const SCHEMA_VERSION: u32 = 1;
@@ -116,9 +117,17 @@ impl Output {
     }
 }
 
+/// What the program was called by, once that is known to be one of its names.
+static CALLED: OnceLock<&'static str> = OnceLock::new();
+
+/// Complaints begin with this name from now on.
+pub(super) fn be_called(name: &'static str) {
+    let _ = CALLED.set(name);
+}
+
 /// Says what is wrong, on standard error. Nothing can be done if that fails too.
 pub(super) fn complain(text: &str) {
-    complain_raw(&format!("dm-remap: {text}\n"));
+    complain_raw(&format!("{}: {text}\n", CALLED.get().unwrap_or(&"dm-remap")));
 }
 
 /// The same, without the program's name.

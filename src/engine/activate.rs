@@ -6,14 +6,16 @@
 //! - held blocks are found by their tombstones.
 
 use super::session::{device_uuid, find_active, spare_device_name, spare_device_uuid};
-use super::{EngineError, Member, Observer, Session, held, now};
+use super::{EngineError, Member, Observer, Session, held, now, samples};
 use crate::dm::{Activation, DeviceMapper, TableSlot};
 use crate::format::MAX_SPARES;
-use crate::format::choose::{Expected, SetupChoice};
-use crate::format::copy::encode;
-use crate::format::metadata::{Activation as ActiveMark, SetupState, SpareRecord, SpareState};
+use crate::format::choose::Expected;
+use crate::format::copy::{EncodeError, encode};
+use crate::format::metadata::{Activation as ActiveMark, Metadata, SpareState};
+use crate::format::samples::MainSamples;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
+use crate::plan::assemble::{AssemblyPlan, FoundSetup};
 use crate::segments::{Layout, setup_table};
 use crate::store::{Commit, read_copies};
 use uuid::Uuid;
@@ -69,10 +71,8 @@ pub struct Activated<'a> {
 pub struct ActivateOptions<'a> {
     /// Who we are.
     pub mark: &'a Mark,
-    /// Take over a setup that is marked as active on another machine.
-    pub takeover: bool,
-    /// Bring spares up to date that failed or were absent for several commits.
-    pub update_stale: bool,
+    /// Write nothing to any device, and let nothing be written.
+    pub read_only: bool,
     /// Looks at the devices again once device-mapper has claimed them, before anything is written.
     pub recheck: &'a dyn Fn(&Session<'_>) -> Result<(), EngineError>,
     /// Is told how it goes.
@@ -81,71 +81,25 @@ pub struct ActivateOptions<'a> {
 
 impl std::fmt::Debug for ActivateOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ActivateOptions")
-            .field("mark", self.mark)
-            .field("takeover", &self.takeover)
-            .field("update_stale", &self.update_stale)
-            .finish_non_exhaustive()
+        f.debug_struct("ActivateOptions").field("mark", self.mark).finish_non_exhaustive()
     }
 }
 
-/// Judges whether the setup may be brought up here.
-///
-/// # Errors
-/// The [`Refusal`].
-pub fn check(choice: &SetupChoice, options: &ActivateOptions<'_>) -> Result<(), Refusal> {
-    let metadata = &choice.newest.metadata;
-    let name = &metadata.config.name;
-    let refuse = |what: &str| Refusal::Metadata { device: name.clone(), what: what.into() };
-    match metadata.config.state {
-        SetupState::Forming => {
-            return Err(refuse("its creation was interrupted: there is no setup yet. Create it again"));
-        }
-        SetupState::Dissolved => {
-            return Err(refuse("it was destroyed; only the erasing of its spares was interrupted"));
-        }
-        SetupState::Ready => {}
-    }
-    if let Some(index) = choice.missing.first() {
-        let identity = metadata.spare(*index).map(|s| &s.identity);
-        let hint = identity.and_then(|i| i.path.clone().or_else(|| i.serial.clone()));
-        let what = hint.unwrap_or_else(|| "no name known".into());
-        return Err(Refusal::SpareMissing { name: name.clone(), index: *index, what });
-    }
-    // One generation behind is what an interrupted command leaves; more means that the spare was not there. Its slots
-    // are current all the same: nothing is ever moved to a spare that failed, and without it its extents answer EIO.
-    for (index, behind) in choice.stale() {
-        let failed = metadata.spare(index).is_some_and(|s| s.state == SpareState::Failed);
-        if (failed || behind > 1) && !options.update_stale {
-            return Err(Refusal::Stale { name: name.clone(), index, behind });
-        }
-    }
-    if let Some(active) = &metadata.config.active
-        && !options.mark.is_same_machine(active)
-        && !options.takeover
-    {
-        let known = [&active.machine_id, &active.hardware_id, &active.boot_id].into_iter().find(|id| !id.is_empty());
-        let machine = known.cloned().unwrap_or_else(|| "unknown".into());
-        return Err(Refusal::ActiveElsewhere { name: name.clone(), machine });
-    }
-    Ok(())
-}
-
-/// Brings a setup up. `spares` are in order of their index, without those that were removed, and complete; `main` fits
-/// (the caller has checked).
+/// Brings a setup up as `plan` says, which was decided for `found`. `spares` are in order of their index, `None` for those
+/// that it comes up without: their extents answer EIO. `main` fits (that was decided).
 ///
 /// # Errors
 /// [`Refusal`], or what failed; nothing is left up then.
 pub fn activate<'a>(
     dm: &'a dyn DeviceMapper,
-    choice: &SetupChoice,
+    found: &FoundSetup,
+    plan: &AssemblyPlan,
     main: Member,
-    spares: Vec<Member>,
+    spares: Vec<Option<Member>>,
     options: &ActivateOptions<'_>,
 ) -> Result<Activated<'a>, EngineError> {
-    check(choice, options)?;
-    let newest = &choice.newest;
-    let name = newest.metadata.config.name.clone();
+    let newest = &found.newest;
+    let name = plan.name.clone();
     if let Some(state) = dm.state(&name)? {
         return Err(if state.uuid == device_uuid(newest.metadata.setup) {
             Refusal::AlreadyActive(name).into()
@@ -154,38 +108,43 @@ pub fn activate<'a>(
             Refusal::NameTaken { name, by }.into()
         });
     }
-    let mut spares = spares.into_iter();
-    let mut place = |record: &SpareRecord| if record.state.is_member() { spares.next() } else { None };
-    let places = newest.metadata.spares.iter().map(&mut place).collect();
+    let missing: Vec<SpareIndex> =
+        (0u8..).map(SpareIndex).zip(&spares).filter(|(_, member)| member.is_none()).map(|(index, _)| index).collect();
     let mut session = Session {
         dm,
         name,
         metadata: newest.metadata.clone(),
         digest: newest.digest,
         main,
-        spares: places,
+        spares,
         layout: Layout::Flat,
         failed: Vec::new(),
+        read_only: options.read_only,
     };
-    let caught_up: Vec<SpareIndex> = choice.stale().into_iter().map(|(index, _)| index).collect();
     let unclean = session.metadata.config.active.clone();
     let rewritten = held::rewritten(&session);
     let result = bring_up(&mut session, options.observer, |session| {
-        still_the_same(session, choice)?;
-        catch_up(session, &caught_up)?;
-        let map = held::map_with(&session.metadata, &rewritten)?;
-        let records = session.metadata.spares.iter_mut();
-        let failed = records.filter(|record| record.state == SpareState::Failed);
-        failed.for_each(|record| record.state = SpareState::Present);
+        still_the_same(session, found)?;
         (options.recheck)(session)?;
+        if options.read_only {
+            return Ok(());
+        }
+        catch_up(session, &plan.behind)?;
+        let map = held::map_with(&session.metadata, &rewritten)?;
+        settle_states(&mut session.metadata, &missing);
         session.commit(|next| {
+            next.config.name.clone_from(&plan.name);
             next.map = map;
             next.config.active = Some(options.mark.activation());
+            next.forget_open_samples();
         })?;
         Ok(())
     });
     match result {
-        Ok(activation) => Ok(Activated { session, activation, unclean, caught_up }),
+        Ok(activation) => {
+            let caught_up = if options.read_only { Vec::new() } else { plan.behind.clone() };
+            Ok(Activated { session, activation, unclean, caught_up })
+        }
         Err(error) => {
             let _ = take_down_devices(dm, &session.name, session.setup());
             Err(error)
@@ -193,15 +152,28 @@ pub fn activate<'a>(
     }
 }
 
+/// The states of the spares from now on: those that are here take part again, and those that are missing miss this and what
+/// follows: they are stale when they come back.
+fn settle_states(metadata: &mut Metadata, missing: &[SpareIndex]) {
+    for (index, record) in (0u8..).map(SpareIndex).zip(&mut metadata.spares) {
+        record.state = match (record.state, missing.contains(&index)) {
+            (SpareState::Present, true) => SpareState::Failed,
+            (SpareState::Failed, false) => SpareState::Present,
+            (state, _) => state,
+        };
+    }
+}
+
 /// Checks, now that device-mapper has claimed the spares, that they still are what was read before.
-fn still_the_same(session: &Session<'_>, choice: &SetupChoice) -> Result<(), Refusal> {
+fn still_the_same(session: &Session<'_>, before: &FoundSetup) -> Result<(), Refusal> {
     let expected = Expected { setup: Some(session.setup()), spare: None };
     for (index, member) in (0u8..).map(SpareIndex).zip(&session.spares) {
         let Some(member) = member else { continue };
         let found = read_copies(&*member.disk, expected).choose().ok();
         let generation = found.as_ref().map(|chosen| chosen.copy.metadata.generation);
         let ours = found.is_some_and(|chosen| Some(chosen.copy.spare) == session.metadata.spare(index).map(|s| s.uuid));
-        if !ours || generation != choice.generations.get(&index).copied() {
+        let read_before = before.spares.iter().find(|spare| spare.index == index).and_then(|spare| spare.generation);
+        if !ours || generation != read_before {
             let what = "its metadata changed while the setup was being brought up. Try again".into();
             return Err(Refusal::Metadata { device: member.disk.name().to_string(), what });
         }
@@ -246,7 +218,7 @@ pub(super) fn bring_up(
 
 fn load_checked(session: &Session<'_>) -> Result<(), EngineError> {
     let table = setup_table(&session.metadata.map, &session.devices()?, session.layout)?;
-    session.dm.load(&session.name, &table, false)?;
+    session.dm.load(&session.name, &table, session.read_only)?;
     if session.dm.table(&session.name, TableSlot::Inactive)? == table {
         Ok(())
     } else {
@@ -309,11 +281,21 @@ pub fn deactivate(session: &mut Session<'_>, uses: impl FnOnce() -> String) -> R
         return Err(Refusal::Suspended(session.name.clone()).into());
     }
     take_down_devices(session.dm, &session.name, session.setup())?;
+    if session.read_only {
+        return Ok(());
+    }
     let map = held::map_with(&session.metadata, &held::rewritten(session))?;
-    session.commit(|next| {
-        next.map = map;
+    let samples = samples::take(&*session.main.disk, &map, now());
+    let put_down = |next: &mut Metadata, samples: Option<MainSamples>| {
+        next.map = map.clone();
         next.config.active = None;
-    })?;
+        next.config.samples = samples;
+    };
+    match session.commit(|next| put_down(next, samples)) {
+        // The map matters more.
+        Err(EngineError::Encode(EncodeError::Full { .. })) => session.commit(|next| put_down(next, None)),
+        other => other,
+    }?;
     Ok(())
 }
 

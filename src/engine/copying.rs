@@ -122,7 +122,7 @@ pub(super) fn copy_all<'a>(
             options.observer.progress(done, total);
         };
         let copied = match plan.kind {
-            MoveKind::Remap | MoveKind::Evacuate | MoveKind::GiveUp => {
+            MoveKind::Remap | MoveKind::Evacuate | MoveKind::GiveUp | MoveKind::Compact => {
                 copy_to_spare(session, plan, &step, salvager, options, &mut progress)
             }
             MoveKind::Restore => copy_to_main(session, plan, &step, salvager, options, &mut progress, &mut work),
@@ -135,6 +135,10 @@ pub(super) fn copy_all<'a>(
             Err(CopyFault::Stop(error)) => return Err(error),
             Err(CopyFault::Destination { bad, why }) => match step.to {
                 Home::Main => outcome.dropped.push((step.range, format!("main is still bad there: {why}"))),
+                Home::Slot(slot) if plan.kind == MoveKind::Compact => {
+                    outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
+                    outcome.dropped.push((step.range, format!("its new slot is bad: {why}")));
+                }
                 Home::Slot(slot) if tries < ATTEMPTS => {
                     options.observer.note(&format!("spare {} is bad itself: {why}", slot.spare));
                     outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
@@ -370,6 +374,18 @@ pub(super) fn make_ready(
                 stays = units_of(map, &lost);
             }
             losses.extend(lost.into_iter().map(|range| (range, Some(fate))));
+        }
+        MoveKind::Compact => {
+            // What was held moves along. Nothing is lost by this: an extent that does not read stays where it is.
+            let held: Vec<Range> = lost.iter().flat_map(|range| held_in(map, *range)).collect();
+            losses.extend(held.iter().map(|range| (*range, Some(Fate::Held))));
+            let fresh: Vec<Range> = lost.iter().flat_map(|range| range.without(&held)).collect();
+            let hit = work.moves.iter().map(|m| m.range).filter(|r| fresh.iter().any(|lost| lost.overlaps(*r)));
+            stays = hit.collect();
+            outcome.dropped.retain(|(range, _)| !stays.contains(range));
+            let why = "it cannot be read from its slot, and stays there: 'dm-remap scan' moves it".to_string();
+            outcome.dropped.extend(stays.iter().map(|range| (*range, why.clone())));
+            losses.retain(|(range, _)| !stays.iter().any(|extent| extent.overlaps(*range)));
         }
         MoveKind::Evacuate | MoveKind::GiveUp => {
             // What was held before stays so, whatever the policy.

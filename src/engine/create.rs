@@ -37,6 +37,7 @@ pub fn create<'a>(
         spares: spares.into_iter().map(Some).collect(),
         layout: Layout::Flat,
         failed: Vec::new(),
+        read_only: false,
     };
     let mut written = false;
     let result = bring_up(&mut session, observer, |session| {

@@ -38,6 +38,7 @@ fn sync_spare_device(
         spare: member.devno,
         size: record.identity.size,
         block: session.block(),
+        read_only: session.read_only,
     };
     let uuid = spare_device_uuid(session.setup(), index);
     match session.dm.state(&device.name)? {
@@ -67,7 +68,8 @@ fn sync_spare_device(
 /// # Errors
 /// [`Refusal::NameTaken`], or what device-mapper says: the device may be in use.
 pub(super) fn claim(session: &Session<'_>, index: SpareIndex, spare: DevNo, size: Sectors) -> Result<(), EngineError> {
-    let device = SpareDeviceSpec { name: spare_device_name(&session.name, index), spare, size, block: session.block() };
+    let name = spare_device_name(&session.name, index);
+    let device = SpareDeviceSpec { name, spare, size, block: session.block(), read_only: session.read_only };
     if session.dm.state(&device.name)?.is_some() {
         let by = "a device-mapper device has it, and the setup needs it for its spare".into();
         return Err(Refusal::NameTaken { name: device.name, by }.into());
@@ -94,6 +96,7 @@ struct SpareDeviceSpec {
     spare: DevNo,
     size: Sectors,
     block: Sectors,
+    read_only: bool,
 }
 
 impl SpareDeviceSpec {
@@ -105,7 +108,7 @@ impl SpareDeviceSpec {
     /// Loads and swaps in a table unless it is in force already. `false` when the kernel does not have its targets.
     fn swap(&self, dm: &dyn DeviceMapper, current: &[Target], table: &[Target]) -> Result<bool, EngineError> {
         if current != table {
-            match dm.load(&self.name, table, false) {
+            match dm.load(&self.name, table, self.read_only) {
                 Ok(()) => {}
                 Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(false),
                 Err(error) => return Err(error.into()),

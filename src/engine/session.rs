@@ -109,6 +109,8 @@ pub struct Session<'a> {
     pub layout: Layout,
     /// Spares that were marked as failed by this command, because commits to them failed.
     pub failed: Vec<SpareIndex>,
+    /// It was brought up to be read only: nothing is committed, and its devices refuse writes.
+    pub read_only: bool,
 }
 
 /// The dm UUID of a setup's device.
@@ -214,7 +216,8 @@ impl<'a> Session<'a> {
     /// Does not yet compare the two: see [`Session::check_live`].
     ///
     /// # Errors
-    /// [`Refusal`] when it is not active or its metadata is in doubt; otherwise what failed.
+    /// [`Refusal`] when it is not active, its metadata is in doubt, or it is to be changed and was brought up read-only;
+    /// otherwise what failed.
     pub fn open(
         dm: &'a dyn DeviceMapper,
         source: &dyn DiskSource,
@@ -222,6 +225,9 @@ impl<'a> Session<'a> {
         write: bool,
     ) -> Result<Session<'a>, EngineError> {
         let live = live_devices(dm, name)?;
+        if write && live.state.read_only {
+            return Err(Refusal::ReadOnly(format!("'{name}'")).into());
+        }
         let main = live
             .main
             .ok_or_else(|| EngineError::Device(format!("the table of '{name}' does not lead to any main device")))?;
@@ -254,6 +260,7 @@ impl<'a> Session<'a> {
             spares,
             layout: Layout::Flat,
             failed: Vec::new(),
+            read_only: live.state.read_only,
         })
     }
 

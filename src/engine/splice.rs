@@ -264,6 +264,8 @@ fn next_metadata(
         MoveKind::Remap | MoveKind::Evacuate | MoveKind::GiveUp => {
             health.sectors_moved = health.sectors_moved.saturating_add(moved)
         }
+        // Nothing that a count of bad sectors could be read from.
+        MoveKind::Compact => {}
         MoveKind::Restore => health.sectors_restored = health.sectors_restored.saturating_add(moved),
     }
     let lost = outcome.lost.iter().map(|l| l.range.len().0).fold(0, u64::saturating_add);
@@ -271,6 +273,7 @@ fn next_metadata(
     health.sectors_recovered = health.sectors_recovered.saturating_add(outcome.recovered.0);
     add_found_bad(&mut new.bad_blocks, plan, outcome);
     new.map = map;
+    new.forget_open_samples();
     new
 }
 

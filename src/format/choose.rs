@@ -110,16 +110,10 @@ impl SetupChoice {
     /// by the lineage where that reaches back far enough: generations may be left out.
     pub fn stale(&self) -> Vec<(SpareIndex, u64)> {
         let newest = &self.newest.metadata;
-        let behind = |generation: u64| {
-            let since = newest.lineage.iter().filter(|a| a.generation >= generation).count();
-            let reaches = newest.lineage.iter().any(|a| a.generation <= generation);
-            let since = u64::try_from(since).unwrap_or(u64::MAX);
-            if reaches { since } else { newest.generation.saturating_sub(generation) }
-        };
         self.generations
             .iter()
             .filter(|(_, generation)| **generation < newest.generation)
-            .map(|(index, generation)| (*index, behind(*generation)))
+            .map(|(index, generation)| (*index, newest.commits_since(*generation)))
             .collect()
     }
 }

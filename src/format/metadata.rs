@@ -3,6 +3,7 @@
 //! Invariant: every copy on every spare holds all of it; copies differ only in spare UUID, copy index and checksums.
 
 use super::header::kind;
+use super::samples::MainSamples;
 use super::{DATA_START, MAX_SPARES};
 use crate::identity::Identity;
 use crate::map::{Fate, Map, SpareIndex};
@@ -40,12 +41,39 @@ pub enum UnreadablePolicy {
     Leave,
 }
 
+/// Where on the spares the next extent goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllocationPolicy {
+    /// The first spare with room, the lowest place on it.
+    #[default]
+    FirstFit,
+    /// The smallest free run on any spare that has room.
+    BestFit,
+    /// One spare after the other.
+    RoundRobin,
+    /// The spare with the largest free share.
+    LeastUsed,
+    /// The spare that is best in health.
+    Health,
+}
+
+impl AllocationPolicy {
+    /// Whether this is what a setup has unless it says otherwise.
+    pub fn is_default(&self) -> bool {
+        *self == AllocationPolicy::default()
+    }
+}
+
 /// Choices that the administrator made for a setup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What to do with blocks that cannot be read.
     #[serde(default)]
     pub unreadable: UnreadablePolicy,
+    /// Where the next extent goes. Left out when it is the default: so older metadata encodes to the same bytes.
+    #[serde(default, skip_serializing_if = "AllocationPolicy::is_default")]
+    pub allocation: AllocationPolicy,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: UnknownKeys,
@@ -82,6 +110,9 @@ pub struct Config {
     /// Set while some machine has the setup active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<Activation>,
+    /// What main held when the setup was last taken down; while it is up, what main holds under extents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<MainSamples>,
     /// Keys of later versions.
     #[serde(flatten)]
     pub unknown: UnknownKeys,
@@ -336,6 +367,20 @@ impl Metadata {
             Some(kind) => Err(Inconsistency::SectionKind(kind)),
             None => Ok(()),
         }
+    }
+
+    /// How many commits a spare has missed that holds this older generation. Commits are counted by the lineage where that
+    /// reaches back far enough: generations may be left out.
+    pub fn commits_since(&self, generation: u64) -> u64 {
+        let since = self.lineage.iter().filter(|a| a.generation >= generation).count();
+        let reaches = self.lineage.iter().any(|a| a.generation <= generation);
+        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        if reaches { since } else { self.generation.saturating_sub(generation) }
+    }
+
+    /// Keeps of the samples of main only those that hold while the setup is up: see [`MainSamples::under_extents`].
+    pub fn forget_open_samples(&mut self) {
+        self.config.samples = self.config.samples.take().and_then(|samples| samples.under_extents(&self.map));
     }
 
     /// The same content as the next generation, committed at `now` (seconds since 1970). `digest` is the digest of

@@ -160,6 +160,7 @@ pub fn plan(facts: CreateFacts) -> Result<CreatePlan, Refusal> {
             main: facts.main.identity.clone(),
             policy: facts.policy,
             active: None,
+            samples: None,
             unknown: BTreeMap::new(),
         },
         spares: records.collect(),

@@ -5,7 +5,7 @@ use crate::format::COPY_MAX_BYTES;
 use crate::format::copy::{EncodeError, encode};
 use crate::format::metadata::{Metadata, UnreadablePolicy};
 use crate::map::{Extent, Fate, Map, MapError, Slot, SpareIndex};
-use crate::pool::Pool;
+use crate::pool::{Allocation, Pool};
 use crate::units::{Range, Sectors, coalesce};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -69,6 +69,9 @@ pub enum MoveKind {
     Evacuate,
     /// The same, from a spare that is given up: what cannot be read there is lost, whatever the reason.
     GiveUp,
+    /// From one good slot to another, to bring extents together: what cannot be read, or finds its new slot bad, stays
+    /// where it is, whole.
+    Compact,
 }
 
 /// Sectors of spares, by spare.
@@ -136,15 +139,9 @@ pub fn plan_remap(
     let mut pool = Pool::new(metadata, usable);
     let total = fresh.iter().map(|r| r.len().0).fold(0, u64::saturating_add);
     let free = pool.free();
-    let mut moves = Vec::new();
-    for range in fresh {
-        let parts = pool.allocate(range).map_err(|_| Refusal::NoFreeSlot { needed: Sectors(total), free })?;
-        moves.extend(parts.into_iter().map(|part| Move {
-            range: part.range,
-            from: Home::Main,
-            to: Home::Slot(part.slot),
-        }));
-    }
+    let parts = pool.allocate_all(&fresh).map_err(|_| Refusal::NoFreeSlot { needed: Sectors(total), free })?;
+    let to_spare = |part: Allocation| Move { range: part.range, from: Home::Main, to: Home::Slot(part.slot) };
+    let moves = parts.into_iter().map(to_spare).collect();
     if map.remapped().checked_add(Sectors(total)).is_none_or(|all| all >= map.main_len()) {
         return Err(Refusal::WholeMain);
     }
@@ -214,14 +211,12 @@ pub fn plan_evacuate(
     let mut pool = Pool::new(&view, usable);
     let needed = Sectors(leaving.iter().map(|part| part.range.len().0).fold(0, u64::saturating_add));
     let free = pool.free();
-    let mut moves = Vec::new();
-    for part in leaving {
-        let slots = pool.allocate(part.range).map_err(|_| Refusal::NoFreeSlot { needed, free })?;
-        for to in slots {
-            let from = part.clip(to.range).unwrap_or(part).slot;
-            moves.push(Move { range: to.range, from: Home::Slot(from), to: Home::Slot(to.slot) });
-        }
-    }
+    let ranges: Vec<Range> = leaving.iter().map(|part| part.range).collect();
+    let slots = pool.allocate_all(&ranges).map_err(|_| Refusal::NoFreeSlot { needed, free })?;
+    let from = |to: &Allocation| map.extents_in(to.range).next().map(|part| part.slot);
+    let slot_to_slot =
+        |to: Allocation| Some(Move { range: to.range, from: Home::Slot(from(&to)?), to: Home::Slot(to.slot) });
+    let moves = slots.into_iter().filter_map(slot_to_slot).collect();
     let bad_slots = bad.clone();
     let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots };
     check_room(&view, &plan)?;

@@ -116,12 +116,12 @@ pub struct Destinations {
 }
 
 /// Free space in two ranks: what is wanted first, and the rest.
-struct Ranked {
-    first: Pool,
-    rest: Pool,
+struct Ranked<'a> {
+    first: Pool<'a>,
+    rest: Pool<'a>,
 }
 
-impl Ranked {
+impl Ranked<'_> {
     fn free(&self) -> Sectors {
         Sectors(self.first.free().0.saturating_add(self.rest.free().0))
     }

@@ -87,6 +87,7 @@ fn empty() -> Metadata {
             main: main_identity(),
             policy: Policy::default(),
             active: None,
+            samples: None,
             unknown: UnknownKeys::new(),
         },
         spares: vec![spare(uuid!("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeee00"), "S-0")],

@@ -102,6 +102,7 @@ pub fn metadata(setup: u128, spares: u8) -> Metadata {
             main: identity(&format!("MAIN-{setup}"), MAIN_SIZE),
             policy: Policy::default(),
             active: None,
+            samples: None,
             unknown: UnknownKeys::new(),
         },
         spares: (0..spares).map(|index| spare_record(setup, index, SPARE_SIZE)).collect(),

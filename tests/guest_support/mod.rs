@@ -180,6 +180,13 @@ pub fn dm_remap(line: &str) -> Ran {
     dmr(&line.split_ascii_whitespace().collect::<Vec<_>>())
 }
 
+/// Runs one of the tools that dm-remap is, called by the tool's own name, for example `dm-remap-validate --device X`.
+pub fn tool(line: &str) -> Ran {
+    use std::os::unix::process::CommandExt;
+    let mut words = line.split_ascii_whitespace();
+    run(Command::new(PROGRAM).arg0(words.next().unwrap()).args(words), line.to_string())
+}
+
 /// Runs a shell script, in which `$DMR` is dm-remap.
 pub fn shell(script: &str) -> Ran {
     run(Command::new("bash").args(["-c", script]).env("DMR", PROGRAM), script.to_string())

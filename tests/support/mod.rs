@@ -28,6 +28,7 @@ use dm_remap::format::choose::{Expected, SetupChoice};
 use dm_remap::format::metadata::{Policy, UnreadablePolicy};
 use dm_remap::identity::Identity;
 use dm_remap::map::SpareIndex;
+use dm_remap::plan::assemble::{AssemblyOptions, FoundSetup, SeenDevice, assemble, decide};
 use dm_remap::plan::create::{Contents, CreateFacts, DeviceFacts, SpareFacts, plan};
 use dm_remap::plan::moves::{AlreadyMapped, OnSpares, plan_evacuate, plan_remap, plan_restore};
 use dm_remap::store::read_copies;
@@ -257,24 +258,41 @@ impl Machine {
         all.into_iter().map(|(name, _)| name).filter(state).collect()
     }
 
-    pub fn activate(&self) -> Result<Activated<'_>, EngineError> {
-        let readings: Vec<_> = self.spares.iter().map(|s| read_copies(&**s, Expected::default())).collect();
-        let choice = choose_among(NAME, &readings)?;
-        let mark = mark();
-        let options = ActivateOptions {
-            mark: &mark,
-            takeover: false,
-            update_stale: false,
-            recheck: &|_| Ok(()),
-            observer: &Silent,
+    /// What is on the spares, and which setup that makes. Devices have no names of their own here: main is named.
+    fn assembled(&self) -> Result<(FoundSetup, Vec<SeenDevice>), EngineError> {
+        let seen = |disk: &Arc<RamDisk>, devno, verdicts| SeenDevice {
+            path: disk.name().to_string(),
+            devno: Some(devno),
+            identity: dm_remap::identity::Identity {
+                size: disk.size(),
+                logical_block: disk.logical_block(),
+                physical_block: disk.logical_block(),
+                ..Default::default()
+            },
+            verdicts,
+            named: true,
+            ..SeenDevice::default()
         };
-        activate::check(&choice, &options)?;
-        let mut spares = Vec::new();
-        for (_, record) in choice.newest.metadata.members() {
-            let index = readings.iter().position(|r| r.choose().is_ok_and(|c| c.copy.spare == record.uuid)).unwrap();
-            spares.push(self.open(spare_number(index), true)?.unwrap());
+        let mut devices: Vec<SeenDevice> = Vec::new();
+        for (index, disk) in self.spares.iter().enumerate() {
+            devices.push(seen(disk, spare_number(index), read_copies(&**disk, Expected::default()).verdicts));
         }
-        activate::activate(&self.dm, &choice, self.open(MAIN, true)?.unwrap(), spares, &options)
+        devices.push(seen(&self.main, MAIN, Vec::new()));
+        let found = assemble(&devices, &[]).into_iter().next();
+        Ok((found.ok_or_else(|| EngineError::Device("no setup on the spares".into()))?, devices))
+    }
+
+    pub fn activate(&self) -> Result<Activated<'_>, EngineError> {
+        let (found, devices) = self.assembled()?;
+        let mark = mark();
+        let options = AssemblyOptions { main: Some(devices.len() - 1), ..AssemblyOptions::default() };
+        let plan = decide(&found, &devices, &options, |active| mark.is_same_machine(active))?;
+        let mut spares = Vec::new();
+        for place in &plan.spares {
+            spares.push(place.map(|index| self.open(spare_number(index), true)).transpose()?.flatten());
+        }
+        let options = ActivateOptions { mark: &mark, read_only: false, recheck: &|_| Ok(()), observer: &Silent };
+        activate::activate(&self.dm, &found, &plan, self.open(MAIN, true)?.unwrap(), spares, &options)
     }
 
     /// Reads one sector through the setup.

@@ -5,12 +5,12 @@ use super::{Context, Exit, Output};
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::Create;
+use crate::cli::choices::policy;
 use crate::cli::report::sizes;
 use crate::dm::DeviceMapper;
 use crate::engine::create::create as run;
 use crate::engine::{EngineError, now};
 use crate::format::choose::Expected;
-use crate::format::metadata::Policy;
 use crate::plan::create::{Contents, CreateFacts, CreatePlan, SpareFacts, plan};
 use crate::pool::Pool;
 use crate::store::read_copies;
@@ -89,7 +89,7 @@ fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDe
         spares: spare_facts?,
         overlaps,
         force_signature: args.force_signature,
-        policy: Policy { unreadable: args.unreadable.into(), ..Policy::default() },
+        policy: policy(args, context.settings(Some(&args.name))?),
         now: now(),
         setup: Uuid::new_v4(),
         spare_uuids: spares.iter().map(|_| Uuid::new_v4()).collect(),

@@ -12,9 +12,11 @@ use super::scan_setup::{self, Ended};
 use super::scanner::{Scanner, Stopped};
 use super::{Context, Exit, Output};
 use crate::cli::args::Scan;
+use crate::cli::choices::ScanChoices;
 use crate::cli::output::complain;
 use crate::cli::signals::Signals;
 use crate::cli::syslog::{self, Severity};
+use crate::config::SCAN_TIME_BUDGET;
 use crate::engine::session::find_active;
 use crate::map::{Loss, SpareIndex};
 use crate::scan::pass::Place;
@@ -29,8 +31,9 @@ use std::time::{Duration, Instant};
 
 /// Scans the named setups, or all that are active, as far as the time allows.
 pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<Exit> {
+    let run = ScanChoices::new(args, context.settings(None)?);
     let signals = signals()?;
-    if !wait(jitter(args.jitter), &signals) {
+    if !wait(jitter(run.jitter), &signals) {
         return Ok(Exit::Done);
     }
     let mut names = args.names.clone();
@@ -43,8 +46,13 @@ pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<E
     for (number, name) in names.iter().enumerate() {
         // What one setup leaves of its share is for those after it.
         let left = u32::try_from(names.len() - number).unwrap_or(u32::MAX);
-        let budget = args.time_budget.map(|budget| budget.saturating_sub(begun.elapsed()) / left);
-        let mut job = Job { context, args, name, signals: &signals, out };
+        let share = run.time_budget.map(|budget| budget.saturating_sub(begun.elapsed()) / left);
+        let settings = context.settings(Some(name))?;
+        let choices = ScanChoices::new(args, settings);
+        // What the setup's own section says is the most for this setup.
+        let most = settings.own(&SCAN_TIME_BUDGET).flatten().filter(|_| args.time_budget.is_none());
+        let budget = share.into_iter().chain(most).min();
+        let mut job = Job { context, args, choices: &choices, name, signals: &signals, out };
         let exit = match job.run(budget) {
             Ok((exit, stopped)) => {
                 interrupted |= stopped == Some(Stopped::Interrupted);
@@ -69,6 +77,7 @@ pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<E
 struct Job<'a> {
     context: &'a Context,
     args: &'a Scan,
+    choices: &'a ScanChoices,
     name: &'a str,
     signals: &'a RefCell<Signals>,
     out: &'a mut Output,
@@ -78,7 +87,7 @@ impl Job<'_> {
     fn run(&mut self, budget: Option<Duration>) -> Result<(Exit, Option<Stopped>)> {
         find_active(self.context.dm()?, self.name)?;
         let reported = self.reported()?;
-        let scanner = Scanner::new(self.context, self.args, self.signals, budget);
+        let scanner = Scanner::new(self.context, self.args, self.choices, self.signals, budget);
         let Some(ended) = scan_setup::run(scanner, self.name)? else {
             return Ok((reported, None));
         };
@@ -132,7 +141,7 @@ impl Job<'_> {
     }
 
     fn probe(&mut self, place: Place, suspects: &[Range], cause: &str) -> Result<Exit> {
-        let options = scan_options(self.context, self.args);
+        let options = scan_options(self.context, self.choices);
         let probed = probe_and_act(self.context, self.name, place, suspects, &options)?;
         if let Some(trouble) = &probed.transport {
             complain(&format!("{}: {trouble}", self.name));
@@ -162,7 +171,7 @@ impl Job<'_> {
         let left = ended.acted.iter().any(|acted| !acted.not_moved.is_empty() || !acted.outcome.dropped.is_empty());
         let moved = ended.acted.iter().any(|acted| !acted.outcome.moved.is_empty());
         let changed = moved || left || !lost.is_empty();
-        let owners = self.context.owners(self.name, &lost, self.args.files.patience());
+        let owners = self.context.owners(self.name, &lost, self.choices.patience);
         let shown = Subject::Setup(self.name);
         let report = Report { shown, pass: &ended.pass, acted: &ended.acted, stopped: ended.stopped, owners: &owners };
         let changed = changed || report.unmoved() > Sectors::ZERO;

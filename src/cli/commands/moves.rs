@@ -2,6 +2,7 @@
 
 use super::{Context, Exit, Output};
 use crate::cli::args::{OnlyLeave, Remap, Restore};
+use crate::cli::choices::RemapChoices;
 use crate::cli::context::Usage;
 use crate::cli::report::{LossRow, count, loss_rows, move_rows, sizes};
 use crate::engine::guardian::Guarded;
@@ -18,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result<Exit> {
+    let choices = RemapChoices::new(args, context.settings(Some(&args.name))?);
     let listed = listed(context, args)?;
     let from_list = args.from_badblocks.is_some() || args.from_mapfile.is_some();
     let already = if from_list { AlreadyMapped::Skip } else { AlreadyMapped::Refuse };
@@ -26,14 +28,14 @@ pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result
         return Ok(report(context, &args.name, &Ran::default(), Duration::ZERO, out));
     }
     let plan = |session: &Session<'_>| {
-        let unreadable = args.unreadable.map_or(session.metadata.config.policy.unreadable, Into::into);
+        let unreadable = choices.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
         plan_remap(&session.metadata, &requested, already, unreadable, |spare| session.spare(spare).is_some())
     };
     if args.dry_run {
         return dry_run(context, &args.name, plan, out);
     }
-    let ran = locked_run(context, &args.name, plan, args.retries, &requested)?;
-    Ok(report(context, &args.name, &ran, args.files.patience(), out))
+    let ran = locked_run(context, &args.name, plan, choices.retries, &requested)?;
+    Ok(report(context, &args.name, &ran, choices.patience, out))
 }
 
 pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Result<Exit> {
@@ -53,7 +55,7 @@ pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Re
 /// What a plan did.
 #[derive(Debug, Default)]
 pub(super) struct Ran {
-    outcome: SpliceOutcome,
+    pub(super) outcome: SpliceOutcome,
     already: Vec<Range>,
     /// Whether a spare failed on the way.
     spare_failed: bool,

@@ -1,7 +1,7 @@
 //! Probing suspected sectors of a running setup with the scan's judgement, and moving what is bad.
 
 use super::Context;
-use crate::cli::args::Scan;
+use crate::cli::choices::ScanChoices;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
 use crate::engine::splice::{SpliceOptions, SpliceOutcome};
@@ -31,11 +31,10 @@ pub(super) struct ActOptions<'a> {
     pub(super) observer: &'a dyn Observer,
 }
 
-/// What the arguments of a scan say.
-pub(super) fn scan_options<'a>(context: &'a Context, args: &Scan) -> ActOptions<'a> {
-    let policy =
-        Policy { move_weak: args.move_weak, margin: Sectors(args.margin), unreadable: args.unreadable.map(Into::into) };
-    ActOptions { policy, retries: args.retries, observer: &context.progress }
+/// How a scan acts on what it finds.
+pub(super) fn scan_options<'a>(context: &'a Context, choices: &ScanChoices) -> ActOptions<'a> {
+    let policy = Policy { move_weak: choices.move_weak, margin: choices.margin, unreadable: choices.unreadable };
+    ActOptions { policy, retries: choices.retries, observer: &context.progress }
 }
 
 /// What was found and done.

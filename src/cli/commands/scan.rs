@@ -8,6 +8,7 @@ use super::{Context, Exit, Output, cron};
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::Scan;
+use crate::cli::choices::ScanChoices;
 use crate::cli::context::Usage;
 use crate::cli::exit_of;
 use crate::cli::output::complain;
@@ -40,11 +41,12 @@ pub(super) fn signals() -> Result<RefCell<Signals>> {
 }
 
 fn scan_setup(context: &Context, args: &Scan, name: &str, out: &mut Output) -> Result<Exit> {
+    let choices = ScanChoices::new(args, context.settings(Some(name))?);
     let signals = signals()?;
-    let scanner = Scanner::new(context, args, &signals, args.time_budget);
+    let scanner = Scanner::new(context, args, &choices, &signals, choices.time_budget);
     let Some(ended) = scan_setup::run(scanner, name)? else { return Ok(Exit::Done) };
     let lost: Vec<_> = ended.acted.iter().flat_map(|acted| acted.outcome.lost.iter().copied()).collect();
-    let owners = context.owners(name, &lost, args.files.patience());
+    let owners = context.owners(name, &lost, choices.patience);
     finish(Shown::Setup(name), ended, owners, out)
 }
 
@@ -57,8 +59,9 @@ struct DeviceStage<'a> {
 }
 
 fn scan_device(context: &Context, args: &Scan, device: &BlockDevice, out: &mut Output) -> Result<Exit> {
+    let choices = ScanChoices::new(args, context.settings(None)?);
     let signals = signals()?;
-    let scanner = Scanner::new(context, args, &signals, args.time_budget);
+    let scanner = Scanner::new(context, args, &choices, &signals, choices.time_budget);
     let disk =
         DirectDisk::open_device(device, Mode::ReadOnly).map_err(|error| EngineError::Device(error.to_string()))?;
     let key = device_key(device);
@@ -71,7 +74,7 @@ fn scan_device(context: &Context, args: &Scan, device: &BlockDevice, out: &mut O
         Pass::new(subject, order.clone(), vec![area], now())
     })?;
     let Some(mut pass) = begun else { return Ok(Exit::Done) };
-    pass.order.slow_ms = args.slow_ms;
+    pass.order.slow_ms = choices.slow_ms;
     let order = pass.order.clone();
     let pace = scanner.pace(pass.standing().1);
     let mut stage = DeviceStage { scanner, device, disk: Arc::new(disk), order };
@@ -80,7 +83,7 @@ fn scan_device(context: &Context, args: &Scan, device: &BlockDevice, out: &mut O
     stage.scanner.save(&pass);
     let bad: Vec<Range> =
         pass.areas.iter().flat_map(|area| area.found_so_far().bad.iter().collect::<Vec<_>>()).collect();
-    let owners = context.owners_on(device, &bad, args.files.patience());
+    let owners = context.owners_on(device, &bad, choices.patience);
     let ended = Ended { pass, acted: Vec::new(), stopped: stage.scanner.stopped, trouble };
     finish(Shown::Device(&shown), ended, owners, out)
 }

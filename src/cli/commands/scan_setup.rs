@@ -73,7 +73,7 @@ pub(super) fn run(scanner: Scanner<'_>, name: &str) -> Result<Option<Ended>> {
     let Some(mut pass) = begun else { return Ok(None) };
     let known_bad = session.metadata.map.losses().iter().map(|loss| loss.range).collect();
     drop(session);
-    pass.order.slow_ms = args.slow_ms;
+    pass.order.slow_ms = scanner.choices.slow_ms;
     let order = pass.order.clone();
     let pace = scanner.pace(pass.standing().1);
     let mut stage = SetupStage { scanner, name, order, acted: Vec::new(), devno, devices: BTreeMap::new(), known_bad };
@@ -119,7 +119,7 @@ impl Stage for SetupStage<'_> {
     }
 
     fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<()> {
-        let options = scan_options(self.scanner.context, self.scanner.args);
+        let options = scan_options(self.scanner.context, self.scanner.choices);
         let acted = match act_patiently(self.scanner.context, self.name, place, found, &options) {
             Ok(acted) => acted,
             Err(error) if ends_the_scan(&error) => return Err(error),

@@ -4,9 +4,11 @@ use super::Context;
 use crate::block::buffer::AlignedBuffer;
 use crate::block::verify::{Verify as _, VerifyDisk};
 use crate::block::{Disk, DiskError, FaultClass};
-use crate::cli::args::{Method, Rate, Scan};
+use crate::cli::args::{Method, Scan};
+use crate::cli::choices::ScanChoices;
 use crate::cli::context::Usage;
 use crate::cli::signals::Signals;
+use crate::config::Rate;
 use crate::engine::{EngineError, Observer, now};
 use crate::scan::checkpoint;
 use crate::scan::conduct::{Pace, Progress};
@@ -27,6 +29,7 @@ const SLOWEST: u64 = 1 << 20;
 pub(super) struct Scanner<'a> {
     pub(super) context: &'a Context,
     pub(super) args: &'a Scan,
+    pub(super) choices: &'a ScanChoices,
     signals: &'a RefCell<Signals>,
     deadline: Option<Instant>,
     /// Why it was told to stop.
@@ -51,24 +54,25 @@ impl<'a> Scanner<'a> {
     pub(super) fn new(
         context: &'a Context,
         args: &'a Scan,
+        choices: &'a ScanChoices,
         signals: &'a RefCell<Signals>,
         budget: Option<Duration>,
     ) -> Scanner<'a> {
         let deadline = budget.and_then(|budget| Instant::now().checked_add(budget));
         let directory = context.state().join("scan");
-        Scanner { context, args, signals, deadline, stopped: None, told: false, directory, saving: true }
+        Scanner { context, args, choices, signals, deadline, stopped: None, told: false, directory, saving: true }
     }
 
     /// How fast to go, over `len` sectors in all.
     pub(super) fn pace(&self, len: Sectors) -> Pace {
-        let rate = match self.args.rate {
+        let rate = match self.choices.rate {
             Some(Rate::Bytes(rate)) => Some(rate),
             Some(Rate::Max) => None,
             // A whole pass takes the interval, so that a run of a few minutes takes a few of its sectors.
-            None if self.args.cron => Some(spread(len, self.args.interval)),
+            None if self.args.cron => Some(spread(len, self.choices.interval)),
             None => None,
         };
-        let manners = match (self.args.rate, self.args.idle) {
+        let manners = match (self.choices.rate, self.choices.idle) {
             (Some(Rate::Max), false) => Manners::None,
             (_, true) => Manners::IdleOnly,
             _ => Manners::GiveWay,
@@ -82,8 +86,8 @@ impl<'a> Scanner<'a> {
             ranges: (!self.args.ranges.is_empty()).then(|| self.args.ranges.iter().copied().collect()),
             full: self.args.full,
             report_only,
-            slow_ms: self.args.slow_ms,
-            retries: if report_only { self.args.retries } else { 0 },
+            slow_ms: self.choices.slow_ms,
+            retries: if report_only { self.choices.retries } else { 0 },
         }
     }
 
@@ -115,7 +119,7 @@ impl<'a> Scanner<'a> {
             None if self.args.cron => {
                 // A scan of a part, or one that changed nothing, is no substitute.
                 let whole = ended.filter(|pass| pass.order.ranges.is_none() && !pass.order.report_only);
-                let next = |pass: Pass| pass.started.saturating_add(self.args.interval.as_secs());
+                let next = |pass: Pass| pass.started.saturating_add(self.choices.interval.as_secs());
                 // A start in the future comes from a clock that was wrong.
                 let due = whole.is_none_or(|pass| now() < pass.started || now() >= next(pass));
                 Ok(due.then(begin))
@@ -139,7 +143,7 @@ impl<'a> Scanner<'a> {
     /// A way to ask the drive without getting the data. It must have been seen to tell the truth: to fail on a sector that
     /// a read fails on, one of `bad`.
     pub(super) fn verify(&mut self, devno: DevNo, disk: &dyn Disk, bad: &RangeSet) -> Option<Box<Verify<'static>>> {
-        if self.args.method != Method::Verify {
+        if self.choices.method != Method::Verify {
             return None;
         }
         let result = self.trusted_verify(devno, disk, bad);

@@ -3,12 +3,13 @@
 use super::probe::{ActOptions, Probed, plain_policy, probe_and_act};
 use super::{Context, Exit, Output};
 use crate::cli::args::Watch;
+use crate::cli::choices::{settle, watched};
 use crate::cli::output::SCHEMA_VERSION;
 use crate::cli::report::{count, move_rows, sizes};
 use crate::cli::syslog::{self, Severity};
+use crate::config::Config;
 use crate::engine::splice::settle_held;
 use crate::engine::{EngineError, Observer};
-use crate::format::metadata::UnreadablePolicy;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::scan::pass::Place;
@@ -24,15 +25,16 @@ use std::io::Write;
 use std::time::SystemTime;
 
 pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result<Exit> {
+    // A mistake in it must be told now, not when a disk fails.
+    let settings = context.settings(None)?;
     let options = Options {
         names: args.names.clone(),
         positions: context.state().join("watch"),
         locks: context.host.run().join("dm-remap"),
-        settle: args.settle,
+        settle: settle(args, settings),
         trace: !args.no_trace,
     };
-    let unreadable = args.unreadable.map(Into::into);
-    let teller = Teller { context, unreadable, retries: args.retries, json: out.is_json() };
+    let teller = Teller { context, args, config: &context.loaded()?.config, json: out.is_json() };
     let mut watcher = Watcher::begin(context.dm()?, &context.host, options, teller).map_err(plain)?;
     watcher.run().map_err(plain)?;
     Ok(Exit::Done)
@@ -50,8 +52,8 @@ fn plain(error: WatchError) -> anyhow::Error {
 #[derive(Debug)]
 struct Teller<'a> {
     context: &'a Context,
-    unreadable: Option<UnreadablePolicy>,
-    retries: u32,
+    args: &'a Watch,
+    config: &'a Config,
     json: bool,
 }
 
@@ -196,7 +198,7 @@ impl Teller<'_> {
     fn leave_slots(&self, setup: &Watched, index: SpareIndex, ranges: &[Range]) -> Result<Option<String>> {
         let around = around_slots(ranges);
         let notes = Notes::default();
-        let options = self.options(&notes);
+        let options = self.options(setup, &notes);
         let result = probe_and_act(self.context, &setup.name, Place::Spare(index), &around, &options)?;
         self.tell_notes(setup, &notes, &[]);
         if result.transport.is_some() {
@@ -232,7 +234,8 @@ impl Teller<'_> {
             return Outcome::Nothing;
         }
         let notes = Notes::default();
-        let result = probe_and_act(self.context, &setup.name, Place::Main, &suspects.main, &self.options(&notes));
+        let result =
+            probe_and_act(self.context, &setup.name, Place::Main, &suspects.main, &self.options(setup, &notes));
         let mut told = Vec::new();
         let outcome = match result {
             Ok(Probed { transport: Some(text), .. }) => Outcome::Transport(text),
@@ -247,8 +250,9 @@ impl Teller<'_> {
         outcome
     }
 
-    fn options<'n>(&self, notes: &'n Notes) -> ActOptions<'n> {
-        ActOptions { policy: plain_policy(self.unreadable), retries: self.retries, observer: notes }
+    fn options<'n>(&self, setup: &Watched, notes: &'n Notes) -> ActOptions<'n> {
+        let (retries, unreadable) = watched(self.args, self.config.settings(Some(&setup.name)));
+        ActOptions { policy: plain_policy(unreadable), retries, observer: notes }
     }
 
     fn settle_now(&self, setup: &Watched, notes: &Notes) -> Result<Vec<Range>> {

@@ -1,0 +1,178 @@
+//! `compact`: brings scattered extents together, batch by batch.
+//!
+//! Invariant: between two batches the setup is in order, and has fewer extents, or the same in lower slots, than before.
+
+use super::{Context, Exit, Output, moves};
+use crate::cli::args;
+use crate::cli::report::{count, move_rows, sizes};
+use crate::cli::signals::Signals;
+use crate::engine::{EngineError, Observer, Session};
+use crate::format::metadata::Metadata;
+use crate::map::SpareIndex;
+use crate::plan::compact::{Apart, Shape, plan_all, plan_compact, shape, still_apart};
+use crate::plan::{Move, MovePlan};
+use crate::segments::setup_table;
+use crate::units::{Range, RangeSet, Sectors};
+use anyhow::Result;
+use serde::Serialize;
+
+/// How scattered a setup is, as it is reported.
+#[derive(Debug, Serialize)]
+struct Measured {
+    extents: usize,
+    table_lines: usize,
+    free_runs: usize,
+    longest_free_sectors: Sectors,
+    free_sectors: Sectors,
+}
+
+/// What was done, or would be.
+#[derive(Debug, Default)]
+struct Work {
+    batches: usize,
+    moved: Vec<Move>,
+    not_moved: Vec<(Range, String)>,
+    rewritten: Vec<Range>,
+    apart: Vec<Apart>,
+    interrupted: bool,
+    spare_failed: bool,
+}
+
+pub(super) fn compact(context: &Context, args: &args::Compact, out: &mut Output) -> Result<Exit> {
+    let batch = Sectors(args.batch);
+    if args.dry_run {
+        return dry_run(context, args, batch, out);
+    }
+    let mut signals = Signals::take().map_err(|e| EngineError::system("cannot take signals", e))?;
+    let (lock, mut session) = context.locked_session(&args.name)?;
+    session.check_live()?;
+    let before = measure(&session, &session.metadata)?;
+    let planned = plan_all(&session.metadata, usable(&session), batch).map_or(0, |(plans, _)| plans.len());
+    let mut work = Work::default();
+    let mut avoid = RangeSet::default();
+    loop {
+        let plan = plan_compact(&session.metadata, usable(&session), batch, &avoid)?;
+        if plan.moves.is_empty() {
+            work.apart = still_apart(&session.metadata, usable(&session), batch, &avoid);
+            break;
+        }
+        if signals.came() {
+            work.interrupted = true;
+            break;
+        }
+        context.progress.step(&format!("batch {} of {planned}", work.batches.saturating_add(1)));
+        let ran = moves::run(context, &mut session, &plan, 1, &[])?;
+        work.batches = work.batches.saturating_add(1);
+        avoid = avoid.iter().chain(ran.outcome.dropped.iter().map(|(range, _)| *range)).collect();
+        work.moved.extend(ran.outcome.moved);
+        work.not_moved.extend(ran.outcome.dropped);
+        work.rewritten.extend(ran.outcome.rewritten);
+    }
+    work.spare_failed = !session.failed.is_empty();
+    let after = measure(&session, &session.metadata)?;
+    drop(lock);
+    report(args, &before, &after, &work, out);
+    let fine = work.not_moved.is_empty() && !work.spare_failed && !work.interrupted;
+    Ok(if fine { Exit::Done } else { Exit::Attention })
+}
+
+/// The spares that extents may be moved on: those that are there.
+fn usable<'s>(session: &'s Session<'_>) -> impl Fn(SpareIndex) -> bool + 's {
+    |spare| session.spare(spare).is_some()
+}
+
+fn measure(session: &Session<'_>, metadata: &Metadata) -> Result<Measured> {
+    let Shape { extents, free_runs, longest_free, free, .. } = shape(metadata, usable(session));
+    let table = setup_table(&metadata.map, &session.devices()?, session.layout).map_err(EngineError::from)?;
+    Ok(Measured {
+        extents,
+        table_lines: table.len(),
+        free_runs,
+        longest_free_sectors: longest_free,
+        free_sectors: free,
+    })
+}
+
+fn dry_run(context: &Context, args: &args::Compact, batch: Sectors, out: &mut Output) -> Result<Exit> {
+    let session = context.reading_session(&args.name)?;
+    session.check_live()?;
+    let (plans, metadata) = plan_all(&session.metadata, usable(&session), batch)?;
+    let (before, after) = (measure(&session, &session.metadata)?, measure(&session, &metadata)?);
+    let apart = still_apart(&metadata, usable(&session), batch, &RangeSet::default());
+    let moved: Vec<Move> = plans.iter().flat_map(|plan| plan.moves.iter().copied()).collect();
+    let work = Work { batches: plans.len(), moved, apart, ..Work::default() };
+    report(args, &before, &after, &work, out);
+    if !out.is_json() {
+        for (number, plan) in (1..).zip(&plans) {
+            batch_lines(number, plan, out);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn batch_lines(number: usize, plan: &MovePlan, out: &mut Output) {
+    out.line(format!("  batch {number}: {} of {}", count(plan.moves.len(), "move"), sizes(plan.sectors())));
+    for step in &plan.moves {
+        out.line(format!("    {step}"));
+    }
+}
+
+fn report(args: &args::Compact, before: &Measured, after: &Measured, work: &Work, out: &mut Output) {
+    let sectors = Sectors(work.moved.iter().map(|step| step.range.len().0).fold(0, u64::saturating_add));
+    if out.is_json() {
+        let not_moved: Vec<_> =
+            work.not_moved.iter().map(|(range, why)| serde_json::json!({ "range": range, "why": why })).collect();
+        let apart: Vec<_> = work
+            .apart
+            .iter()
+            .map(|a| serde_json::json!({ "range": a.range, "extents": a.extents, "why": a.why }))
+            .collect();
+        out.json(&serde_json::json!({
+            "dry_run": args.dry_run, "name": args.name, "batches": work.batches, "sectors_moved": sectors,
+            "before": before, "after": after, "moves": move_rows(&work.moved), "not_moved": not_moved,
+            "still_apart": apart, "rewritten": work.rewritten, "interrupted": work.interrupted,
+        }));
+        return;
+    }
+    let name = &args.name;
+    match (args.dry_run, work.moved.is_empty()) {
+        (_, true) if work.not_moved.is_empty() && !work.interrupted => {
+            out.line(format!("{name}: nothing to bring together"));
+        }
+        (true, _) => out.line(format!(
+            "would move {} in {} (dry run: nothing was changed)",
+            sizes(sectors),
+            batches(work.batches)
+        )),
+        (false, _) => out.line(format!("{name}: moved {} in {}", sizes(sectors), batches(work.batches))),
+    }
+    let rows = [
+        ("extents", before.extents.to_string(), after.extents.to_string()),
+        ("table", count(before.table_lines, "line"), count(after.table_lines, "line")),
+        ("free", count(before.free_runs, "run"), count(after.free_runs, "run")),
+        ("longest", sizes(before.longest_free_sectors), sizes(after.longest_free_sectors)),
+    ];
+    for (key, old, new) in rows {
+        let change = if old == new { old } else { format!("{old} -> {new}") };
+        out.line(format!("  {key:<8} {change}"));
+    }
+    const MOST: usize = 20;
+    for (range, why) in work.not_moved.iter().take(MOST) {
+        out.line(format!("  NOT MOVED {range}: {why}"));
+    }
+    for apart in work.apart.iter().take(MOST) {
+        out.line(format!("  still apart: {} in {}: {}", apart.range, count(apart.extents, "extent"), apart.why));
+    }
+    let more = work.not_moved.len().saturating_sub(MOST).saturating_add(work.apart.len().saturating_sub(MOST));
+    if more > 0 {
+        out.line(format!("  … and {more} more; --json lists all"));
+    }
+    if work.interrupted {
+        out.line("  interrupted: what was done is kept, and the same command goes on");
+    }
+}
+
+/// `1 batch`, `2 batches`.
+fn batches(number: usize) -> String {
+    if number == 1 { "1 batch".into() } else { format!("{number} batches") }
+}

@@ -1,0 +1,107 @@
+//! `activate` and `reassemble`: bringing up setups that are not up.
+
+use super::assembly::{Search, Wanted, bring_up};
+use super::{Context, Exit, Output};
+use crate::cli::args::Activate;
+use crate::cli::args::assembly::Reassemble;
+use crate::cli::output::complain;
+use crate::cli::{exit_of, worse};
+use crate::engine::discover::Where;
+use crate::engine::session::find_active;
+use crate::plan::Refusal;
+use crate::plan::assemble::AssemblyOptions;
+use anyhow::Result;
+use uuid::Uuid;
+
+pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> Result<Exit> {
+    let dm = context.dm()?;
+    if let Some(name) = args.name.as_ref().filter(|name| Uuid::try_parse(name).is_err())
+        && find_active(dm, name).is_ok()
+    {
+        return already_up(context, name, args.dry_run, out);
+    }
+    if !args.dry_run {
+        context.remove_remains()?;
+    }
+    let wanted = Wanted { name: args.name.clone(), devices: args.spares.clone() };
+    let mut search = Search::begin(context, &wanted, args.main.as_deref())?;
+    let setup = search.pick(&wanted)?;
+    let options = AssemblyOptions {
+        update_stale: args.update_stale,
+        takeover: args.takeover,
+        main: search.discovery.main,
+        ..AssemblyOptions::default()
+    };
+    bring_up(context, &mut search, setup, &options, args.dry_run, out)
+}
+
+/// Refuses, unless a command was killed between bringing the device up and making its node.
+fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) -> Result<Exit> {
+    let node = context.host.dev().join("mapper").join(name);
+    if dry_run || node.exists() {
+        return Err(Refusal::AlreadyActive(name.into()).into());
+    }
+    let (_lock, session) = context.locked_session(name)?;
+    session.check_live()?;
+    // Else the next call would swap in a table that a killed command has loaded.
+    session.clear_leftovers()?;
+    session.dm.activate(name, false)?;
+    Ok(super::lifecycle::said(out, name, false, "was up already, without its node: that is there now"))
+}
+
+pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output) -> Result<Exit> {
+    context.dm()?;
+    if !args.dry_run {
+        context.remove_remains()?;
+    }
+    let place = Where { named: args.devices.clone(), main: args.main.clone(), ..Where::everywhere() };
+    let mut search = Search::within(context, &place, args.patience.timeout)?;
+    let options = AssemblyOptions {
+        safe_mode: args.safe_mode,
+        degraded: args.degraded,
+        read_only: args.read_only,
+        update_stale: args.update_stale,
+        takeover: args.takeover,
+        accept_changed_main: args.accept_changed_main,
+        main: search.discovery.main,
+        rename: args.rename.clone(),
+    };
+    let setups = which(&search, args)?;
+    if let [only] = setups.as_slice() {
+        return bring_up(context, &mut search, *only, &options, args.dry_run, out);
+    }
+    if args.main.is_some() || args.rename.is_some() {
+        let what = "--main and --rename are for one setup; say which with --setup".into();
+        return Err(crate::cli::context::Usage(what).into());
+    }
+    if setups.is_empty() && !out.is_json() {
+        out.line("no setup was found that is not up");
+    }
+    let mut exit = Exit::Done;
+    for setup in setups {
+        // One that is refused does not keep the others down.
+        let done = bring_up(context, &mut search, setup, &options, args.dry_run, out).unwrap_or_else(|error| {
+            let exit = exit_of(&error);
+            if out.is_json() {
+                out.json(&serde_json::json!({ "uuid": setup, "error": format!("{error:#}"), "exit_code": exit as u8 }));
+            }
+            complain(&format!("{error:#}"));
+            exit
+        });
+        exit = worse(exit, done);
+    }
+    Ok(exit)
+}
+
+/// The setups that are meant.
+fn which(search: &Search, args: &Reassemble) -> Result<Vec<Uuid>> {
+    if args.auto {
+        let down = search.discovery.setups.iter().filter(|setup| setup.live.is_none());
+        return Ok(down.map(|setup| setup.setup()).collect());
+    }
+    if args.setup.is_none() {
+        return Ok(search.on_named_devices()?.iter().map(|setup| setup.setup()).collect());
+    }
+    let wanted = Wanted { name: args.setup.clone(), devices: args.devices.clone() };
+    Ok(vec![search.pick(&wanted)?])
+}

@@ -1,0 +1,418 @@
+//! Looking at devices and image files for spares, and for the mains that they belong to.
+//!
+//! Invariants:
+//! - everything is opened for reading only;
+//! - a device that hangs delays only itself: what may hang is done in worker processes;
+//! - what is passed over is told, with the reason.
+
+use super::samples;
+use super::session::{UUID_PREFIX, setup_of_uuid};
+use crate::block::Disk;
+use crate::block::device::BlockDevice;
+use crate::block::direct::{DirectDisk, Mode};
+use crate::block::foreign::read_signature;
+use crate::block::host::{self, Host};
+use crate::block::usage::Use;
+use crate::block::workers::{Outcome, in_workers};
+use crate::format::choose::Expected;
+use crate::format::copy::Verdict;
+use crate::format::{COPY_STARTS, DATA_START};
+use crate::identity::{Identity, Match};
+use crate::plan::assemble::{FoundSetup, LiveSetup, MainVerdict, SeenDevice, assemble};
+use crate::store::raw::RawCopy;
+use crate::store::read_copies;
+use crate::units::{DevNo, Sectors};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Most worker processes at once.
+const MOST_WORKERS: usize = 16;
+
+/// Where to look.
+#[derive(Clone, Debug, Default)]
+pub struct Where {
+    /// At all block devices.
+    pub all: bool,
+    /// At these devices and image files, which the person named.
+    pub named: Vec<PathBuf>,
+    /// Also at devices that refuse writes, among all.
+    pub read_only: bool,
+    /// At this device as a possible main, which the person named.
+    pub main: Option<PathBuf>,
+}
+
+impl Where {
+    /// At all block devices, also at those that refuse writes: what is found there is told.
+    pub fn everywhere() -> Where {
+        Where { all: true, read_only: true, ..Where::default() }
+    }
+}
+
+/// A device that was not read, or could not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// How to name it.
+    pub path: String,
+    /// Why.
+    pub why: String,
+    /// It should have been read: the person named it, or it failed.
+    pub failed: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// All devices that were considered, as spares or as mains.
+    pub devices: Vec<SeenDevice>,
+    /// The same as block devices; `None` for image files.
+    pub blocks: Vec<Option<BlockDevice>>,
+    /// The setups, by name.
+    pub setups: Vec<FoundSetup>,
+    /// What was passed over.
+    pub passed: Vec<Passed>,
+    /// How many devices were read.
+    pub read: usize,
+    /// The place of the named main among the devices.
+    pub main: Option<usize>,
+}
+
+/// One thing that can be looked at.
+#[derive(Debug)]
+struct Source {
+    seen: SeenDevice,
+    block: Option<BlockDevice>,
+    /// Whether its copies are to be read; else why not.
+    skip: Option<String>,
+}
+
+/// Looks, within `patience` for each device, and assembles what is found. To be called from a process with one thread.
+///
+/// # Errors
+/// When no process can be made to look.
+pub fn discover(host: &Host, place: &Where, patience: Duration) -> io::Result<Discovery> {
+    let mut found = Discovery::default();
+    let mut sources = Vec::new();
+    for path in &place.named {
+        match named_source(host, path) {
+            Ok(source) => add(&mut sources, source),
+            Err(why) => found.passed.push(Passed { path: path.display().to_string(), why, failed: true }),
+        }
+    }
+    // Mains are looked for everywhere, also when only some devices were named as spares.
+    for device in host.all_devices() {
+        let skip = (!place.all).then(|| "it was not named".to_string());
+        let skip = skip.or_else(|| unfit_as_spare(host, &device, place.read_only));
+        add(&mut sources, source_of(host, device, skip));
+    }
+    if let Some(path) = &place.main {
+        match main_source(host, path) {
+            Ok(source) => {
+                add(&mut sources, source);
+                let number = host.device(path).ok().map(|device| device.devno);
+                let text = path.display().to_string();
+                let is_it = |s: &Source| (number.is_some() && s.seen.devno == number) || s.seen.path == text;
+                found.main = sources.iter().position(is_it);
+            }
+            Err(why) => found.passed.push(Passed { path: path.display().to_string(), why, failed: true }),
+        }
+    }
+    read_all(host, &mut sources, patience, &mut found)?;
+    for source in sources {
+        if let Some(why) = source.skip.filter(|_| place.all) {
+            found.passed.push(Passed { path: source.seen.path.clone(), why, failed: false });
+        }
+        found.devices.push(source.seen);
+        found.blocks.push(source.block);
+    }
+    found.setups = assemble(&found.devices, &live_setups(host));
+    compare_mains(host, &mut found, patience)?;
+    fill_uses(host, &mut found);
+    Ok(found)
+}
+
+/// The setups that are up, by sysfs alone: this needs no rights.
+pub fn live_setups(host: &Host) -> Vec<LiveSetup> {
+    let folder = host.sys().join("class/block");
+    let names = host::names(&folder).into_iter().filter(|name| name.starts_with("dm-"));
+    names
+        .filter_map(|name| {
+            let device = folder.join(name);
+            let setup = setup_of_uuid(&host::text(&device.join("dm/uuid"))?)?;
+            // A device that never got its table has no size: a killed command left it.
+            let up = host::number(&device.join("size")).is_some_and(|size| size > 0);
+            up.then_some(LiveSetup { setup, name: host::text(&device.join("dm/name"))? })
+        })
+        .collect()
+}
+
+fn add(sources: &mut Vec<Source>, source: Source) {
+    let is_known = |s: &Source| s.seen.devno.is_some() && s.seen.devno == source.seen.devno;
+    if !sources.iter().any(is_known) {
+        sources.push(source);
+    }
+}
+
+fn source_of(host: &Host, device: BlockDevice, skip: Option<String>) -> Source {
+    let seen = SeenDevice {
+        path: device.path.display().to_string(),
+        devno: Some(device.devno),
+        identity: device.identity.clone(),
+        read_only: device.read_only,
+        is_ours: dm_uuid(host, &device.name).is_some_and(|uuid| uuid.starts_with(UUID_PREFIX)),
+        ..SeenDevice::default()
+    };
+    Source { seen, block: Some(device), skip }
+}
+
+fn named_source(host: &Host, path: &Path) -> Result<Source, String> {
+    let mut source = main_source(host, path)?;
+    if source.seen.is_ours {
+        return Err("it is a device that dm-remap made itself".into());
+    }
+    source.seen.named = true;
+    source.skip = None;
+    Ok(source)
+}
+
+/// A device or image file by its path; its copies are not to be read.
+fn main_source(host: &Host, path: &Path) -> Result<Source, String> {
+    let skip = Some("it was named as main".into());
+    let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) && !host.is_fake();
+    if !is_file {
+        let device = host.device(path).map_err(|error| error.to_string())?;
+        return Ok(source_of(host, device, skip));
+    }
+    let disk = DirectDisk::open(host, path, Mode::ReadOnly).map_err(|error| error.to_string())?;
+    let identity = Identity {
+        size: disk.size(),
+        logical_block: disk.logical_block(),
+        physical_block: disk.logical_block(),
+        path: Some(path.display().to_string()),
+        ..Identity::default()
+    };
+    let seen =
+        SeenDevice { path: path.display().to_string(), identity: identity.with_fingerprint(), ..Default::default() };
+    Ok(Source { seen, block: None, skip })
+}
+
+fn dm_uuid(host: &Host, name: &str) -> Option<String> {
+    host::text(&host.sys().join("class/block").join(name).join("dm/uuid"))
+}
+
+/// Why a device cannot be a spare, when that is plain without reading it.
+fn unfit_as_spare(host: &Host, device: &BlockDevice, read_only: bool) -> Option<String> {
+    let folder = host.sys().join("class/block").join(&device.name);
+    if dm_uuid(host, &device.name).is_some_and(|uuid| uuid.starts_with(UUID_PREFIX)) {
+        return Some("dm-remap made it".into());
+    }
+    let holders = host::names(&folder.join("holders"));
+    let others = holders.iter().find(|h| !dm_uuid(host, h).is_some_and(|uuid| uuid.starts_with(UUID_PREFIX)));
+    if let Some(holder) = others {
+        let name = host::text(&host.sys().join("class/block").join(holder).join("dm/name"));
+        return Some(format!("held by {}", name.as_ref().unwrap_or(holder)));
+    }
+    if host::number(&folder.join("dm/suspended")) == Some(1) {
+        return Some("suspended: it would not answer".into());
+    }
+    if device.size <= DATA_START {
+        return Some("too small to be a spare".into());
+    }
+    (device.read_only && !read_only).then(|| "read-only".into())
+}
+
+/// Reads the copies on all sources that are not to be skipped.
+fn read_all(host: &Host, sources: &mut [Source], patience: Duration, found: &mut Discovery) -> io::Result<()> {
+    let wanted: Vec<usize> =
+        sources.iter().enumerate().filter(|(_, s)| s.skip.is_none()).map(|(place, _)| place).collect();
+    let work = |item: usize| {
+        let source = wanted.get(item).and_then(|place| sources.get(*place));
+        source.map(|source| read_copies_of(host, source)).unwrap_or_default()
+    };
+    let outcomes = in_workers(wanted.len(), MOST_WORKERS, patience, &work)?;
+    for (place, outcome) in wanted.iter().zip(outcomes) {
+        let Some(source) = sources.get_mut(*place) else { continue };
+        let why = match outcome {
+            Outcome::Done(answer) => match understand(&answer) {
+                Ok((verdicts, signature)) => {
+                    found.read += 1;
+                    source.seen.verdicts = verdicts;
+                    source.seen.signature = signature;
+                    continue;
+                }
+                Err(why) => why,
+            },
+            Outcome::TimedOut => format!("it did not answer within {}", humantime::format_duration(patience)),
+            Outcome::Died => "the process that read it died".into(),
+        };
+        found.passed.push(Passed { path: source.seen.path.clone(), why, failed: true });
+    }
+    Ok(())
+}
+
+fn open(host: &Host, path: &str, block: Option<&BlockDevice>) -> Result<DirectDisk, String> {
+    match block {
+        Some(device) => DirectDisk::open_device(device, Mode::ReadOnly),
+        None => DirectDisk::open(host, Path::new(path), Mode::ReadOnly),
+    }
+    .map_err(|error| error.to_string())
+}
+
+/// In a worker: the copies of a device as a message for [`understand`].
+fn read_copies_of(host: &Host, source: &Source) -> Vec<u8> {
+    let disk = match open(host, &source.seen.path, source.block.as_ref()) {
+        Ok(disk) => disk,
+        Err(why) => return [b"!".as_slice(), why.as_bytes()].concat(),
+    };
+    let copies: Vec<RawCopy> = (0..COPY_STARTS.len()).map(|index| RawCopy::read(&disk, index)).collect();
+    let mut out = Vec::from(*b"=");
+    copies.iter().for_each(|copy| copy.put(&mut out));
+    let verdicts: Vec<Verdict> = copies.iter().enumerate().map(|(index, copy)| copy.judge(index)).collect();
+    // What stands in the place of a copy, beside copies that are whole, may be somebody's.
+    let whole = verdicts.iter().any(|v| matches!(v, Verdict::Valid(_)));
+    let strange = |v: &Verdict| matches!(v, Verdict::Blank | Verdict::Foreign(_) | Verdict::Damaged(_));
+    if whole
+        && verdicts.iter().any(strange)
+        && let Ok(Some(signature)) = read_signature(&disk)
+    {
+        out.extend(signature.to_string().as_bytes());
+    }
+    out
+}
+
+fn understand(answer: &[u8]) -> Result<(Vec<Verdict>, Option<String>), String> {
+    let garbled = || "its answer was garbled".to_string();
+    match answer.split_first() {
+        Some((b'!', why)) => Err(String::from_utf8_lossy(why).into_owned()),
+        Some((b'=', mut rest)) => {
+            let mut verdicts = Vec::new();
+            for index in 0..COPY_STARTS.len() {
+                verdicts.push(RawCopy::take(&mut rest).ok_or_else(garbled)?.judge(index));
+            }
+            let signature = String::from_utf8_lossy(rest).into_owned();
+            Ok((verdicts, (!signature.is_empty()).then_some(signature)))
+        }
+        _ => Err(garbled()),
+    }
+}
+
+/// Compares the devices that might be main with the samples that were taken of it.
+fn compare_mains(host: &Host, found: &mut Discovery, patience: Duration) -> io::Result<()> {
+    let mut items: Vec<(usize, usize)> = Vec::new();
+    for (place, setup) in found.setups.iter().enumerate() {
+        if setup.live.is_some() || setup.newest.metadata.config.samples.is_none() {
+            continue;
+        }
+        let fits = setup.candidates.iter().filter(|c| !matches!(c.fit, Match::Different(_)));
+        items.extend(fits.map(|candidate| (place, candidate.device)));
+        items.extend(found.main.map(|main| (place, main)));
+    }
+    items.sort_unstable();
+    items.dedup();
+    let (setups, devices, blocks) = (&found.setups, &found.devices, &found.blocks);
+    let work = |item: usize| {
+        let Some((setup, device)) = items.get(item) else { return Vec::new() };
+        let metadata = setups.get(*setup).map(|setup| &setup.newest.metadata);
+        let samples = metadata.and_then(|m| Some((m.config.samples.as_ref()?, m.map.unit())));
+        let seen = devices.get(*device).zip(blocks.get(*device));
+        let compared = samples.zip(seen).and_then(|((samples, unit), (seen, block))| {
+            let disk = open(host, &seen.path, block.as_ref()).ok()?;
+            serde_json::to_vec(&samples::compare(&disk, samples, unit)).ok()
+        });
+        compared.unwrap_or_default()
+    };
+    let outcomes = in_workers(items.len(), MOST_WORKERS, patience, &work)?;
+    for ((setup, device), outcome) in items.iter().zip(outcomes) {
+        let Outcome::Done(answer) = outcome else { continue };
+        let candidates = found.setups.get_mut(*setup).map(|setup| &mut setup.candidates);
+        let candidate = candidates.and_then(|all| all.iter_mut().find(|c| c.device == *device));
+        if let (Some(candidate), Ok(comparison)) = (candidate, serde_json::from_slice(&answer)) {
+            candidate.compare(comparison);
+        }
+    }
+    Ok(())
+}
+
+/// Asks who uses the devices that matter: the spares, and what would be main.
+fn fill_uses(host: &Host, found: &mut Discovery) {
+    let mut matters: BTreeSet<usize> = found.main.into_iter().collect();
+    for setup in found.setups.iter().filter(|setup| setup.live.is_none()) {
+        matters.extend(setup.spares.iter().filter_map(|spare| spare.standing.device()));
+        if let MainVerdict::Proven(main) = setup.main {
+            matters.insert(main);
+        }
+    }
+    for place in matters {
+        let Some(Some(block)) = found.blocks.get(place) else { continue };
+        let uses: Vec<Use> = host.usage(block);
+        if let Some(seen) = found.devices.get_mut(place) {
+            seen.uses = uses.iter().map(ToString::to_string).collect();
+        }
+    }
+}
+
+impl Discovery {
+    /// The setup that is wanted, by name or UUID.
+    ///
+    /// # Errors
+    /// What is wrong: none, or several with that name.
+    pub fn setup(&self, wanted: &str) -> Result<&FoundSetup, String> {
+        let is_it = |setup: &&FoundSetup| setup.name() == wanted || setup.setup().to_string() == wanted.to_lowercase();
+        let mut fitting = self.setups.iter().filter(is_it);
+        match (fitting.next(), fitting.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(format!("no device here is a spare of a setup called '{wanted}'")),
+            (Some(one), Some(two)) => Err(format!(
+                "two setups are called '{wanted}': {} and {}. Name the one that is meant by its UUID",
+                one.setup(),
+                two.setup()
+            )),
+        }
+    }
+
+    /// Reads the devices that hold copies of a setup anew, in this process, and judges the setup again.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub fn read_again(&mut self, host: &Host, setup: Uuid) -> Result<FoundSetup, String> {
+        let holds = |device: &SeenDevice| {
+            let mut copies = device.verdicts.iter();
+            copies.any(|verdict| matches!(verdict, Verdict::Valid(copy) if copy.metadata.setup == setup))
+        };
+        for (device, block) in self.devices.iter_mut().zip(&self.blocks) {
+            if holds(device) {
+                let disk = open(host, &device.path, block.as_ref())?;
+                device.verdicts = read_copies(&disk, Expected::default()).verdicts;
+            }
+        }
+        let before = self.setups.iter().position(|found| found.setup() == setup);
+        let now = assemble(&self.devices, &live_setups(host)).into_iter().find(|found| found.setup() == setup);
+        let (Some(place), Some(mut now)) = (before, now) else {
+            return Err("the setup is not there any more: another command has changed it".into());
+        };
+        let before = self.setups.get_mut(place).ok_or("no such setup")?;
+        // Main was compared with samples that may not be the ones of now.
+        if before.newest.metadata.config.samples == now.newest.metadata.config.samples {
+            for candidate in &mut now.candidates {
+                let compared = before.candidates.iter().find(|c| c.device == candidate.device);
+                if let Some(samples) = compared.and_then(|c| c.samples.clone()) {
+                    candidate.compare(samples);
+                }
+            }
+        }
+        *before = now.clone();
+        Ok(now)
+    }
+
+    /// The number of a device, unless it is an image file.
+    pub fn number(&self, place: usize) -> Option<DevNo> {
+        self.devices.get(place).and_then(|device| device.devno)
+    }
+
+    /// The size of a device.
+    pub fn size(&self, place: usize) -> Sectors {
+        self.devices.get(place).map_or(Sectors::ZERO, |device| device.identity.size)
+    }
+}
