@@ -9,6 +9,7 @@
 mod bits;
 pub mod choose;
 pub mod copy;
+pub mod foreign_module;
 pub mod header;
 pub mod lists;
 pub mod map_section;

@@ -7,8 +7,11 @@
 pub mod assemble;
 pub mod compact;
 pub mod create;
+pub mod import;
 pub mod moves;
 pub mod refusal;
+pub mod repair;
+pub mod restore;
 pub mod spares;
 
 pub use create::{CreateFacts, CreatePlan, DeviceFacts, SpareFacts};

@@ -145,6 +145,8 @@ pub struct Commit {
     targets: Vec<CommitTarget>,
     /// For each target: whether group B goes first.
     b_first: [bool; MAX_SPARES],
+    /// For each target: the copies to write.
+    wanted: [[bool; 5]; MAX_SPARES],
     encoded: Encoded,
     scratch: AlignedBuffer,
 }
@@ -162,7 +164,21 @@ impl Commit {
                 *first = is_b_first(|index| chosen.current.contains(&index));
             }
         }
-        Commit { targets, b_first, encoded, scratch }
+        Commit { targets, b_first, wanted: [[true; 5]; MAX_SPARES], encoded, scratch }
+    }
+
+    /// Has target number `index` lose these copies last: a person has chosen them.
+    pub fn keep_longest(&mut self, index: usize, good: &[usize]) {
+        if let Some(first) = self.b_first.get_mut(index).filter(|_| !good.is_empty()) {
+            *first = is_b_first(|copy| good.contains(&copy));
+        }
+    }
+
+    /// Has only these copies of target number `index` written. The others count as durable: they are good.
+    pub fn write_only(&mut self, index: usize, copies: &[usize]) {
+        if let Some(wanted) = self.wanted.get_mut(index) {
+            *wanted = std::array::from_fn(|copy| copies.contains(&copy));
+        }
     }
 
     /// Takes note that `before` was written since this commit was prepared.
@@ -184,15 +200,18 @@ impl Commit {
     /// left alone: it may be all that this spare has. Can be run again: it writes the same bytes.
     pub fn run(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
+        for (state, wanted) in report.spares.iter_mut().zip(&self.wanted).take(self.targets.len()) {
+            state.durable = wanted.map(|wanted| !wanted);
+        }
         for second in [false, true] {
             let mut written = [[false; 5]; MAX_SPARES];
-            let targets = self.targets.iter().zip(&self.b_first);
-            for (((target, b_first), state), written) in targets.zip(&mut report.spares).zip(&mut written) {
+            let targets = self.targets.iter().zip(&self.b_first).zip(&self.wanted);
+            for ((((target, b_first), wanted), state), written) in targets.zip(&mut report.spares).zip(&mut written) {
                 if second && !state.durable.contains(&true) {
                     continue;
                 }
                 let group = if *b_first == second { &COMMIT_GROUP_A[..] } else { &COMMIT_GROUP_B[..] };
-                for index in group {
+                for index in group.iter().filter(|index| wanted.get(**index) == Some(&true)) {
                     match write_copy(target, &self.encoded, *index, &mut self.scratch) {
                         Ok(()) => written.iter_mut().skip(*index).take(1).for_each(|w| *w = true),
                         Err(error) => state.note(error),

@@ -10,6 +10,7 @@ use super::buffer::AlignedBuffer;
 use super::device::BlockDevice;
 use super::host::Host;
 use super::{Disk, DiskError, FaultClass};
+use crate::format::header::MAGIC;
 use crate::format::signature::{HEAD_BYTES, Kind, Signature, TAIL_BYTES, is_own, probe};
 use crate::units::{Bytes, Range, SECTOR_SIZE, Sectors};
 use std::borrow::Cow;
@@ -43,6 +44,22 @@ impl Host {
     }
 }
 
+/// Recognises what was made over our own metadata: as [`Host::signature`], but our magic at the start, which not every
+/// program overwrites, hides nothing. For a device whose first copy is not valid.
+///
+/// # Errors
+/// As [`read_signature`].
+pub fn signature_over_ours(host: &Host, device: &BlockDevice, disk: &dyn Disk) -> Result<Option<Signature>, DiskError> {
+    let (mut head, tail, size) = read_ends(disk)?;
+    let own = is_own(&head);
+    head.iter_mut().take(MAGIC.len()).filter(|_| own).for_each(|byte| *byte = 0);
+    let signature = probe(&head, &tail, size);
+    if signature.is_some() || host.is_fake() {
+        return Ok(signature);
+    }
+    Ok(second_opinion(&device.path))
+}
+
 /// Recognises what is on `disk` from its first and last bytes. One of our own spares counts as nothing.
 ///
 /// Unreadable sectors are skipped. Fails only when nothing of the beginning can be read, or when the device fails
@@ -53,6 +70,12 @@ pub fn read_signature(disk: &dyn Disk) -> Result<Option<Signature>, DiskError> {
 
 /// Whether the disk starts with our own magic, and what else is on it.
 fn look(disk: &dyn Disk) -> Result<(bool, Option<Signature>), DiskError> {
+    let (head, tail, size) = read_ends(disk)?;
+    Ok((is_own(&head), probe(&head, &tail, size)))
+}
+
+/// The first and the last bytes of a disk, and its size.
+fn read_ends(disk: &dyn Disk) -> Result<(AlignedBuffer, AlignedBuffer, Bytes), DiskError> {
     let head_len = whole_blocks(disk, HEAD_BYTES);
     let tail_len = whole_blocks(disk, TAIL_BYTES);
     let mut reader = Reader { disk, failures: 0, last: None, any: false };
@@ -61,8 +84,7 @@ fn look(disk: &dyn Disk) -> Result<(bool, Option<Signature>), DiskError> {
         return Err(error);
     }
     let tail = reader.read(disk.size().saturating_sub(tail_len), tail_len)?;
-    let size = disk.size().to_bytes().unwrap_or(Bytes(u64::MAX));
-    Ok((is_own(&head), probe(&head, &tail, size)))
+    Ok((head, tail, disk.size().to_bytes().unwrap_or(Bytes(u64::MAX))))
 }
 
 fn whole_blocks(disk: &dyn Disk, bytes: usize) -> Sectors {

@@ -102,6 +102,12 @@ struct Mount {
     source: PathBuf,
 }
 
+/// A device that is open exclusively.
+#[derive(Debug)]
+pub struct Claim {
+    _file: std::fs::File,
+}
+
 /// A block device by the three names that the kernel uses for it.
 struct Node {
     name: String,
@@ -158,13 +164,18 @@ impl Host {
     /// `EBUSY` when somebody has, `ENXIO` when the node is by now another device, or what else opening gives.
     /// A disk counts as claimed when one of its partitions is.
     pub fn claim_check(&self, device: &BlockDevice) -> Result<(), io::Error> {
+        self.claim(device).map(drop)
+    }
+
+    /// Claims the device: nobody else opens it exclusively as long as the claim lives. Fails as [`Host::claim_check`] does.
+    pub fn claim(&self, device: &BlockDevice) -> Result<Claim, io::Error> {
         let flags = nix::libc::O_EXCL | nix::libc::O_CLOEXEC;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(&device.path)?;
         let number = host::devno(file.metadata()?.rdev());
         if !self.is_fake() && number != device.devno {
             return Err(nix::errno::Errno::ENXIO.into());
         }
-        Ok(())
+        Ok(Claim { _file: file })
     }
 
     fn node_of(&self, number: DevNo) -> Option<Node> {

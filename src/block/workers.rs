@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! - the calling process has one thread, as for every fork;
-//! - a worker has no standard streams and dies with its parent; what it is given to do must only read;
+//! - a worker has no standard streams and no files of its parent, and dies with its parent; what it is given to do must only read;
 //! - an item that takes longer than its patience is given up, its worker is killed and not waited for;
 //! - the results are in order of the items, whoever was first.
 
@@ -19,7 +19,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getppid, pipe2, read, write};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// What became of one item.
@@ -222,6 +222,7 @@ fn serve(parent: Pid, orders: &OwnedFd, answers: &OwnedFd, work: &dyn Fn(usize) 
     dup2_stdin(&nowhere)?;
     dup2_stdout(&nowhere)?;
     dup2_stderr(&nowhere)?;
+    close_all_but(&[orders, answers]);
     set_pdeathsig(Signal::SIGKILL)?;
     if getppid() != parent {
         return Ok(());
@@ -233,6 +234,23 @@ fn serve(parent: Pid, orders: &OwnedFd, answers: &OwnedFd, work: &dyn Fn(usize) 
         write_all(answers, &answer)?;
     }
     Ok(())
+}
+
+/// Closes what the parent had open, but for the standard streams and these: a worker that is left behind in a read must
+/// not keep a lock. Kernels before 5.9 cannot, and then it does.
+fn close_all_but(kept: &[&OwnedFd]) {
+    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3_u32;
+    for last in kept.iter().map(|fd| fd.checked_sub(1)).chain([Some(u32::MAX)]) {
+        let Some(last) = last else { continue };
+        if first <= last {
+            // SAFETY: closes descriptors that nothing in this process uses any more: it only runs `work` from here on,
+            // which opens its own.
+            unsafe { nix::libc::syscall(nix::libc::SYS_close_range, first, last, 0_u32) };
+        }
+        first = last.saturating_add(2);
+    }
 }
 
 /// Fills the buffer; `false` at the end.

@@ -3,6 +3,7 @@
 mod allocation;
 pub mod assembly;
 pub mod config;
+mod metadata;
 mod spare;
 pub mod validate;
 
@@ -11,6 +12,7 @@ use assembly::{Discover, Reassemble};
 mod compact;
 
 pub use compact::Compact;
+pub use metadata::{Backup, Import, Metadata, MetadataSource, Repair, RestoreMetadata};
 pub use spare::{Leaving, Spare, SpareAdd, SpareEvacuate, SpareGrow, SpareList, SpareReadd, SpareRemove, SpareReplace};
 
 use crate::config::Rate;
@@ -112,7 +114,7 @@ pub enum Command {
     /// Add, empty, replace and remove spares, online.
     #[command(subcommand)]
     Spare(Spare),
-    /// Look at what is on the spares.
+    /// Look at what is on the spares, mend it, save it, take it over.
     #[command(subcommand)]
     Metadata(Metadata),
     /// Look for setups on devices and image files, and change nothing.
@@ -431,23 +433,6 @@ pub struct Acknowledge {
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
-}
-
-/// What to do with metadata.
-#[derive(Debug, Subcommand)]
-pub enum Metadata {
-    /// Print what a spare or an active setup holds.
-    Dump(MetadataSource),
-    /// Judge each of the five copies.
-    Check(MetadataSource),
-}
-
-/// Where metadata is to be read.
-#[derive(Debug, Args)]
-pub struct MetadataSource {
-    /// A spare (a device or an image file), or the name of an active setup: then all its spares.
-    #[arg(value_name = "DEV|NAME")]
-    pub source: String,
 }
 
 /// What to do with blocks that cannot be read.

@@ -230,9 +230,14 @@ impl Context {
         files::owners_within(&self.host, device, ranges, patience)
     }
 
+    /// Where copies of committed metadata are kept.
+    pub(super) fn backups(&self) -> PathBuf {
+        self.state.join("backup")
+    }
+
     /// Keeps a copy of committed metadata in a file. A failure is only told.
     pub(super) fn keep_backup(&self, metadata: &Metadata) {
-        if let Err(error) = backup::save(&self.state.join("backup"), metadata) {
+        if let Err(error) = backup::save(&self.backups(), metadata) {
             self.note(&format!("no metadata backup under {}: {error}", self.state.display()));
         }
     }

@@ -108,8 +108,9 @@ pub fn activate<'a>(
             Refusal::NameTaken { name, by }.into()
         });
     }
-    let missing: Vec<SpareIndex> =
-        (0u8..).map(SpareIndex).zip(&spares).filter(|(_, member)| member.is_none()).map(|(index, _)| index).collect();
+    let is_here = |index: SpareIndex| spares.get(index.as_usize()).is_some_and(Option::is_some);
+    let members = newest.metadata.members().map(|(index, _)| index);
+    let missing: Vec<SpareIndex> = members.filter(|index| !is_here(*index)).collect();
     let mut session = Session {
         dm,
         name,
@@ -195,10 +196,10 @@ fn catch_up(session: &Session<'_>, behind: &[SpareIndex]) -> Result<(), EngineEr
 }
 
 /// Makes the devices, has `commit` make the metadata durable, and lets I/O begin.
-pub(super) fn bring_up(
-    session: &mut Session<'_>,
+pub(super) fn bring_up<'a>(
+    session: &mut Session<'a>,
     observer: &dyn Observer,
-    commit: impl FnOnce(&mut Session<'_>) -> Result<(), EngineError>,
+    commit: impl FnOnce(&mut Session<'a>) -> Result<(), EngineError>,
 ) -> Result<Activation, EngineError> {
     let dm = session.dm;
     let name = session.name.clone();

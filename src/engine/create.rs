@@ -4,6 +4,7 @@
 //! - nothing is written before device-mapper has claimed all devices: two commands never write to one spare;
 //! - first all spares carry the setup as *forming*, then as *ready*: a crash leaves no setup or a whole one;
 //! - the table is loaded before the setup becomes ready, so a kernel that refuses it leaves no setup behind;
+//! - slots that a setup begins with are filled, and durable, before it is ready;
 //! - what fails is undone: no device, no metadata.
 
 use super::activate::{Mark, bring_up, take_down_devices};
@@ -11,6 +12,7 @@ use super::{EngineError, Member, Observer, Session};
 use crate::dm::{Activation, DeviceMapper};
 use crate::format::copy::{Encoded, encode};
 use crate::format::metadata::SetupState;
+use crate::map::Map;
 use crate::plan::CreatePlan;
 use crate::segments::Layout;
 use crate::store::{Commit, erase_copies};
@@ -27,6 +29,23 @@ pub fn create<'a>(
     mark: &Mark,
     observer: &dyn Observer,
 ) -> Result<(Session<'a>, Activation), EngineError> {
+    create_prepared(dm, plan, main, spares, mark, observer, &mut |session| Ok(session.metadata.map.clone()))
+}
+
+/// As [`create`], for a setup that has extents from the start: `prepare` fills their slots, flushes them, and gives the map.
+/// It is called while the setup is forming: all devices are claimed, and none is visible.
+///
+/// # Errors
+/// As [`create`], or what `prepare` says.
+pub fn create_prepared<'a>(
+    dm: &'a dyn DeviceMapper,
+    plan: &CreatePlan,
+    main: Member,
+    spares: Vec<Member>,
+    mark: &Mark,
+    observer: &dyn Observer,
+    prepare: &mut dyn FnMut(&Session<'a>) -> Result<Map, EngineError>,
+) -> Result<(Session<'a>, Activation), EngineError> {
     let encoded = encode(&plan.metadata)?;
     let mut session = Session {
         dm,
@@ -42,7 +61,7 @@ pub fn create<'a>(
     let mut written = false;
     let result = bring_up(&mut session, observer, |session| {
         written = true;
-        write_first(session, encoded, mark)
+        write_first(session, encoded, mark, prepare)
     });
     match result {
         Ok(activation) => Ok((session, activation)),
@@ -53,9 +72,14 @@ pub fn create<'a>(
     }
 }
 
-/// Writes the setup as forming, and once all spares have that, as ready. By now device-mapper has claimed all devices,
-/// so nobody else writes to them.
-fn write_first(session: &mut Session<'_>, encoded: Encoded, mark: &Mark) -> Result<(), EngineError> {
+/// Writes the setup as forming, and once all spares have that, and what is in its slots, as ready. By now device-mapper
+/// has claimed all devices, so nobody else writes to them.
+fn write_first<'a>(
+    session: &mut Session<'a>,
+    encoded: Encoded,
+    mark: &Mark,
+    prepare: &mut dyn FnMut(&Session<'a>) -> Result<Map, EngineError>,
+) -> Result<(), EngineError> {
     let targets = session.commit_targets();
     let count = targets.len();
     let report = Commit::new(targets, encoded).run();
@@ -64,7 +88,9 @@ fn write_first(session: &mut Session<'_>, encoded: Encoded, mark: &Mark) -> Resu
     if !whole {
         return Err(session.commit_failed(&report));
     }
+    let map = prepare(session)?;
     let report = session.commit(|next| {
+        next.map = map;
         next.config.state = SetupState::Ready;
         next.config.active = Some(mark.activation());
     })?;

@@ -341,6 +341,12 @@ pub fn judge(bytes: &[u8], index: u32) -> Verdict {
     }
 }
 
+/// Judges a copy that is not where it was written, in a file for example: as the copy that its header says it is.
+pub fn judge_detached(bytes: &[u8]) -> Verdict {
+    let stated = RawHeader::read_from_prefix(bytes).map_or(0, |(header, _)| header.copy_index.get());
+    judge(bytes, stated)
+}
+
 fn judge_all(bytes: &[u8], index: u32) -> Result<ValidCopy, Verdict> {
     let head = bytes.get(..COPY_ALIGNMENT.min(bytes.len())).unwrap_or_default();
     let header = judge_header(head, index)?;

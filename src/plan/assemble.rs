@@ -249,7 +249,7 @@ fn holders(
             }
             Some(index) => by_spare.entry(index).or_default().push(*device),
             None => {
-                let why = format!("it was spare {} of the setup, which has it no longer", chosen.copy.spare);
+                let why = format!("spare {} was removed from the setup", chosen.copy.spare);
                 strangers.push(Stranger { device: *device, why, doubtful: false });
             }
         }

@@ -1,6 +1,7 @@
 //! Finding a setup that is not up, and bringing it up: what `activate`, `reassemble` and `destroy` share.
 
 use super::{Context, Exit, Output, moves};
+use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::report::{count, sizes};
 use crate::engine::activate::{self as engine, ActivateOptions, Activated};
@@ -8,6 +9,8 @@ use crate::engine::discover::{Discovery, Where, discover};
 use crate::engine::find;
 use crate::engine::session::Session;
 use crate::engine::{EngineError, Member};
+use crate::format::choose::{Expected, reject_unexpected};
+use crate::format::copy::Verdict;
 use crate::identity::Match;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
@@ -128,6 +131,20 @@ impl Search {
         let disk = DirectDisk::open_device(block, mode).map_err(|e| EngineError::Device(e.to_string()))?;
         Ok(Member { devno: block.devno, disk: Arc::new(disk) })
     }
+}
+
+/// All devices here with copies of a setup, by its name or UUID, and what stands on them.
+pub(super) fn devices_with_copies(context: &Context, name: &str) -> Result<Vec<(BlockDevice, SpareReading)>> {
+    let search = Search::begin(context, &Wanted::default(), None)?;
+    let setup = search.discovery.setup(name).map_err(EngineError::Device)?.setup();
+    let holds = |verdict: &Verdict| matches!(verdict, Verdict::Valid(copy) if copy.metadata.setup == setup);
+    let devices = search.discovery.devices.iter().zip(&search.discovery.blocks);
+    let found = devices.filter(|(seen, _)| seen.verdicts.iter().any(holds)).filter_map(|(seen, block)| {
+        let mut verdicts = seen.verdicts.clone();
+        reject_unexpected(&mut verdicts, Expected { setup: Some(setup), spare: None });
+        Some((block.clone()?, SpareReading { device: seen.path.as_str().into(), verdicts }))
+    });
+    Ok(found.collect())
 }
 
 /// Brings one setup up, and tells how it went.

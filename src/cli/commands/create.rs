@@ -55,7 +55,12 @@ pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Resu
     Ok(Exit::Done)
 }
 
-fn facts(context: &Context, args: &Create, main: &BlockDevice, spares: &[BlockDevice]) -> Result<CreateFacts> {
+pub(super) fn facts(
+    context: &Context,
+    args: &Create,
+    main: &BlockDevice,
+    spares: &[BlockDevice],
+) -> Result<CreateFacts> {
     let dm = context.dm()?;
     let taken = dm.state(&args.name).ok().flatten().map(|_| "a device-mapper device has it".to_string());
     let node = context.host.dev().join("mapper").join(&args.name);

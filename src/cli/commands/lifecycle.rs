@@ -166,7 +166,9 @@ pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Outpu
         session.check_live()?;
         // Held sectors that were written since are ordinary from now on, and their loss can be acknowledged.
         list_again(&session)?;
-        settle_held(&mut session, &context.progress)?;
+        if !settle_held(&mut session, &context.progress)?.is_empty() {
+            context.keep_backup(&session.metadata);
+        }
         let losses = pick(&session);
         if !losses.is_empty() {
             let mut map = session.metadata.map.clone();

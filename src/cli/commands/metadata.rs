@@ -1,4 +1,10 @@
-//! `metadata dump` and `metadata check`.
+//! `metadata dump` and `metadata check`; the other commands of `metadata` are in the files below.
+
+mod backup;
+mod hands;
+mod import;
+mod repair;
+mod restore;
 
 use super::{Context, Exit, Output};
 use crate::block::direct::{DirectDisk, Mode};
@@ -18,6 +24,10 @@ pub(super) fn run(context: &Context, command: &Metadata, out: &mut Output) -> Re
     match command {
         Metadata::Dump(args) => dump(context, args, out),
         Metadata::Check(args) => check(context, args, out),
+        Metadata::Repair(args) => repair::repair(context, args, out),
+        Metadata::Backup(args) => backup::backup(context, args, out),
+        Metadata::Restore(args) => restore::restore(context, args, out),
+        Metadata::Import(args) => import::import(context, args, out),
     }
 }
 
