@@ -210,7 +210,7 @@ fn membership(subject: &Subject<'_>) -> Check {
         check.error(format!("the setup has no spare {}", copy.spare));
         return check;
     };
-    let mut check = Check::new("membership", format!("spare {index} of {}", metadata.spares.len()));
+    let mut check = Check::new("membership", format!("spare {index} of {}", metadata.members().count()));
     if record.data_start != copy.data_start {
         let (here, there) = (copy.data_start, record.data_start);
         check.error(format!("the data area begins at sector {here}, and at {there} in the list of spares"));

@@ -252,6 +252,44 @@ fn a_spare_that_is_gone_for_good_is_given_up() {
 }
 
 #[test]
+fn a_setup_that_came_up_without_a_spare_gets_it_back_or_goes_on_without() {
+    let Some(guest) = Guest::begin() else { return };
+    let disk = guest.scsi_debug(8, "");
+    let device = setup(&guest, &[&guest.disks[1], &disk.device]);
+    dm_remap("spare evacuate data 0").ok();
+    dm_remap("remap data 96+16 4096+8").ok();
+    dm_remap("spare readd data 0").ok();
+    drop(device);
+    let restart = || {
+        dm_remap("deactivate data").ok();
+        plug(&disk.device, false);
+        let up = dmr(&["reassemble", "--setup", "data", "--main", &guest.disks[0], "--degraded"]);
+        up.exits(3);
+        pool(&[(0, "online"), (1, "missing")]);
+        Direct::open(SETUP)
+    };
+    let device = restart();
+    let away: Vec<u64> = (96..112).chain(4096..4104).collect();
+    whole(&device, &[], &away);
+    dm_remap("spare evacuate data 1").exits(4).complains(&["gone", "2 extents"]);
+    plug(&disk.device, true);
+    dm_remap("spare readd data 1").ok().says(&["back in service"]);
+    pool(&[(0, "online"), (1, "online")]);
+    whole(&device, &[], &[]);
+    dm_remap("status data").ok();
+    drop(device);
+    let device = restart();
+    let done = dm_remap("spare remove data 1 --give-up-unreadable --json --file-search 0").exits(3).json();
+    assert_eq!(ranges(&done["lost"]), [(96, 16), (4096, 8)], "{done}");
+    pool(&[(0, "online")]);
+    whole(&device, &[], &away);
+    device.write(96, &patterns(96, 16, 5)).unwrap();
+    whole(&device, &[(96, 16, 5)], &away[16..]);
+    drop(device);
+    dm_remap("destroy data --discard-extents").ok();
+}
+
+#[test]
 fn held_blocks_move_along_and_stay_held() {
     let Some(guest) = Guest::begin() else { return };
     let main = guest.scsi_debug(8, "");

@@ -14,9 +14,12 @@ mod strace;
 use live::fio::Fio;
 use live::load::{Load, fill};
 use live::{LONGEST_GAP, Random, Setup, asked_for, disk, dm_remap, in_guest, nobody_left, sectors, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use strace::{Call, kill_at, trace};
 
 /// What fio works on, in sectors; the rest of the device belongs to our own load.
@@ -111,6 +114,46 @@ fn the_pool_changes_under_fio() {
         begun.elapsed()
     );
     assert!(longest < LONGEST_GAP && gap < LONGEST_GAP);
+}
+
+#[test]
+fn an_evacuation_is_interrupted_and_goes_on() {
+    if !in_guest() {
+        return;
+    }
+    let main = disk(0);
+    fill(&main, sectors(&main));
+    let setup = Setup::create("pool", main, vec![disk(1), disk(2)]);
+    // More than one swap takes.
+    let ranges: Vec<String> = (0..1500).map(|n| format!("{}+8", n * 16)).collect();
+    setup.command("remap", &ranges.iter().map(String::as_str).collect::<Vec<_>>()).expect(&[0]);
+    let load = Load::start(&setup.node(), setup.sectors, &[(0, 24_000)], &[]);
+    let left = || setup.extents().iter().filter(|extent| extent.spare == 0).count();
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        let mut child = Command::new(live::program());
+        let child = child.args(["spare", "evacuate", "pool", "0"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = child.stderr(Stdio::null()).spawn().unwrap();
+        // It is at work on the first part, or not long after that.
+        assert!(wait_for(Duration::from_secs(20), || setup.stats_regions().trim() != ""));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        nobody_left();
+        assert!(wait_for(LONGEST_GAP, || !setup.suspended()));
+        setup.table_is(&setup.extents());
+        load.check();
+        if signal == Signal::SIGINT {
+            let out = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(3), "{out}");
+            assert!(out.contains("interrupted") && out.contains("to go on: dm-remap spare evacuate pool 0"), "{out}");
+            println!("interrupted: {} of 1500 extents were left", left());
+        }
+        assert_eq!(spares("pool")[&0].1, "draining");
+    }
+    spare("evacuate", "pool", &["0"]);
+    assert_eq!(left(), 0);
+    load.finish();
+    setup.command("restore", &["--all"]).expect(&[0]);
+    setup.destroy();
 }
 
 /// The commands that are killed, in an order in which each begins where the one before has ended: `X` alone, `Y` free.

@@ -350,6 +350,40 @@ fn what_a_spare_that_is_given_up_cannot_read_is_held() {
 }
 
 #[test]
+fn states_of_spares_are_written_and_read_and_nonsense_is_refused() {
+    use dm_remap::format::copy::{Verdict, encode, judge};
+    use dm_remap::format::metadata::Inconsistency;
+    let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 3]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(8, 8)], Hold).unwrap();
+    let mut metadata = machine.session().unwrap().metadata;
+    metadata.spares[1].state = SpareState::Removed;
+    metadata.spares[1].removed = Some(7);
+    metadata.spares[2].state = SpareState::Draining;
+    let encoded = encode(&metadata).unwrap();
+    let mut copy = vec![0; encoded.len()];
+    encoded.stamp(&mut copy, metadata.spares[0].uuid, metadata.spares[0].data_start, 0);
+    let Verdict::Valid(read) = judge(&copy, 0) else { panic!("{:?}", judge(&copy, 0)) };
+    assert_eq!(read.metadata, metadata);
+    let text = String::from_utf8_lossy(&copy).into_owned();
+    assert!(text.contains(r#""state": "removed""#) && text.contains(r#""removed": 7"#), "{text}");
+    assert!(text.contains(r#""state": "draining""#), "{text}");
+    let members: Vec<u8> = metadata.members().map(|(index, _)| index.0).collect();
+    assert_eq!(members, [0, 2]);
+    // Nothing can live on a spare that was removed, and one at least has to be left.
+    let mut on_removed = metadata.clone();
+    on_removed.spares[0].state = SpareState::Removed;
+    assert_eq!(on_removed.check(), Err(Inconsistency::OnRemoved(spare(0))));
+    let mut bad = metadata.clone();
+    bad.bad_blocks.insert(spare(1), vec![range(10_300, 8)]);
+    assert_eq!(bad.check(), Err(Inconsistency::OnRemoved(spare(1))));
+    let mut none = metadata;
+    none.spares.iter_mut().for_each(|record| record.state = SpareState::Removed);
+    assert_eq!(none.check(), Err(Inconsistency::SpareCount(3)));
+}
+
+#[test]
 fn only_the_very_spare_is_taken_back() {
     let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 3]);
     machine.fill_main();

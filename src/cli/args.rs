@@ -3,6 +3,8 @@
 mod allocation;
 pub mod assembly;
 pub mod config;
+mod metadata;
+mod spare;
 pub mod validate;
 
 pub use allocation::{Allocation, Policy};
@@ -10,15 +12,10 @@ use assembly::{Discover, Reassemble};
 mod compact;
 
 pub use compact::Compact;
-
-use crate::config::Rate;
-mod metadata;
-
 pub use metadata::{Backup, Import, Metadata, MetadataSource, Repair, RestoreMetadata};
-mod spare;
-
 pub use spare::{Leaving, Spare, SpareAdd, SpareEvacuate, SpareGrow, SpareList, SpareReadd, SpareRemove, SpareReplace};
 
+use crate::config::Rate;
 use crate::format::metadata::UnreadablePolicy;
 use crate::units::Range;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};

@@ -68,13 +68,8 @@ fn sync_spare_device(
 /// # Errors
 /// [`Refusal::NameTaken`], or what device-mapper says: the device may be in use.
 pub(super) fn claim(session: &Session<'_>, index: SpareIndex, spare: DevNo, size: Sectors) -> Result<(), EngineError> {
-    let device = SpareDeviceSpec {
-        name: spare_device_name(&session.name, index),
-        spare,
-        size,
-        block: session.block(),
-        read_only: session.read_only,
-    };
+    let name = spare_device_name(&session.name, index);
+    let device = SpareDeviceSpec { name, spare, size, block: session.block(), read_only: session.read_only };
     if session.dm.state(&device.name)?.is_some() {
         let by = "a device-mapper device has it, and the setup needs it for its spare".into();
         return Err(Refusal::NameTaken { name: device.name, by }.into());

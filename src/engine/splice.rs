@@ -261,11 +261,11 @@ fn next_metadata(
     let health = &mut new.health;
     health.splices = health.splices.saturating_add(1);
     match plan.kind {
-        // Nothing that a count of bad sectors could be read from.
-        MoveKind::Compact => {}
         MoveKind::Remap | MoveKind::Evacuate | MoveKind::GiveUp => {
             health.sectors_moved = health.sectors_moved.saturating_add(moved)
         }
+        // Nothing that a count of bad sectors could be read from.
+        MoveKind::Compact => {}
         MoveKind::Restore => health.sectors_restored = health.sectors_restored.saturating_add(moved),
     }
     let lost = outcome.lost.iter().map(|l| l.range.len().0).fold(0, u64::saturating_add);

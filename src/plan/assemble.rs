@@ -124,7 +124,7 @@ pub struct Stranger {
 pub struct FoundSetup {
     /// The newest copy of all (of several with one generation, the first).
     pub newest: ValidCopy,
-    /// Its spares in order of their index.
+    /// Its spares in order of their index, without those that were removed.
     pub spares: Vec<SpareMember>,
     /// Devices with copies of it that do not count.
     pub strangers: Vec<Stranger>,
@@ -147,6 +147,17 @@ impl FoundSetup {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.newest.metadata.config.name
+    }
+
+    /// The devices of its spares by index; `None` for those that are missing, and in the places of removed ones.
+    pub fn places(&self) -> Vec<Option<usize>> {
+        let mut places = vec![None; self.newest.metadata.spares.len()];
+        for spare in &self.spares {
+            if let Some(place) = places.get_mut(spare.index.as_usize()) {
+                *place = spare.standing.device();
+            }
+        }
+        places
     }
 
     /// Spares that no device holds.
@@ -231,7 +242,11 @@ fn holders(
 ) -> BTreeMap<SpareIndex, Vec<usize>> {
     let mut by_spare: BTreeMap<SpareIndex, Vec<usize>> = BTreeMap::new();
     for (device, chosen) in clear {
-        match newest.metadata.spare_index(chosen.copy.spare).filter(|index| newest.metadata.is_member(*index)) {
+        match newest.metadata.spare_index(chosen.copy.spare) {
+            Some(index) if !newest.metadata.is_member(index) => {
+                let why = format!("it was spare {index} of the setup, and was removed from it");
+                strangers.push(Stranger { device: *device, why, doubtful: false });
+            }
             Some(index) => by_spare.entry(index).or_default().push(*device),
             None => {
                 let why = format!("spare {} was removed from the setup", chosen.copy.spare);
@@ -282,12 +297,21 @@ fn members(
             several => (Standing::Cloned(several.to_vec()), None),
         };
         let device = standing.device().and_then(|device| devices.get(device));
-        let fit = device.map(|device| record.identity.matches(&device.identity));
+        let fit = device.map(|device| fit(&record.identity, &device.identity));
         let lagging = chosen.map(|chosen| chosen.lagging.clone()).unwrap_or_default();
         let generation = chosen.map(|chosen| chosen.copy.metadata.generation);
         SpareMember { index, record: record.clone(), standing, generation, fit, lagging }
     };
     newest.metadata.members().map(member).collect()
+}
+
+/// How well a device fits what is recorded of a spare. It may have become larger, if its names prove that it is the same.
+fn fit(recorded: &Identity, found: &Identity) -> Match {
+    let as_large = Identity { size: found.size, ..recorded.clone() };
+    if found.size > recorded.size && as_large.matches(found) == Match::Proven {
+        return Match::Proven;
+    }
+    recorded.matches(found)
 }
 
 /// One commit behind is what an interrupted command leaves; more means that the spare was not there.

@@ -67,11 +67,11 @@ pub enum MoveKind {
     Restore,
     /// From a slot that is bad, or on a spare that is to be left, to another one.
     Evacuate,
+    /// The same, from a spare that is given up: what cannot be read there is lost, whatever the reason.
+    GiveUp,
     /// From one good slot to another, to bring extents together: what cannot be read, or finds its new slot bad, stays
     /// where it is, whole.
     Compact,
-    /// The same, from a spare that is given up: what cannot be read there is lost, whatever the reason.
-    GiveUp,
 }
 
 /// Sectors of spares, by spare.

@@ -242,7 +242,7 @@ pub enum Refusal {
     NothingGiven,
     /// No room on the spares.
     #[error(
-        "no free slot: {needed} sectors are needed and {free} are free on the spares. Nothing was changed. Restore extents whose sectors are good again, or create a setup with a larger spare"
+        "no free slot: {needed} sectors are needed and {free} are free on the spares. Nothing was changed. Restore extents whose sectors are good again, or add a spare with 'dm-remap spare add'"
     )]
     NoFreeSlot {
         /// Sectors that found no place.

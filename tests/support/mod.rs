@@ -289,7 +289,7 @@ impl Machine {
         let plan = decide(&found, &devices, &options, |active| mark.is_same_machine(active))?;
         let mut spares = Vec::new();
         for place in &plan.spares {
-            spares.push(self.open(spare_number(place.unwrap()), true)?);
+            spares.push(place.map(|index| self.open(spare_number(index), true)).transpose()?.flatten());
         }
         let options = ActivateOptions { mark: &mark, read_only: false, recheck: &|_| Ok(()), observer: &Silent };
         activate::activate(&self.dm, &found, &plan, self.open(MAIN, true)?.unwrap(), spares, &options)

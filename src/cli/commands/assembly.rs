@@ -12,8 +12,9 @@ use crate::engine::{EngineError, Member};
 use crate::format::choose::{Expected, reject_unexpected};
 use crate::format::copy::Verdict;
 use crate::identity::Match;
+use crate::map::SpareIndex;
 use crate::plan::Refusal;
-use crate::plan::assemble::{AssemblyOptions, AssemblyPlan, FoundSetup, ProblemKind, decide, problems};
+use crate::plan::assemble::{AssemblyOptions, AssemblyPlan, FoundSetup, ProblemKind, SpareMember, decide, problems};
 use crate::segments::Layout;
 use crate::store::SpareReading;
 use crate::units::{DevNo, Sectors};
@@ -202,7 +203,8 @@ fn path_of(search: &Search, place: usize) -> String {
 fn report_plan(search: &Search, found: &FoundSetup, plan: &AssemblyPlan, out: &mut Output) {
     let metadata = &found.newest.metadata;
     let main = path_of(search, plan.main);
-    let spares: Vec<Option<String>> = plan.spares.iter().map(|p| p.map(|place| path_of(search, place))).collect();
+    let path = |spare: &SpareMember| spare.standing.device().map(|place| path_of(search, place));
+    let spares: Vec<Option<String>> = found.spares.iter().map(path).collect();
     let permitted: Vec<String> = plan.permitted.iter().map(|problem| problem.refusal.to_string()).collect();
     if out.is_json() {
         out.json(&serde_json::json!({
@@ -235,9 +237,10 @@ fn report_up(context: &Context, search: &Search, plan: &AssemblyPlan, up: &Activ
     for spare in &up.caught_up {
         context.note(&format!("spare {spare} was behind the others; it is up to date now"));
     }
-    let missing: Vec<usize> = (0..plan.spares.len()).filter(|i| plan.spares.get(*i) == Some(&None)).collect();
+    let is_missing = |index: &SpareIndex| session.spare(*index).is_none();
+    let missing: Vec<SpareIndex> = session.metadata.members().map(|(index, _)| index).filter(is_missing).collect();
     for index in &missing {
-        let lost = session.metadata.map.extents().filter(|extent| extent.slot.spare.as_usize() == *index).count();
+        let lost = session.metadata.map.extents().filter(|extent| extent.slot.spare == *index).count();
         context.note(&format!(
             "'{name}' is degraded: spare {index} is missing, {} of it answer EIO. What it may know that the others do not cannot be known",
             count(lost, "extent")
@@ -288,8 +291,7 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         return Err(problem.refusal.into());
     }
     let open = |place: Option<usize>| place.map(|place| search.member(context, place, Mode::ReadWrite)).transpose();
-    let spares: Result<Vec<Option<Member>>, EngineError> =
-        found.spares.iter().map(|spare| open(spare.standing.device())).collect();
+    let spares: Result<Vec<Option<Member>>, EngineError> = found.places().into_iter().map(open).collect();
     Ok(Session {
         dm: context.dm()?,
         name: found.name().into(),

@@ -119,6 +119,14 @@ impl Stage for SetupStage<'_> {
     }
 
     fn act(&mut self, pass: &mut Pass, place: Place, found: &Found) -> Result<()> {
+        // The place of a spare that was replaced meanwhile is that of another device, of which nothing was found.
+        let session = self.scanner.context.reading_session(self.name)?;
+        if let Place::Spare(index) = place
+            && self.devices.get(&place).map(|(devno, _)| *devno) != session.spare(index).map(|member| member.devno)
+        {
+            return Ok(());
+        }
+        drop(session);
         let options = scan_options(self.scanner.context, self.scanner.choices);
         let acted = match act_patiently(self.scanner.context, self.name, place, found, &options) {
             Ok(acted) => acted,

@@ -77,6 +77,9 @@ pub(super) fn run_addition(
         context.keep_backup(&session.metadata);
         moves::tell_failed(context, session);
         result?;
+        if devices.len() > 1 {
+            context.note(&format!("{} is added", device.path.display()));
+        }
     }
     Ok(())
 }

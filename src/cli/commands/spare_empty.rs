@@ -411,14 +411,16 @@ fn report(context: &Context, job: &Job<'_>, emptied: &Emptied, again: &str, done
         }));
         return emptied.exit();
     }
-    out.line(format!(
-        "{}: moved {} in {} from spare {}, in {}",
-        job.name,
-        sizes(emptied.moved),
-        count(emptied.extents, "extent"),
-        job.index,
-        count(emptied.swaps, "swap")
-    ));
+    if emptied.total > Sectors::ZERO || done.is_empty() {
+        out.line(format!(
+            "{}: moved {} in {} from spare {}, in {}",
+            job.name,
+            sizes(emptied.moved),
+            count(emptied.extents, "extent"),
+            job.index,
+            count(emptied.swaps, "swap")
+        ));
+    }
     for (spare, range) in &emptied.bad_slots {
         out.line(format!("  spare {spare} is bad at {range}: other slots were taken"));
     }

@@ -129,7 +129,7 @@ pub struct AssemblyPlan {
     pub name: String,
     /// Main, by its place among the devices.
     pub main: usize,
-    /// The spares by index; `None` for those that it comes up without, and in the places of those that were removed.
+    /// The spares by index; `None` for those that it comes up without, and in the places of removed ones.
     pub spares: Vec<Option<usize>>,
     /// Spares that are brought up to date.
     pub behind: Vec<SpareIndex>,
@@ -158,10 +158,7 @@ pub fn decide(
         (Some(main), _) | (None, MainVerdict::Proven(main)) => *main,
         _ => return Err(Refusal::MainUnclear(missing_main(found, devices))),
     };
-    let mut spares: Vec<Option<usize>> = vec![None; found.newest.metadata.spares.len()];
-    for spare in &found.spares {
-        spares.iter_mut().skip(spare.index.as_usize()).take(1).for_each(|place| *place = spare.standing.device());
-    }
+    let spares = found.places();
     if spares.iter().all(Option::is_none) {
         let what = "none of its spares is here".into();
         return Err(Refusal::Metadata { device: found.name().into(), what });
