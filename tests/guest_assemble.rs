@@ -446,7 +446,7 @@ fn spares_on_other_devices(world: &mut World, times: &Times) {
     world.case("A is blank", &blank, &["incomplete"], "--setup data", &Ends::Refused("is missing"));
     let mut read_only = all.clone();
     read_only.iter_mut().for_each(|disk| disk.options = "--readonly");
-    world.case("all refuse writes", &read_only, &[], "--setup data", &Ends::Nothing);
+    world.case("all refuse writes", &read_only, &[], "--setup data", &Ends::Refused("is read-only"));
     let paths = world.place(&read_only);
     let names: Vec<&str> = paths.iter().map(String::as_str).collect();
     let before = snapshot(&names);
