@@ -147,6 +147,25 @@ fn verdicts_on_images() {
 }
 
 #[test]
+fn with_validate_every_spare_is_judged_in_depth() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sound, damaged) = (image(folder.path(), "sound"), image(folder.path(), "damaged"));
+    let encoded = encode(&setup(6, 2)).unwrap();
+    put_all(&sound, &encoded, 6, 0);
+    put_all(&damaged, &encoded, 6, 1);
+    let file = std::fs::OpenOptions::new().write(true).open(&damaged).unwrap();
+    file.write_all_at(&[0xff; 64], COPY_STARTS[3].0 * 512 + 900).unwrap();
+    let args = ["--device", sound.to_str().unwrap(), damaged.to_str().unwrap()];
+    let (_, json, _) = discover(&args);
+    assert!(json["examined"].is_null());
+    let (code, json, _) = discover(&[&args[..], &["--validate"]].concat());
+    let results: Vec<&str> =
+        json["examined"].as_array().unwrap().iter().map(|e| e["result"].as_str().unwrap()).collect();
+    assert_eq!((code, results.len()), (3, 2), "{json:#}");
+    assert_eq!(results, ["ok", "warning"], "{:#}", json["examined"]);
+}
+
+#[test]
 fn nothing_is_opened_for_writing() {
     if Command::new("strace").arg("-V").output().is_err() {
         println!("skipped: no strace");

@@ -1,18 +1,23 @@
 //! `discover`: which setups stand on the devices, in the manner of `zpool import`.
 
 use super::assembly::unserved;
-use super::{Context, Exit, Output};
+use super::{Context, Exit, Output, validate};
 use crate::cli::args::assembly::Discover;
 use crate::cli::output::{Colour, complain};
 use crate::cli::report::{count, sizes};
+use crate::cli::worse;
 use crate::engine::discover::{Discovery, Passed, Where, discover as look};
 use crate::engine::{EngineError, find};
+use crate::format::copy::Verdict;
 use crate::identity::Match;
 use crate::plan::assemble::{
-    AssemblyOptions, FoundSetup, MainVerdict, Permission, Problem, ProblemKind, SpareMember, Standing, problems,
+    AssemblyOptions, FoundSetup, MainVerdict, Permission, Problem, ProblemKind, SeenDevice, SpareMember, Standing,
+    problems,
 };
+use crate::validate::Examination;
 use anyhow::Result;
 use serde_json::{Value, json};
+use std::path::Path;
 
 pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> Result<Exit> {
     let place = Where { all: args.scan_all, named: args.devices.clone(), ..Where::default() };
@@ -26,6 +31,7 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
         .map(|setup| (setup, problems(setup, &found.devices, &options, |active| mark.is_same_machine(active))))
         .collect();
     let nothing = nothing_there(&found);
+    let examined = if args.validate { examine_spares(context, &found)? } else { Vec::new() };
     if out.is_json() {
         let setups: Vec<Value> = judged.iter().map(|(setup, all)| as_json(&found, setup, all)).collect();
         let passed: Vec<Value> = found
@@ -34,10 +40,16 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
             .chain(&nothing)
             .map(|p| json!({ "device": p.path, "why": p.why, "failed": p.failed }))
             .collect();
-        out.json(&json!({ "setups": setups, "passed_over": passed, "devices_read": found.read }));
+        let examined: Option<Vec<Value>> = args.validate.then(|| examined.iter().map(validate::as_json).collect());
+        out.json(&json!({
+            "setups": setups, "passed_over": passed, "devices_read": found.read, "examined": examined,
+        }));
     } else {
         for (setup, all) in &judged {
             render(&found, setup, all, out);
+        }
+        for examination in &examined {
+            validate::render(examination, out);
         }
         if judged.is_empty() {
             out.line(format!("no setup was found on {}", count(found.read, "device")));
@@ -54,7 +66,15 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
             context.note(&text);
         }
     }
-    Ok(exit_code(&found, &judged, !nothing.is_empty()))
+    let exit = exit_code(&found, &judged, !nothing.is_empty());
+    Ok(examined.iter().map(validate::exit_for).fold(exit, worse))
+}
+
+/// Judges in depth every device with copies of a setup, in order.
+fn examine_spares(context: &Context, found: &Discovery) -> Result<Vec<Examination>, EngineError> {
+    let has_copies = |device: &&SeenDevice| device.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Valid(_)));
+    let devices = found.devices.iter().filter(has_copies);
+    devices.map(|device| validate::examined(context, Path::new(&device.path), false)).collect()
 }
 
 fn exit_code(found: &Discovery, judged: &[(&FoundSetup, Vec<Problem>)], nothing: bool) -> Exit {

@@ -23,25 +23,41 @@ pub(super) fn validate(context: &Context, args: &Validate, out: &mut Output) -> 
 
 /// Judges a spare.
 fn spare(context: &Context, device: &Path, read_slots: bool, out: &mut Output) -> Result<Exit> {
-    let disk = DirectDisk::open(&context.host, device, Mode::ReadOnly);
-    let disk = disk.map_err(|error| EngineError::Device(error.to_string()))?;
-    let examination = examine(&disk, read_slots, &context.progress);
+    let examination = examined(context, device, read_slots)?;
     if out.is_json() {
-        let level = examination.level();
-        out.json(&serde_json::json!({
-            "device": examination.device, "owner": examination.owner, "result": level, "checks": examination.checks,
-        }));
+        out.json(&as_json(&examination));
     } else {
         render(&examination, out);
     }
-    Ok(match examination.level() {
-        Level::Ok => Exit::Done,
-        Level::Warning => Exit::Attention,
-        Level::Error => Exit::Failed,
+    Ok(exit_for(&examination))
+}
+
+/// Examines one device or image file, which is opened for reading only.
+pub(super) fn examined(context: &Context, device: &Path, read_slots: bool) -> Result<Examination, EngineError> {
+    let disk = DirectDisk::open(&context.host, device, Mode::ReadOnly);
+    let disk = disk.map_err(|error| EngineError::Device(error.to_string()))?;
+    Ok(examine(&disk, read_slots, &context.progress))
+}
+
+/// The examination as a value.
+pub(super) fn as_json(examination: &Examination) -> serde_json::Value {
+    let level = examination.level();
+    serde_json::json!({
+        "device": examination.device, "owner": examination.owner, "result": level, "checks": examination.checks,
     })
 }
 
-fn render(examination: &Examination, out: &mut Output) {
+/// How a command ends that found this.
+pub(super) fn exit_for(examination: &Examination) -> Exit {
+    match examination.level() {
+        Level::Ok => Exit::Done,
+        Level::Warning => Exit::Attention,
+        Level::Error => Exit::Failed,
+    }
+}
+
+/// Prints what was found on a spare.
+pub(super) fn render(examination: &Examination, out: &mut Output) {
     let device = &examination.device;
     out.line(match &examination.owner {
         Some(owner) => {
