@@ -272,8 +272,8 @@ fn settle(facts: &RepairFacts, position: usize, copy: ValidCopy) -> Result<Repai
     let mut plan = RepairPlan { new_generation: true, ..RepairPlan::default() };
     for (at, found) in facts.spares.iter().enumerate() {
         let own = valid_copies(found).map(|(_, other)| other).find(|other| other.metadata.setup == setup);
-        let Some(record) = own.and_then(|own| copy.metadata.spares.iter().find(|record| record.uuid == own.spare))
-        else {
+        let mut members = copy.metadata.members().map(|(_, record)| record);
+        let Some(record) = own.and_then(|own| members.find(|record| record.uuid == own.spare)) else {
             plan.notes.push(format!("{} is no spare of what was chosen: it is left alone", found.device.path));
             continue;
         };

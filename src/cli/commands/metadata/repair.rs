@@ -17,7 +17,6 @@ use crate::engine::{EngineError, Session, now};
 use crate::format::COPY_STARTS;
 use crate::format::choose::Expected;
 use crate::format::copy::{ValidCopy, Verdict};
-use crate::format::metadata::SpareState;
 use crate::plan::Refusal;
 use crate::plan::repair::{RepairFacts, RepairPlan, plan};
 use crate::plan::restore::Found;
@@ -187,9 +186,10 @@ fn lagging(
     for (record, member) in session.metadata.spares.iter().zip(&session.spares) {
         let Some(member) = member else { continue };
         let device = context.path_of(member.devno);
-        if record.state != SpareState::Present {
+        if !record.state.takes_commits() {
             notes.push(format!(
-                "{device} failed a commit before, and is left alone: 'activate --update-stale' takes it in"
+                "{device} failed a commit before, and is left alone: 'dm-remap spare readd {} {device}' takes it back",
+                session.name
             ));
             continue;
         }
