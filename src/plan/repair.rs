@@ -272,7 +272,7 @@ fn settle(facts: &RepairFacts, position: usize, copy: ValidCopy) -> Result<Repai
     let mut plan = RepairPlan { new_generation: true, ..RepairPlan::default() };
     for (at, found) in facts.spares.iter().enumerate() {
         let own = valid_copies(found).map(|(_, other)| other).find(|other| other.metadata.setup == setup);
-        let mut members = copy.metadata.spares.iter().filter(|record| record.state.is_member());
+        let mut members = copy.metadata.members().map(|(_, record)| record);
         let Some(record) = own.and_then(|own| members.find(|record| record.uuid == own.spare)) else {
             plan.notes.push(format!(
                 "{} is no spare of what was chosen, or was removed: it is left alone",

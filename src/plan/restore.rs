@@ -120,7 +120,7 @@ fn spare_of(facts: &RestoreFacts, target: &Found) -> Result<SpareIndex, Refusal>
     let backup = &facts.backup.metadata;
     let path = &target.device.path;
     let refuse = |what: String| Refusal::Metadata { device: path.clone(), what };
-    let records = || (0u8..).map(SpareIndex).zip(&backup.spares).filter(|(_, record)| record.state.is_member());
+    let records = || backup.members();
     let held = target.verdicts.iter().find_map(|verdict| match verdict {
         Verdict::Valid(copy) if copy.metadata.setup == backup.setup => Some(copy.spare),
         _ => None,
@@ -128,15 +128,16 @@ fn spare_of(facts: &RestoreFacts, target: &Found) -> Result<SpareIndex, Refusal>
     let named = match facts.as_spare {
         None => None,
         Some(AsSpare::Index(index)) => {
-            let record = backup.spare(index);
+            let record = backup.spare(index).filter(|record| record.state.is_member());
             Some(record.map(|_| index).ok_or_else(|| refuse(format!("the backup has no spare {index}")))?)
         }
         Some(AsSpare::Uuid(uuid)) => {
-            let index = backup.spare_index(uuid);
+            let index = backup.spare_index(uuid).filter(|index| backup.is_member(*index));
             Some(index.ok_or_else(|| refuse(format!("the backup has no spare with the UUID {uuid}")))?)
         }
     };
-    let found = match (held.map(|uuid| (uuid, backup.spare_index(uuid))), named) {
+    let member = |uuid| backup.spare_index(uuid).filter(|index| backup.is_member(*index));
+    let found = match (held.map(|uuid| (uuid, member(uuid))), named) {
         (Some((_, Some(held))), Some(named)) if held != named => {
             return Err(refuse(format!("it is spare {held} by what it holds, and not spare {named}")));
         }

@@ -192,10 +192,13 @@ fn lagging_copies(
     for (record, member) in session.metadata.spares.iter().zip(&session.spares) {
         let Some(member) = member else { continue };
         let device = context.path_of(member.devno);
-        if record.state.is_member() && !record.state.takes_commits() {
-            notes.push(format!("{device} failed a commit before, and is left alone: 'spare readd' takes it back"));
-        }
         if !record.state.takes_commits() {
+            if record.state.is_member() {
+                notes.push(format!(
+                    "{device} failed a commit before, and is left alone: 'dm-remap spare readd {} {device}' takes it back",
+                    session.name
+                ));
+            }
             continue;
         }
         let verdicts = read_copies(&*member.disk, expected).verdicts;
