@@ -343,13 +343,14 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
         .map(|s| format!("spare {} is {}", s.index, s.state))
         .collect();
     if !troubled.is_empty() {
-        found(
-            State::Degraded,
-            troubled.join(", "),
-            format!(
-                "look at its cable and its health; its extents are safe as long as it reads. 'dm-remap spare readd {name}' takes it back, 'dm-remap spare replace {name}' puts another in its place"
-            ),
-        );
+        let away = report.spares.iter().any(|s| s.state == "missing");
+        let first = if away {
+            "attach what is missing, and say 'dm-remap spare readd'; until then its extents answer EIO. When it is gone for good,"
+        } else {
+            "look at its cable and its health; its extents are safe as long as it reads. 'dm-remap spare readd' takes it back,"
+        };
+        let action = format!("{first} 'dm-remap spare replace {name} OLD NEW' puts another in its place");
+        found(State::Degraded, troubled.join(", "), action);
     }
     for spare in report.spares.iter().filter(|s| s.state == "draining") {
         let left = if spare.used_sectors.0 > 0 {
