@@ -58,6 +58,16 @@ impl Model {
         Model { content: Direct::open(SETUP).image(), extents }
     }
 
+    /// The same where some of it answers EIO: that is as in `before`.
+    fn now_with(before: &Model) -> Model {
+        let json = dm_remap("--json map data").ok().json();
+        let number = |row: &serde_json::Value, field: &str| row[field].as_u64().unwrap();
+        let rows = json["extents"].as_array().unwrap();
+        let extents =
+            rows.iter().map(|r| (number(r, "start"), number(r, "count"), number(r, "spare") as usize)).collect();
+        Model { content: before.content.clone(), extents }
+    }
+
     /// The sectors that are on these spares.
     fn on(&self, spares: &[usize]) -> Vec<u64> {
         let here = self.extents.iter().filter(|(_, _, spare)| spares.contains(spare));
@@ -195,8 +205,13 @@ struct Times {
     other: Images,
     /// As `new`, before it was taken down.
     unclean: Images,
+    /// One commit after `unclean`.
+    later: Images,
     /// Active on another machine.
     elsewhere: Images,
+    /// After `new`, three commits more that A has missed: it was away.
+    without_a: Images,
+    without_a_model: Model,
 }
 
 fn images(paths: &[String]) -> Images {
@@ -233,6 +248,8 @@ fn history(world: &mut World) -> Times {
     change(3);
     let unclean = images(&paths);
     let model = Model::now();
+    dm_remap("policy data --unreadable leave").ok();
+    let later = images(&paths);
     dm_remap("deactivate data").ok();
     let new = images(&paths);
     world.forget();
@@ -253,7 +270,27 @@ fn history(world: &mut World) -> Times {
     dm_remap("deactivate data").ok();
     sh(&format!("umount /etc/machine-id {boot}"));
     world.forget();
-    Times { old, old_model, new, model, other, unclean, elsewhere }
+    let mut here = disks(&new);
+    // Its place stays, its copies do not.
+    here[1].image.fill(0);
+    world.place(&here);
+    tool("dm-remap-reassemble --setup data --degraded").exits(3).complains(&["spare 0 is missing"]);
+    world.forget();
+    for n in 0..3_u64 {
+        let ran = dm_remap(&format!("remap data {}+8", 3000 + n * 64));
+        assert!([0, 3].contains(&ran.code), "{ran:?}");
+    }
+    let mut without_a_model = Model::now_with(&model);
+    dm_remap("deactivate data").exits(0);
+    let mut without_a = images(&paths);
+    without_a[1].clone_from(&new[1]);
+    for (start, count, spare) in &model.extents {
+        if *spare == 0 {
+            let bytes = *start as usize * 512..(*start + *count) as usize * 512;
+            without_a_model.content[bytes.clone()].copy_from_slice(&model.content[bytes]);
+        }
+    }
+    Times { old, old_model, new, model, other, unclean, later, elsewhere, without_a, without_a_model }
 }
 
 /// Spoils copies: a byte in the middle of each.
@@ -332,6 +369,14 @@ fn damage(world: &mut World, times: &Times) {
     let mut foreign = disks(&times.new);
     sh("truncate -s 6M /tmp/mnt/ext4 && mkfs.ext4 -q -F /tmp/mnt/ext4");
     foreign[1].image[..4096].copy_from_slice(&std::fs::read("/tmp/mnt/ext4").unwrap()[..4096]);
+    // md 1.2 lies at 4096 bytes, and leaves the magic of copy 0 as it is.
+    let mut raid = disks(&times.new);
+    sh("truncate -s 6M /tmp/mnt/md");
+    raid[2].image[4096..4100].copy_from_slice(&0xa92b_4efc_u32.to_le_bytes());
+    raid[2].image[4100..4104].copy_from_slice(&1_u32.to_le_bytes());
+    raid[2].image[4096 + 144..4096 + 152].copy_from_slice(&8_u64.to_le_bytes());
+    let refused = Ends::Refused("foreign signature over a copy");
+    world.case("md over copy 0", &raid, &["foreign-signature"], args, &refused);
     for mode in ["", "--safe-mode", "--degraded"] {
         let refused = Ends::Refused("foreign signature over a copy");
         world.case("ext4 over copy 0", &foreign, &["foreign-signature"], &format!("--setup data {mode}"), &refused);
@@ -344,17 +389,40 @@ fn age(world: &mut World, times: &Times) {
         disks(&images)
     };
     let (new, old, other) = (&times.new, &times.old, &times.other);
-    let stale = mixed([new, old, new, new]);
+    let rolled_back = mixed([new, old, new, new]);
+    let stale = disks(&times.without_a);
+    for mode in ["", "--safe-mode", "--degraded", "--update-stale", "--safe-mode --read-only"] {
+        let args = format!("--setup data {mode}");
+        let words = Ends::Refused("put back to an earlier state");
+        world.case("A was put back to an older image", &rolled_back, &["rolled-back"], &args, &words);
+    }
+    let mut too_old = stale.clone();
+    too_old[1].image.clone_from(&old[1]);
+    let words = Ends::Refused("put back to an earlier state");
+    world.case(
+        "A was away, and is older than it was",
+        &too_old,
+        &["rolled-back"],
+        "--setup data --update-stale",
+        &words,
+    );
+    world.case("A was away", &stale, &["stale"], "--setup data --update-stale", &Ends::Up(&times.without_a_model));
+    world.case(
+        "the same, read-only",
+        &stale,
+        &["stale"],
+        "--setup data --safe-mode --read-only",
+        &Ends::Refused("is stale"),
+    );
     for mode in ["", "--safe-mode", "--degraded"] {
         let args = format!("--setup data {mode}");
-        world.case("A is stale", &stale, &["stale"], &args, &Ends::Refused("is stale"));
+        world.case("A was away", &stale, &["stale"], &args, &Ends::Refused("is stale"));
         let divergent = mixed([new, other, new, new]);
         world.case("A is divergent", &divergent, &["divergent"], &args, &Ends::Refused("divergent"));
     }
     let last = mixed([new, new, new, other]);
     let forced = "--setup data --update-stale --takeover --degraded";
     world.case("C is divergent", &last, &["divergent"], forced, &Ends::Refused("divergent"));
-    // What A's slots hold is current: nothing was moved to it since, or EIO would have been the answer. Here something was.
     let only_new = without(&mixed([new, old, new, new]), "BC");
     world.case("only a stale spare", &only_new, &["incomplete"], "--setup data", &Ends::Refused("is missing"));
     world.case(
@@ -364,12 +432,12 @@ fn age(world: &mut World, times: &Times) {
         "--setup data --safe-mode",
         &Ends::Up(&times.old_model),
     );
-    let mut behind = disks(&times.new);
+    let mut behind = disks(&times.later);
     behind[2].image.clone_from(&times.unclean[2]);
     world.case("one commit behind", &behind, &[], "--setup data --safe-mode", &Ends::Up(&times.model));
-    let gone_and_stale = without(&mixed([new, new, old, new]), "A");
-    let kinds = ["incomplete", "stale"];
-    world.case("A is gone and B stale", &gone_and_stale, &kinds, "--setup data --degraded", &Ends::Refused("is stale"));
+    let gone_and_stale = without(&stale, "B");
+    let kinds = ["stale", "incomplete"];
+    world.case("A is stale and B gone", &gone_and_stale, &kinds, "--setup data --degraded", &Ends::Refused("is stale"));
 }
 
 fn identity(world: &mut World, times: &Times) {
@@ -430,11 +498,23 @@ fn spares_on_other_devices(world: &mut World, times: &Times) {
         world.case("a clone of B", &cloned, &["cloned-spare"], mode, &Ends::Refused("cloned"));
     }
     world.case("the same, one named", &cloned, &["cloned-spare"], "--setup data --device /dev/mapper/hdB", &up);
+    let args = "--setup data --safe-mode --device /dev/mapper/hdB";
+    world.case("the same in safe mode", &cloned, &["cloned-spare"], args, &Ends::Refused("which was named"));
+    // A snapshot of B from before the last commit: naming it makes no newer one of it.
+    let mut snapshot_of_b = cloned.clone();
+    snapshot_of_b[4].image.clone_from(&times.unclean[2]);
+    let refused = Ends::Refused("put back to an earlier state");
+    let args = "--setup data --device /dev/mapper/copy";
+    world.case("an older clone of B, named", &snapshot_of_b, &["cloned-spare"], args, &refused);
+    let args = "--setup data --main /dev/mapper/hdB";
+    world.case("a spare named as main", &all, &[], args, &Ends::Refused("is not the main"));
     let mut nameless = all.clone();
     nameless[3].serial = None;
     let kinds = ["spare-unproven"];
     world.case("C without a serial", &nameless, &kinds, "--setup data", &Ends::Refused("another device"));
     world.case("the same, named", &nameless, &kinds, "--setup data --device /dev/mapper/hdC", &up);
+    let args = "--setup data --safe-mode --device /dev/mapper/hdC";
+    world.case("the same in safe mode", &nameless, &kinds, args, &Ends::Refused("another device"));
     let mut other = all.clone();
     other[1].serial = Some("TESTDISK-W".into());
     world.case("A on another disk", &other, &kinds, "--setup data --safe-mode", &Ends::Refused("another device"));
@@ -446,7 +526,7 @@ fn spares_on_other_devices(world: &mut World, times: &Times) {
     world.case("A is blank", &blank, &["incomplete"], "--setup data", &Ends::Refused("is missing"));
     let mut read_only = all.clone();
     read_only.iter_mut().for_each(|disk| disk.options = "--readonly");
-    world.case("all refuse writes", &read_only, &[], "--setup data", &Ends::Refused("is read-only"));
+    world.case("all refuse writes", &read_only, &["read-only"], "--setup data", &Ends::Refused("is read-only"));
     let paths = world.place(&read_only);
     let names: Vec<&str> = paths.iter().map(String::as_str).collect();
     let before = snapshot(&names);
@@ -483,7 +563,7 @@ fn marks_and_names(world: &mut World, times: &Times) {
     let paths = world.place(&disks(&times.new));
     let names: Vec<&str> = paths.iter().map(String::as_str).collect();
     let before = snapshot(&names);
-    tool("dm-remap-reassemble --setup data --dry-run").ok().says(&["would bring up 'data'", "hdM", "hdB"]);
+    tool("dm-remap-reassemble --setup data --dry-run").ok().says(&["would bring up 'data'", "12 extents"]);
     assert_eq!(before.changes(&snapshot(&names)), "");
     tool("dm-remap-reassemble --setup data --rename other").ok();
     world.forget();

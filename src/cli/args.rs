@@ -367,7 +367,7 @@ pub struct Activate {
     #[arg(required_unless_present = "spares")]
     pub name: Option<String>,
     /// A spare of the setup; the others are looked for. Needed only when they cannot be found.
-    #[arg(long = "spare", value_name = "DEV", num_args = 1..)]
+    #[arg(long = "spare", alias = "device", value_name = "DEV", num_args = 1..)]
     pub spares: Vec<PathBuf>,
     /// The main, when it cannot be told by itself. It must still fit.
     #[arg(long, value_name = "DEV")]
@@ -378,6 +378,12 @@ pub struct Activate {
     /// Bring spares up to date that failed or were absent for several commits.
     #[arg(long)]
     pub update_stale: bool,
+    /// Bring it up although main was written to while it was down.
+    #[arg(long)]
+    pub accept_changed_main: bool,
+    /// How long a device may take to answer.
+    #[command(flatten)]
+    pub patience: assembly::Patience,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,
@@ -405,7 +411,7 @@ pub struct Destroy {
     #[arg(long)]
     pub discard_extents: bool,
     /// A spare of the setup, when it is not up and its spares cannot be found.
-    #[arg(long = "spare", value_name = "DEV", num_args = 1..)]
+    #[arg(long = "spare", alias = "device", value_name = "DEV", num_args = 1..)]
     pub spares: Vec<PathBuf>,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]

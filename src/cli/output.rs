@@ -46,6 +46,11 @@ impl Output {
         self.json
     }
 
+    /// All that was gathered, to be printed by somebody else.
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+
     /// Adds text as it is.
     pub(super) fn text(&mut self, text: &str) {
         self.text.push_str(text);

@@ -12,7 +12,6 @@ use crate::format::MAX_SPARES;
 use crate::format::choose::Expected;
 use crate::format::copy::{EncodeError, encode};
 use crate::format::metadata::{Activation as ActiveMark, Metadata, SpareState};
-use crate::format::samples::MainSamples;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyPlan, FoundSetup};
@@ -127,13 +126,16 @@ pub fn activate<'a>(
     let result = bring_up(&mut session, options.observer, |session| {
         still_the_same(session, found)?;
         (options.recheck)(session)?;
+        let map = held::map_with(&session.metadata, &rewritten)?;
         if options.read_only {
+            // What was written to held blocks is data, also where that cannot be committed.
+            session.metadata.map = map;
             return Ok(());
         }
         catch_up(session, &plan.behind)?;
-        let map = held::map_with(&session.metadata, &rewritten)?;
-        settle_states(&mut session.metadata, &missing);
+        take_part_again(&mut session.metadata, &missing);
         session.commit(|next| {
+            missing.iter().for_each(|index| next.mark_failed(*index));
             next.config.name.clone_from(&plan.name);
             next.map = map;
             next.config.active = Some(options.mark.activation());
@@ -153,15 +155,13 @@ pub fn activate<'a>(
     }
 }
 
-/// The states of the spares from now on: those that are here take part again, and those that are missing miss this and what
-/// follows: they are stale when they come back.
-fn settle_states(metadata: &mut Metadata, missing: &[SpareIndex]) {
+/// Spares that failed before and are here take part again.
+fn take_part_again(metadata: &mut Metadata, missing: &[SpareIndex]) {
     for (index, record) in (0u8..).map(SpareIndex).zip(&mut metadata.spares) {
-        record.state = match (record.state, missing.contains(&index)) {
-            (SpareState::Present, true) => SpareState::Failed,
-            (SpareState::Failed, false) => SpareState::Present,
-            (state, _) => state,
-        };
+        if record.state == SpareState::Failed && !missing.contains(&index) {
+            record.state = SpareState::Present;
+            record.holds = None;
+        }
     }
 }
 
@@ -286,17 +286,17 @@ pub fn deactivate(session: &mut Session<'_>, uses: impl FnOnce() -> String) -> R
         return Ok(());
     }
     let map = held::map_with(&session.metadata, &held::rewritten(session))?;
-    let samples = samples::take(&*session.main.disk, &map, now());
-    let put_down = |next: &mut Metadata, samples: Option<MainSamples>| {
-        next.map = map.clone();
+    session.commit(|next| {
+        next.map = map;
         next.config.active = None;
-        next.config.samples = samples;
-    };
-    match session.commit(|next| put_down(next, samples)) {
-        // The map matters more.
-        Err(EngineError::Encode(EncodeError::Full { .. })) => session.commit(|next| put_down(next, None)),
-        other => other,
-    }?;
+    })?;
+    // Only now: main may be slow to answer, or never answer, and nothing above depends on it.
+    let samples = samples::take(&*session.main.disk, &session.metadata.map, now());
+    match session.commit(|next| next.config.samples = samples) {
+        // There is no room for them.
+        Err(EngineError::Encode(EncodeError::Full { .. })) => {}
+        other => drop(other?),
+    }
     Ok(())
 }
 

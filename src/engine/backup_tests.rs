@@ -33,6 +33,7 @@ fn metadata(generation: u64) -> Metadata {
             uuid: Uuid::from_u128(1),
             data_start: Sectors(10_240),
             state: Default::default(),
+            holds: None,
             removed: None,
             identity: identity(20_000),
             unknown: Default::default(),

@@ -10,7 +10,7 @@ use super::session::{UUID_PREFIX, setup_of_uuid};
 use crate::block::Disk;
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
-use crate::block::foreign::read_signature;
+use crate::block::foreign::{read_signature, signature_over_ours};
 use crate::block::host::{self, Host};
 use crate::block::usage::Use;
 use crate::block::workers::{Outcome, in_workers};
@@ -28,8 +28,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Most worker processes at once.
-const MOST_WORKERS: usize = 8;
+/// Worker processes at once for each processor, and at most: they wait for disks more than they work.
+const WORKERS_EACH: usize = 4;
+const MOST_WORKERS: usize = 16;
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).saturating_mul(WORKERS_EACH).min(MOST_WORKERS)
+}
 
 /// Where to look.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +65,8 @@ pub struct Passed {
     pub why: String,
     /// It should have been read: the person named it, or it failed.
     pub failed: bool,
+    /// The person named it.
+    pub named: bool,
 }
 
 /// What was found.
@@ -77,6 +84,8 @@ pub struct Discovery {
     pub read: usize,
     /// The place of the named main among the devices.
     pub main: Option<usize>,
+    /// Whether all devices were looked at, and not only some that were named.
+    pub everywhere: bool,
 }
 
 /// One thing that can be looked at.
@@ -93,12 +102,12 @@ struct Source {
 /// # Errors
 /// When no process can be made to look.
 pub fn discover(host: &Host, place: &Where, patience: Duration) -> io::Result<Discovery> {
-    let mut found = Discovery::default();
+    let mut found = Discovery { everywhere: place.all, ..Discovery::default() };
     let mut sources = Vec::new();
     for path in &place.named {
         match named_source(host, path) {
             Ok(source) => add(&mut sources, source),
-            Err(why) => found.passed.push(Passed { path: path.display().to_string(), why, failed: true }),
+            Err(why) => found.passed.push(not_opened(path, why)),
         }
     }
     // Mains are looked for everywhere, also when only some devices were named as spares.
@@ -108,21 +117,23 @@ pub fn discover(host: &Host, place: &Where, patience: Duration) -> io::Result<Di
         add(&mut sources, source_of(host, device, skip));
     }
     if let Some(path) = &place.main {
-        match main_source(host, path) {
-            Ok(source) => {
+        match file_or_device(host, path) {
+            Ok(mut source) => {
+                // A spare is never main: it is read, too.
+                source.skip = None;
                 add(&mut sources, source);
                 let number = host.device(path).ok().map(|device| device.devno);
                 let text = path.display().to_string();
                 let is_it = |s: &Source| (number.is_some() && s.seen.devno == number) || s.seen.path == text;
                 found.main = sources.iter().position(is_it);
             }
-            Err(why) => found.passed.push(Passed { path: path.display().to_string(), why, failed: true }),
+            Err(why) => found.passed.push(not_opened(path, why)),
         }
     }
     read_all(host, &mut sources, patience, &mut found)?;
     for source in sources {
         if let Some(why) = source.skip.filter(|_| place.all) {
-            found.passed.push(Passed { path: source.seen.path.clone(), why, failed: false });
+            found.passed.push(Passed { path: source.seen.path.clone(), why, failed: false, named: false });
         }
         found.devices.push(source.seen);
         found.blocks.push(source.block);
@@ -148,6 +159,10 @@ pub fn live_setups(host: &Host) -> Vec<LiveSetup> {
         .collect()
 }
 
+fn not_opened(path: &Path, why: String) -> Passed {
+    Passed { path: path.display().to_string(), why, failed: true, named: true }
+}
+
 fn add(sources: &mut Vec<Source>, source: Source) {
     let is_known = |s: &Source| s.seen.devno.is_some() && s.seen.devno == source.seen.devno;
     if !sources.iter().any(is_known) {
@@ -168,7 +183,7 @@ fn source_of(host: &Host, device: BlockDevice, skip: Option<String>) -> Source {
 }
 
 fn named_source(host: &Host, path: &Path) -> Result<Source, String> {
-    let mut source = main_source(host, path)?;
+    let mut source = file_or_device(host, path)?;
     if source.seen.is_ours {
         return Err("it is a device that dm-remap made itself".into());
     }
@@ -177,13 +192,12 @@ fn named_source(host: &Host, path: &Path) -> Result<Source, String> {
     Ok(source)
 }
 
-/// A device or image file by its path; its copies are not to be read.
-fn main_source(host: &Host, path: &Path) -> Result<Source, String> {
-    let skip = Some("it was named as main".into());
+/// A device or image file by its path.
+fn file_or_device(host: &Host, path: &Path) -> Result<Source, String> {
     let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) && !host.is_fake();
     if !is_file {
         let device = host.device(path).map_err(|error| error.to_string())?;
-        return Ok(source_of(host, device, skip));
+        return Ok(source_of(host, device, None));
     }
     let disk = DirectDisk::open(host, path, Mode::ReadOnly).map_err(|error| error.to_string())?;
     let identity = Identity {
@@ -195,7 +209,7 @@ fn main_source(host: &Host, path: &Path) -> Result<Source, String> {
     };
     let seen =
         SeenDevice { path: path.display().to_string(), identity: identity.with_fingerprint(), ..Default::default() };
-    Ok(Source { seen, block: None, skip })
+    Ok(Source { seen, block: None, skip: None })
 }
 
 fn dm_uuid(host: &Host, name: &str) -> Option<String> {
@@ -220,36 +234,79 @@ fn unfit_as_spare(host: &Host, device: &BlockDevice, read_only: bool) -> Option<
     if device.size <= DATA_START {
         return Some("too small to be a spare".into());
     }
-    (device.read_only && !read_only).then(|| "read-only".into())
+    // A disc, a card with its lock on. A disk that refuses writes at its end is another thing.
+    (device.read_only && (device.removable || !read_only)).then(|| "read-only".into())
 }
 
-/// Reads the copies on all sources that are not to be skipped.
+/// Reads the copies on all sources that are not to be skipped. Where a device does not answer in time, each copy is tried
+/// by itself: one bad sector, over which a disk may think for long, hides no other.
 fn read_all(host: &Host, sources: &mut [Source], patience: Duration, found: &mut Discovery) -> io::Result<()> {
+    let all: Vec<usize> = (0..COPY_STARTS.len()).collect();
     let wanted: Vec<usize> =
         sources.iter().enumerate().filter(|(_, s)| s.skip.is_none()).map(|(place, _)| place).collect();
     let work = |item: usize| {
         let source = wanted.get(item).and_then(|place| sources.get(*place));
-        source.map(|source| read_copies_of(host, source)).unwrap_or_default()
+        source.map(|source| read_copies_of(host, source, &all)).unwrap_or_default()
     };
-    let outcomes = in_workers(wanted.len(), MOST_WORKERS, patience, &work)?;
+    let outcomes = in_workers(wanted.len(), workers(), patience, &work)?;
+    let slow: Vec<(usize, usize)> = wanted
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| **outcome == Outcome::TimedOut)
+        .flat_map(|(place, _)| all.iter().map(|copy| (*place, *copy)))
+        .collect();
+    let work = |item: usize| {
+        let (place, copy) = slow.get(item).copied().unwrap_or_default();
+        sources.get(place).map(|source| read_copies_of(host, source, &[copy])).unwrap_or_default()
+    };
+    let again = in_workers(slow.len(), workers(), patience, &work)?;
     for (place, outcome) in wanted.iter().zip(outcomes) {
-        let Some(source) = sources.get_mut(*place) else { continue };
-        let why = match outcome {
-            Outcome::Done(answer) => match understand(&answer) {
-                Ok((verdicts, signature)) => {
-                    found.read += 1;
-                    source.seen.verdicts = verdicts;
-                    source.seen.signature = signature;
-                    continue;
-                }
-                Err(why) => why,
-            },
-            Outcome::TimedOut => format!("it did not answer within {}", humantime::format_duration(patience)),
-            Outcome::Died => "the process that read it died".into(),
+        let mine = slow.iter().zip(&again).filter(|((of, _), _)| of == place);
+        let understood = match outcome {
+            Outcome::Done(answer) => understand(&answer, &all),
+            Outcome::TimedOut => pieced_together(mine.map(|((_, copy), outcome)| (*copy, outcome)), patience),
+            Outcome::Died => Err("the process that read it died".into()),
         };
-        found.passed.push(Passed { path: source.seen.path.clone(), why, failed: true });
+        let Some(source) = sources.get_mut(*place) else { continue };
+        match understood {
+            Ok((verdicts, signature)) => {
+                found.read += 1;
+                source.seen.verdicts = verdicts;
+                source.seen.signature = signature;
+            }
+            Err(why) => {
+                source.seen.unread = Some(why.clone());
+                let (path, named) = (source.seen.path.clone(), source.seen.named);
+                found.passed.push(Passed { path, why, failed: true, named });
+            }
+        }
     }
     Ok(())
+}
+
+/// What was read of a device copy by copy. An error when none of them answered.
+fn pieced_together<'a>(copies: impl Iterator<Item = (usize, &'a Outcome)>, patience: Duration) -> Read {
+    let late = format!("it did not answer within {}", humantime::format_duration(patience));
+    let mut any = false;
+    let mut out: (Vec<Verdict>, Option<String>) = Default::default();
+    for (copy, outcome) in copies {
+        let read = match outcome {
+            Outcome::Done(answer) => understand(answer, &[copy]),
+            Outcome::TimedOut | Outcome::Died => Err(late.clone()),
+        };
+        match read {
+            Ok((verdicts, signature)) => {
+                any = true;
+                out.0.extend(verdicts);
+                out.1 = out.1.or(signature);
+            }
+            Err(reason) => {
+                let sector = COPY_STARTS.get(copy).copied().unwrap_or_default();
+                out.0.push(Verdict::Unreadable { sector, reason });
+            }
+        }
+    }
+    if any { Ok(out) } else { Err(late) }
 }
 
 fn open(host: &Host, path: &str, block: Option<&BlockDevice>) -> Result<DirectDisk, String> {
@@ -260,36 +317,44 @@ fn open(host: &Host, path: &str, block: Option<&BlockDevice>) -> Result<DirectDi
     .map_err(|error| error.to_string())
 }
 
-/// In a worker: the copies of a device as a message for [`understand`].
-fn read_copies_of(host: &Host, source: &Source) -> Vec<u8> {
+/// In a worker: some copies of a device as a message for [`understand`].
+fn read_copies_of(host: &Host, source: &Source, wanted: &[usize]) -> Vec<u8> {
     let disk = match open(host, &source.seen.path, source.block.as_ref()) {
         Ok(disk) => disk,
         Err(why) => return [b"!".as_slice(), why.as_bytes()].concat(),
     };
-    let copies: Vec<RawCopy> = (0..COPY_STARTS.len()).map(|index| RawCopy::read(&disk, index)).collect();
     let mut out = Vec::from(*b"=");
-    copies.iter().for_each(|copy| copy.put(&mut out));
-    let verdicts: Vec<Verdict> = copies.iter().enumerate().map(|(index, copy)| copy.judge(index)).collect();
-    // What stands in the place of a copy, beside copies that are whole, may be somebody's.
-    let whole = verdicts.iter().any(|v| matches!(v, Verdict::Valid(_)));
-    let strange = |v: &Verdict| matches!(v, Verdict::Blank | Verdict::Foreign(_) | Verdict::Damaged(_));
-    if whole
-        && verdicts.iter().any(strange)
-        && let Ok(Some(signature)) = read_signature(&disk)
-    {
-        out.extend(signature.to_string().as_bytes());
+    let mut whole = false;
+    let mut first_is_whole = true;
+    for index in wanted {
+        let copy = RawCopy::read(&disk, *index);
+        let valid = matches!(copy.judge(*index), Verdict::Valid(_));
+        whole |= valid;
+        first_is_whole &= valid || *index != 0;
+        copy.put(&mut out);
+    }
+    // What stands in the place of the first copy, beside copies that are whole, may be somebody's.
+    if whole && !first_is_whole {
+        let signature = match &source.block {
+            Some(device) => signature_over_ours(host, device, &disk),
+            None => read_signature(&disk),
+        };
+        out.extend(signature.ok().flatten().map(|found| found.to_string()).unwrap_or_default().as_bytes());
     }
     out
 }
 
-fn understand(answer: &[u8]) -> Result<(Vec<Verdict>, Option<String>), String> {
+/// The verdicts on the copies that were read, and somebody else's signature.
+type Read = Result<(Vec<Verdict>, Option<String>), String>;
+
+fn understand(answer: &[u8], wanted: &[usize]) -> Read {
     let garbled = || "its answer was garbled".to_string();
     match answer.split_first() {
         Some((b'!', why)) => Err(String::from_utf8_lossy(why).into_owned()),
         Some((b'=', mut rest)) => {
             let mut verdicts = Vec::new();
-            for index in 0..COPY_STARTS.len() {
-                verdicts.push(RawCopy::take(&mut rest).ok_or_else(garbled)?.judge(index));
+            for index in wanted {
+                verdicts.push(RawCopy::take(&mut rest).ok_or_else(garbled)?.judge(*index));
             }
             let signature = String::from_utf8_lossy(rest).into_owned();
             Ok((verdicts, (!signature.is_empty()).then_some(signature)))
@@ -323,13 +388,18 @@ fn compare_mains(host: &Host, found: &mut Discovery, patience: Duration) -> io::
         });
         compared.unwrap_or_default()
     };
-    let outcomes = in_workers(items.len(), MOST_WORKERS, patience, &work)?;
+    let outcomes = in_workers(items.len(), workers(), patience, &work)?;
     for ((setup, device), outcome) in items.iter().zip(outcomes) {
-        let Outcome::Done(answer) = outcome else { continue };
         let candidates = found.setups.get_mut(*setup).map(|setup| &mut setup.candidates);
         let candidate = candidates.and_then(|all| all.iter_mut().find(|c| c.device == *device));
-        if let (Some(candidate), Ok(comparison)) = (candidate, serde_json::from_slice(&answer)) {
-            candidate.compare(comparison);
+        let Some(candidate) = candidate else { continue };
+        match outcome {
+            Outcome::Done(answer) => {
+                if let Ok(comparison) = serde_json::from_slice(&answer) {
+                    candidate.compare(comparison);
+                }
+            }
+            _ => candidate.evidence.push("it did not answer when it was to be compared with its samples".into()),
         }
     }
     Ok(())

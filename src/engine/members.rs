@@ -162,7 +162,11 @@ pub fn set_state(session: &mut Session<'_>, index: SpareIndex, state: SpareState
         return Ok(());
     }
     session.commit(|next| {
-        next.spares.iter_mut().skip(index.as_usize()).take(1).for_each(|record| record.state = state);
+        if state == SpareState::Failed {
+            next.mark_failed(index);
+        } else if let Some(record) = next.spares.get_mut(index.as_usize()) {
+            (record.state, record.holds) = (state, None);
+        }
     })?;
     Ok(())
 }
@@ -240,6 +244,12 @@ pub fn check_back(session: &Session<'_>, index: SpareIndex, disk: &dyn Disk) -> 
     } else {
         metadata.lineage.iter().find(|a| a.generation == generation).map(|a| a.digest)
     };
+    if let Some(least) = record.least_generation(metadata).filter(|least| generation < *least) {
+        return refuse(format!(
+            "{device} holds generation {generation}, and the spare held at least {least} when it was last seen: it was put \
+             back to an earlier state, and what its slots hold is old, too"
+        ));
+    }
     match known {
         Some(digest) if digest == copy.digest => Ok(()),
         Some(_) => refuse(format!(

@@ -1,9 +1,9 @@
 //! Taking samples of main, and comparing main with them: see [`crate::format::samples`].
 //!
 //! Invariants:
-//! - only reads, and few of them: it stops at the first place that cannot be read or takes long, because the disk may be
-//!   dying and somebody waits;
-//! - what could not be read says nothing.
+//! - only reads, and few of them: it stops when they have taken long together, because the disk may be dying and somebody
+//!   waits;
+//! - what could not be read says nothing, and is counted.
 
 use crate::block::Disk;
 use crate::block::buffer::AlignedBuffer;
@@ -12,8 +12,8 @@ use crate::map::Map;
 use crate::units::{Bytes, Sectors};
 use std::time::{Duration, Instant};
 
-/// A read that takes longer is the last one.
-const SLOW: Duration = Duration::from_millis(500);
+/// When the reads have taken longer together, it ends.
+const BUDGET: Duration = Duration::from_secs(2);
 
 /// Takes samples of main, where `map` says that it is worth it; `None` when nothing can be read.
 pub fn take(main: &dyn Disk, map: &Map, now: u64) -> Option<MainSamples> {
@@ -21,16 +21,13 @@ pub fn take(main: &dyn Disk, map: &Map, now: u64) -> Option<MainSamples> {
     let mut reader = Reader::new(main, map.unit())?;
     let mut units = Vec::new();
     for at in places.open.into_iter().chain(places.covered) {
-        match reader.crc(at) {
-            Some(crc) => units.push(Sample { at, crc }),
-            None => break,
-        }
-        if reader.is_slow {
+        if reader.is_late() {
             break;
         }
+        units.extend(reader.crc(at).map(|crc| Sample { at, crc }));
     }
     units.sort_unstable_by_key(|sample| sample.at);
-    let filesystem = if reader.is_slow { None } else { read_filesystem(main) };
+    let filesystem = if reader.is_late() { None } else { read_filesystem(main) };
     (!units.is_empty()).then_some(MainSamples { taken: now, units, filesystem })
 }
 
@@ -39,16 +36,16 @@ pub fn compare(main: &dyn Disk, samples: &MainSamples, unit: Sectors) -> Compari
     let mut out = Comparison::default();
     let Some(mut reader) = Reader::new(main, unit) else { return out };
     for sample in &samples.units {
-        match reader.crc(sample.at) {
+        let crc = if reader.is_late() { None } else { reader.crc(sample.at) };
+        match crc {
             Some(crc) if crc == sample.crc => out.equal += 1,
             Some(_) => out.differing.push(sample.at),
-            None => break,
-        }
-        if reader.is_slow {
-            return out;
+            None => out.unread += 1,
         }
     }
-    if let (Some(then), Some(now)) = (&samples.filesystem, read_filesystem(main)) {
+    if !reader.is_late()
+        && let (Some(then), Some(now)) = (&samples.filesystem, read_filesystem(main))
+    {
         out.mounted_since = (now.mounted != then.mounted).then_some(now.mounted);
     }
     out
@@ -67,19 +64,21 @@ fn read_filesystem(main: &dyn Disk) -> Option<FilesystemMark> {
 struct Reader<'a> {
     main: &'a dyn Disk,
     buffer: AlignedBuffer,
-    is_slow: bool,
+    begun: Instant,
 }
 
 impl<'a> Reader<'a> {
     fn new(main: &'a dyn Disk, unit: Sectors) -> Option<Reader<'a>> {
         let buffer = AlignedBuffer::new(unit.to_usize_bytes().filter(|bytes| *bytes > 0)?);
-        Some(Reader { main, buffer, is_slow: false })
+        Some(Reader { main, buffer, begun: Instant::now() })
+    }
+
+    fn is_late(&self) -> bool {
+        self.begun.elapsed() > BUDGET
     }
 
     fn crc(&mut self, at: Sectors) -> Option<u32> {
-        let begun = Instant::now();
         self.main.read(at, &mut self.buffer).ok()?;
-        self.is_slow = begun.elapsed() > SLOW;
         Some(crc32fast::hash(&self.buffer))
     }
 }
@@ -124,11 +123,22 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_nothing_and_ends_it() {
+    fn what_cannot_be_read_says_nothing() {
         let (main, map) = setup();
         let samples = take(&main, &map, 7).unwrap();
         main.set_bad(Range::new(Sectors(0), Sectors(8192)).unwrap(), Bad::Reads(nix::errno::Errno::ENODATA));
         assert_eq!(take(&main, &map, 7), None);
-        assert_eq!(compare(&main, &samples, map.unit()), Comparison::default());
+        let none = Comparison { unread: samples.units.len(), ..Comparison::default() };
+        assert_eq!(compare(&main, &samples, map.unit()), none);
+    }
+
+    #[test]
+    fn one_place_that_cannot_be_read_hides_no_other() {
+        let (main, map) = setup();
+        let samples = take(&main, &map, 7).unwrap();
+        main.set_bad(Range::new(Sectors(0), Sectors(1)).unwrap(), Bad::Reads(nix::errno::Errno::EIO));
+        write(&main, 808, 0x5a);
+        let compared = compare(&main, &samples, map.unit());
+        assert_eq!((compared.unread, compared.differing), (1, vec![Sectors(808)]));
     }
 }

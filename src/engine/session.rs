@@ -5,13 +5,13 @@
 //! - its metadata is what the spares hold, and the live table is the one that the metadata gives;
 //! - every spare is claimed by a private device of the setup (see [`super::held`]), also while it serves nothing.
 
-use super::{EngineError, dirty, now};
+use super::{EngineError, dirty, held, now};
 use crate::block::{Disk, DiskError, Operation};
 use crate::dm::{DeviceMapper, DeviceState, TableSlot};
 use crate::format::MAX_SPARES;
 use crate::format::choose::{ChooseError, Chosen, Expected, SetupChoice, choose_setup};
 use crate::format::copy::encode;
-use crate::format::metadata::{Metadata, SpareState};
+use crate::format::metadata::Metadata;
 use crate::map::{Fate, Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
@@ -251,7 +251,7 @@ impl<'a> Session<'a> {
                 *place = Some(member);
             }
         }
-        Ok(Session {
+        let mut session = Session {
             dm,
             name: name.into(),
             digest: newest.digest,
@@ -261,7 +261,12 @@ impl<'a> Session<'a> {
             layout: Layout::Flat,
             failed: Vec::new(),
             read_only: live.state.read_only,
-        })
+        };
+        if session.read_only {
+            // It came up so, and nothing of it was committed.
+            session.metadata.map = held::map_with(&session.metadata, &held::rewritten(&session))?;
+        }
+        Ok(session)
     }
 
     /// Logical block size of main in sectors, as recorded: what is held is held in whole blocks of this size.
@@ -390,8 +395,8 @@ impl<'a> Session<'a> {
         }
         self.failed.extend(failed.iter().filter_map(|uuid| self.metadata.spare_index(*uuid)));
         self.commit(|next| {
-            let missed = next.spares.iter_mut().filter(|record| failed.contains(&record.uuid));
-            missed.for_each(|record| record.state = SpareState::Failed);
+            let missed: Vec<SpareIndex> = failed.iter().filter_map(|uuid| next.spare_index(*uuid)).collect();
+            missed.into_iter().for_each(|index| next.mark_failed(index));
         })
         .map(|_| ())
     }

@@ -13,6 +13,7 @@ use crate::block::buffer::AlignedBuffer;
 use crate::dm::TableSlot;
 use crate::format::copy::encode;
 use crate::format::metadata::Metadata;
+use crate::format::samples::Sample;
 use crate::map::{Loss, Map, SpareIndex};
 use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with, on_setup};
 use crate::plan::{Move, MoveKind, MovePlan};
@@ -83,6 +84,9 @@ pub fn splice(
         record_bad_slots(session, &plan.bad_slots)?;
         return Ok(outcome);
     }
+    if plan.kind == MoveKind::Restore {
+        forget_samples(session, plan)?;
+    }
     let suspects = on_setup(&session.metadata.map, &plan.bad_slots).into_iter().chain(options.suspects.iter().copied());
     let mut salvager = Salvager::new(options.retries, session.block(), suspects.collect());
     let mut kept = None;
@@ -120,6 +124,24 @@ pub fn splice(
         outcome.rewritten.extend(rewritten);
     }
     Err(EngineError::Unsteady(session.name.clone()))
+}
+
+/// Forgets samples of main in the places that are about to be written there: else an interrupted restore would look like
+/// somebody writing behind the setup's back.
+fn forget_samples(session: &mut Session<'_>, plan: &MovePlan) -> Result<(), EngineError> {
+    let unit = session.metadata.map.unit();
+    let written = |sample: &Sample| {
+        Range::new(sample.at, unit).is_some_and(|range| plan.moves.iter().any(|step| step.range.overlaps(range)))
+    };
+    let hit = session.metadata.config.samples.iter().any(|samples| samples.units.iter().any(written));
+    if hit {
+        session.commit(|next| {
+            if let Some(samples) = &mut next.config.samples {
+                samples.units.retain(|sample| !written(sample));
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// Makes held sectors that were written since ordinary: commits it, then brings the devices up to date.

@@ -156,6 +156,10 @@ pub struct SpareRecord {
     /// What part it has in the setup.
     #[serde(default)]
     pub state: SpareState,
+    /// The generation that it holds at least, where it failed: the last but one before it was marked. One that holds an
+    /// older one was put back to an earlier state, and its slots with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<u64>,
     /// The generation that removed it; only where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<u64>,
@@ -187,6 +191,21 @@ pub const MAX_USED_SAMPLES: usize = 32;
 
 /// Times before this (September 2001) come from a clock that was never set.
 const CLOCK_IS_SET: u64 = 1_000_000_000;
+
+impl SpareRecord {
+    /// The generation that this spare of `metadata` holds at least, unless its device was put back to an earlier state. A
+    /// member that is not marked as failed can have missed the end of one interrupted command, which makes two commits at
+    /// most at a time, and no more.
+    pub fn least_generation(&self, metadata: &Metadata) -> Option<u64> {
+        match self.state {
+            SpareState::Failed => self.holds,
+            SpareState::Present | SpareState::Draining => {
+                metadata.lineage.iter().rev().nth(1).map(|ancestor| ancestor.generation)
+            }
+            SpareState::Removed => None,
+        }
+    }
+}
 
 /// The health section: what happened over the life of the setup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -425,6 +444,18 @@ impl Metadata {
             self.health.note_used_from(before.committed, then);
         }
         self.health.note_used_from(self.committed, used);
+    }
+
+    /// Marks a spare as failed in what will be the next commit: it is not reached, and what it holds grows older.
+    pub fn mark_failed(&mut self, index: SpareIndex) {
+        // The commit before this one may not have reached it either; the one before that did.
+        let before = self.lineage.iter().rev().nth(1).map_or(0, |ancestor| ancestor.generation);
+        if let Some(record) = self.spares.get_mut(index.as_usize())
+            && record.state != SpareState::Failed
+        {
+            record.state = SpareState::Failed;
+            record.holds = Some(before);
+        }
     }
 
     /// How many commits a spare has missed that holds this older generation. Commits are counted by the lineage where that

@@ -131,6 +131,9 @@ pub struct Comparison {
     pub equal: usize,
     /// First sectors of the units that differ.
     pub differing: Vec<Sectors>,
+    /// How many could not be compared.
+    #[serde(default)]
+    pub unread: usize,
     /// When the filesystem was mounted, where that was after the samples had been taken.
     pub mounted_since: Option<u64>,
 }

@@ -36,6 +36,8 @@ pub struct SeenDevice {
     pub uses: Vec<String>,
     /// One verdict for each of its copies; empty when it cannot be a spare or was not read.
     pub verdicts: Vec<Verdict>,
+    /// Why its copies could not be read, although they should have been.
+    pub unread: Option<String>,
     /// Somebody else's signature where copies stand, in words.
     pub signature: Option<String>,
     /// It cannot be main: device-mapper made it for one of our setups.
@@ -58,6 +60,14 @@ pub struct LiveSetup {
 pub enum Standing {
     /// It holds the newest generation.
     Current(usize),
+    /// It holds an older one than it held when it was last seen: the device was put back to an earlier state (a snapshot, an
+    /// image), and what its slots hold is old, too.
+    RolledBack {
+        /// The device.
+        device: usize,
+        /// The generation that it held at least.
+        least: u64,
+    },
     /// It holds an older one.
     Behind {
         /// The device.
@@ -77,7 +87,9 @@ impl Standing {
     /// The device that holds the spare, if it is one.
     pub fn device(&self) -> Option<usize> {
         match self {
-            Standing::Current(device) | Standing::Behind { device, .. } => Some(*device),
+            Standing::Current(device) | Standing::Behind { device, .. } | Standing::RolledBack { device, .. } => {
+                Some(*device)
+            }
             Standing::Missing | Standing::Cloned(_) => None,
         }
     }
@@ -117,6 +129,8 @@ pub struct Stranger {
     pub why: String,
     /// It makes the setup doubtful, and not only itself.
     pub doubtful: bool,
+    /// It holds a spare that a device does which was named.
+    pub clone_of: Option<SpareIndex>,
 }
 
 /// A setup that was found.
@@ -201,28 +215,48 @@ fn voice(setup: Uuid, device: usize, verdicts: &[Verdict]) -> Option<Voice> {
 fn assemble_one(setup: Uuid, devices: &[SeenDevice], live: &[LiveSetup]) -> Option<FoundSetup> {
     let voices: Vec<Voice> =
         devices.iter().enumerate().filter_map(|(device, seen)| voice(setup, device, &seen.verdicts)).collect();
-    let clear: Vec<(usize, &Chosen)> =
-        voices.iter().filter_map(|v| v.chosen.as_ref().ok().map(|chosen| (v.device, chosen))).collect();
-    let newest = match clear.iter().max_by_key(|(_, chosen)| chosen.copy.metadata.generation) {
-        Some((_, chosen)) => chosen.copy.clone(),
+    let mut strangers = Vec::new();
+    for voice in &voices {
+        let stranger = |why: String| Stranger { device: voice.device, why, doubtful: true, clone_of: None };
+        if let Err(error) = &voice.chosen {
+            strangers.push(stranger(error.to_string()));
+        } else if let Some(other) = &voice.shared_with {
+            strangers.push(stranger(format!("copies of two setups stand on it, the other is {other}")));
+        }
+    }
+    // Whoever is left out by name does not even say which generation is the newest.
+    let clear = without_unnamed_clones(&voices, devices, &mut strangers);
+    let newest = match newest(&clear) {
+        Some(copy) => copy.clone(),
         // Every device contradicts itself: any copy tells at least which setup it is.
         None => any_copy(setup, devices)?,
     };
-    let mut strangers = Vec::new();
-    for voice in &voices {
-        if let Err(error) = &voice.chosen {
-            strangers.push(Stranger { device: voice.device, why: error.to_string(), doubtful: true });
-        } else if let Some(other) = &voice.shared_with {
-            let why = format!("copies of two setups stand on it, the other is {other}");
-            strangers.push(Stranger { device: voice.device, why, doubtful: true });
+    for stranger in &mut strangers {
+        let spare = voices.iter().find(|v| v.device == stranger.device).and_then(|v| v.chosen.as_ref().ok());
+        if stranger.clone_of.is_some() {
+            stranger.clone_of = spare.and_then(|chosen| newest.metadata.spare_index(chosen.copy.spare));
         }
     }
-    let by_spare = holders(&newest, &clear, devices, &mut strangers);
+    let by_spare = holders(&newest, &clear, &mut strangers);
     let divergent = divergence(&clear, &by_spare);
-    let spares = members(&newest, &by_spare, devices, &clear);
+    let mut spares = members(&newest, &by_spare, devices, &clear);
+    for spare in &mut spares {
+        // Which of two was written last is not known: then nothing is put down to an interruption.
+        let has_clone = strangers.iter().any(|stranger| stranger.clone_of == Some(spare.index));
+        if let (true, Standing::Behind { device, .. }) = (has_clone, &spare.standing) {
+            spare.standing = Standing::RolledBack { device: *device, least: newest.metadata.generation };
+        }
+    }
     let (main, candidates) = main_device::judge(&newest.metadata, devices, &spares);
     let live = live.iter().find(|l| l.setup == setup).map(|l| l.name.clone());
     Some(FoundSetup { newest, spares, strangers, divergent, main, candidates, live })
+}
+
+/// The copy with the highest generation; of several, the one that most devices agree with.
+fn newest<'a>(clear: &[(usize, &'a Chosen)]) -> Option<&'a ValidCopy> {
+    let agree = |copy: &ValidCopy| clear.iter().filter(|(_, chosen)| chosen.copy.digest == copy.digest).count();
+    let copies = clear.iter().map(|(_, chosen)| &chosen.copy);
+    copies.max_by_key(|copy| (copy.metadata.generation, agree(copy)))
 }
 
 fn any_copy(setup: Uuid, devices: &[SeenDevice]) -> Option<ValidCopy> {
@@ -233,34 +267,42 @@ fn any_copy(setup: Uuid, devices: &[SeenDevice]) -> Option<ValidCopy> {
     valid.max_by_key(|copy| copy.metadata.generation).map(|copy| (**copy).clone())
 }
 
-/// Which devices hold which spare. Where several hold one and the person named some of them, the others do not count.
+/// The devices that say one thing. Where several hold one spare and the person named some of them, the others do not count.
+fn without_unnamed_clones<'a>(
+    voices: &'a [Voice],
+    devices: &[SeenDevice],
+    strangers: &mut Vec<Stranger>,
+) -> Vec<(usize, &'a Chosen)> {
+    let all: Vec<(usize, &Chosen)> =
+        voices.iter().filter_map(|v| v.chosen.as_ref().ok().map(|chosen| (v.device, chosen))).collect();
+    let is_named = |device: usize| devices.get(device).is_some_and(|d| d.named);
+    let named: BTreeSet<Uuid> =
+        all.iter().filter(|(device, _)| is_named(*device)).map(|(_, chosen)| chosen.copy.spare).collect();
+    let (counts, others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(device, chosen)| is_named(*device) || !named.contains(&chosen.copy.spare));
+    strangers.extend(others.into_iter().map(|(device, chosen)| Stranger {
+        device,
+        why: format!("it holds spare {} as another device does, which was named", chosen.copy.spare),
+        doubtful: false,
+        clone_of: Some(SpareIndex(0)),
+    }));
+    counts
+}
+
+/// Which devices hold which spare.
 fn holders(
     newest: &ValidCopy,
     clear: &[(usize, &Chosen)],
-    devices: &[SeenDevice],
     strangers: &mut Vec<Stranger>,
 ) -> BTreeMap<SpareIndex, Vec<usize>> {
     let mut by_spare: BTreeMap<SpareIndex, Vec<usize>> = BTreeMap::new();
     for (device, chosen) in clear {
-        match newest.metadata.spare_index(chosen.copy.spare) {
-            Some(index) if !newest.metadata.is_member(index) => {
-                let why = format!("it was spare {index} of the setup, and was removed from it");
-                strangers.push(Stranger { device: *device, why, doubtful: false });
-            }
+        match newest.metadata.spare_index(chosen.copy.spare).filter(|index| newest.metadata.is_member(*index)) {
             Some(index) => by_spare.entry(index).or_default().push(*device),
             None => {
                 let why = format!("spare {} was removed from the setup", chosen.copy.spare);
-                strangers.push(Stranger { device: *device, why, doubtful: false });
+                strangers.push(Stranger { device: *device, why, doubtful: false, clone_of: None });
             }
-        }
-    }
-    let is_named = |device: &usize| devices.get(*device).is_some_and(|d| d.named);
-    for (index, holders) in &mut by_spare {
-        if holders.len() > 1 && holders.iter().any(is_named) {
-            let (named, others): (Vec<usize>, Vec<usize>) = holders.iter().partition(|device| is_named(device));
-            let why = format!("it holds spare {index} as another device does, which was named");
-            strangers.extend(others.into_iter().map(|device| Stranger { device, why: why.clone(), doubtful: false }));
-            *holders = named;
         }
     }
     by_spare
@@ -320,7 +362,9 @@ fn standing(newest: &ValidCopy, record: &SpareRecord, device: usize, chosen: Opt
     if generation >= newest.metadata.generation {
         return Standing::Current(device);
     }
+    if let Some(least) = record.least_generation(&newest.metadata).filter(|least| generation < *least) {
+        return Standing::RolledBack { device, least };
+    }
     let commits = newest.metadata.commits_since(generation);
-    let by_interruption = commits <= 1 && record.state != SpareState::Failed;
-    Standing::Behind { device, commits, by_interruption }
+    Standing::Behind { device, commits, by_interruption: commits <= 1 && record.state != SpareState::Failed }
 }

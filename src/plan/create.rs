@@ -141,6 +141,7 @@ pub fn plan(facts: CreateFacts) -> Result<CreatePlan, Refusal> {
         uuid: *uuid,
         data_start: DATA_START,
         state: SpareState::Present,
+        holds: None,
         removed: None,
         identity: spare.device.identity.clone(),
         unknown: BTreeMap::new(),

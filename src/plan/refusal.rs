@@ -304,7 +304,7 @@ pub enum Refusal {
     #[error("'{0}' is suspended: an interrupted command left it so. 'dm-remap recover {0}' settles it")]
     Suspended(String),
     /// A spare is not there.
-    #[error("spare {index} ({what}) of '{name}' is missing. Attach it, or name it with --spare")]
+    #[error("spare {index} ({what}) of '{name}' is missing. Attach it, or name it with --device")]
     SpareMissing {
         /// The setup.
         name: String,

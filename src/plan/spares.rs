@@ -77,6 +77,7 @@ pub fn plan_add(metadata: &Metadata, facts: AddFacts) -> Result<AddPlan, Refusal
         uuid,
         data_start: DATA_START,
         state: SpareState::Present,
+        holds: None,
         removed: None,
         identity: device.identity.clone(),
         unknown: BTreeMap::new(),

@@ -59,6 +59,7 @@ fn spare(uuid: Uuid, serial: &str) -> SpareRecord {
         uuid,
         data_start: Sectors(10_240),
         state: SpareState::Present,
+        holds: None,
         removed: None,
         identity: Identity {
             serial: Some(serial.into()),

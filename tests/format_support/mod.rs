@@ -81,6 +81,7 @@ pub fn spare_record(setup: u128, index: u8, size: u64) -> SpareRecord {
         uuid: spare_uuid(setup, index),
         data_start: DATA_START,
         state: SpareState::Present,
+        holds: None,
         removed: None,
         identity: identity(&format!("SPARE-{setup}-{index}"), size),
         unknown: UnknownKeys::new(),

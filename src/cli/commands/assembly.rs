@@ -19,7 +19,7 @@ use crate::segments::Layout;
 use crate::store::SpareReading;
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -44,8 +44,8 @@ pub(super) struct Search {
 
 impl Search {
     /// Looks at all devices. Nothing may be locked yet: a process that hangs in a read would keep the lock.
-    pub(super) fn begin(context: &Context, wanted: &Wanted, main: Option<&Path>) -> Result<Search> {
-        let place = Where { named: wanted.devices.clone(), main: main.map(Path::to_path_buf), ..Where::everywhere() };
+    pub(super) fn begin(context: &Context, wanted: &Wanted) -> Result<Search> {
+        let place = Where { named: wanted.devices.clone(), ..Where::everywhere() };
         Search::within(context, &place, PATIENCE)
     }
 
@@ -53,9 +53,8 @@ impl Search {
     pub(super) fn within(context: &Context, place: &Where, patience: Duration) -> Result<Search> {
         let discovery =
             discover(&context.host, place, patience).map_err(|e| EngineError::system("cannot look at devices", e))?;
-        let named = || place.named.iter().chain(&place.main);
         for passed in discovery.passed.iter().filter(|passed| passed.failed) {
-            if named().any(|path| path.display().to_string() == passed.path) {
+            if passed.named {
                 return Err(EngineError::Device(passed.why.clone()).into());
             }
             context.note(&format!("{} was passed over: {}", passed.path, passed.why));
@@ -135,7 +134,7 @@ impl Search {
 
 /// All devices here with copies of a setup, by its name or UUID, and what stands on them.
 pub(super) fn devices_with_copies(context: &Context, name: &str) -> Result<Vec<(BlockDevice, SpareReading)>> {
-    let search = Search::begin(context, &Wanted::default(), None)?;
+    let search = Search::begin(context, &Wanted::default())?;
     let setup = search.discovery.setup(name).map_err(EngineError::Device)?.setup();
     let holds = |verdict: &Verdict| matches!(verdict, Verdict::Valid(copy) if copy.metadata.setup == setup);
     let devices = search.discovery.devices.iter().zip(&search.discovery.blocks);
@@ -161,6 +160,7 @@ pub(super) fn bring_up(
     let found = search.read_again(context, setup)?;
     let mark = context.mark();
     let plan = decide(&found, &search.discovery.devices, options, |active| mark.is_same_machine(active))?;
+    refuse_overlaps(context, search, &plan)?;
     if dry_run {
         report_plan(search, &found, &plan, out);
         return Ok(Exit::Done);
@@ -181,6 +181,22 @@ pub(super) fn bring_up(
     }
     moves::tell_failed(context, &up.session);
     Ok(report_up(context, search, &plan, &up, out))
+}
+
+/// Refuses members that share sectors: a partition and its disk, two paths to one disk.
+fn refuse_overlaps(context: &Context, search: &Search, plan: &AssemblyPlan) -> Result<(), Refusal> {
+    let block = |place: usize| search.discovery.blocks.get(place).and_then(Option::as_ref);
+    let members: Vec<&BlockDevice> =
+        std::iter::once(plan.main).chain(plan.spares.iter().flatten().copied()).filter_map(block).collect();
+    for (place, one) in members.iter().enumerate() {
+        for other in members.iter().skip(place + 1) {
+            if let Some(why) = context.host.overlap(one, other) {
+                let [first, second] = [one, other].map(|device| device.path.display().to_string());
+                return Err(Refusal::Overlap { first, second, why });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Looks at main again once device-mapper holds it: its number must still stand for the same device.
@@ -246,6 +262,10 @@ fn report_up(context: &Context, search: &Search, plan: &AssemblyPlan, up: &Activ
             count(lost, "extent")
         ));
     }
+    let stale = session.read_only && !plan.behind.is_empty();
+    if stale {
+        context.note(&format!("'{name}' has spares that are not up to date; read-only, they are left as they are"));
+    }
     let main = path_of(search, plan.main);
     if out.is_json() {
         out.json(&serde_json::json!({
@@ -261,7 +281,7 @@ fn report_up(context: &Context, search: &Search, plan: &AssemblyPlan, up: &Activ
             out.line(format!("  spare   {}, {}", path_of(search, *place), sizes(search.discovery.size(*place))));
         }
     }
-    if session.failed.is_empty() && missing.is_empty() { Exit::Done } else { Exit::Attention }
+    if session.failed.is_empty() && missing.is_empty() && !stale { Exit::Done } else { Exit::Attention }
 }
 
 /// A time of the metadata, for people.
@@ -280,6 +300,7 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         ProblemKind::MainAmbiguous,
         ProblemKind::MainUnproven,
         ProblemKind::MainChanged,
+        ProblemKind::MainWrong,
         // Those are about to be erased.
         ProblemKind::Forming,
         ProblemKind::Dissolved,

@@ -2,6 +2,7 @@
 
 use super::assembly::unserved;
 use super::{Context, Exit, Output, validate};
+use crate::block::workers::{Outcome, in_workers};
 use crate::cli::args::assembly::Discover;
 use crate::cli::output::{Colour, complain};
 use crate::cli::report::{count, sizes};
@@ -14,15 +15,17 @@ use crate::plan::assemble::{
     AssemblyOptions, FoundSetup, MainVerdict, Permission, Problem, ProblemKind, SeenDevice, SpareMember, Standing,
     problems,
 };
-use crate::validate::Examination;
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> Result<Exit> {
-    let place = Where { all: args.scan_all, named: args.devices.clone(), ..Where::default() };
+    let place = Where { all: args.scan_all, named: args.devices.clone(), read_only: true, ..Where::default() };
     let found = look(&context.host, &place, args.patience.timeout);
-    let found = found.map_err(|e| EngineError::system("cannot look at devices", e))?;
+    let mut found = found.map_err(|e| EngineError::system("cannot look at devices", e))?;
+    let examined = if args.validate { examine_spares(context, &mut found, args.patience.timeout)? } else { Vec::new() };
     let mark = context.mark();
     let options = AssemblyOptions::default();
     let judged: Vec<(&FoundSetup, Vec<Problem>)> = found
@@ -31,7 +34,6 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
         .map(|setup| (setup, problems(setup, &found.devices, &options, |active| mark.is_same_machine(active))))
         .collect();
     let nothing = nothing_there(&found);
-    let examined = if args.validate { examine_spares(context, &found)? } else { Vec::new() };
     if out.is_json() {
         let setups: Vec<Value> = judged.iter().map(|(setup, all)| as_json(&found, setup, all)).collect();
         let passed: Vec<Value> = found
@@ -40,7 +42,7 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
             .chain(&nothing)
             .map(|p| json!({ "device": p.path, "why": p.why, "failed": p.failed }))
             .collect();
-        let examined: Option<Vec<Value>> = args.validate.then(|| examined.iter().map(validate::as_json).collect());
+        let examined: Option<Vec<&Value>> = args.validate.then(|| examined.iter().map(|one| &one.json).collect());
         out.json(&json!({
             "setups": setups, "passed_over": passed, "devices_read": found.read, "examined": examined,
         }));
@@ -48,8 +50,8 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
         for (setup, all) in &judged {
             render(&found, setup, all, out);
         }
-        for examination in &examined {
-            validate::render(examination, out);
+        for one in &examined {
+            out.text(&one.text);
         }
         if judged.is_empty() {
             out.line(format!("no setup was found on {}", count(found.read, "device")));
@@ -67,14 +69,46 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
         }
     }
     let exit = exit_code(&found, &judged, !nothing.is_empty());
-    Ok(examined.iter().map(validate::exit_for).fold(exit, worse))
+    let exits = [Exit::Done, Exit::Attention, Exit::Failed];
+    let exit_of = |one: &Examined| exits.into_iter().find(|exit| *exit as u8 == one.exit).unwrap_or(Exit::Failed);
+    Ok(examined.iter().map(exit_of).fold(exit, worse))
 }
 
-/// Judges in depth every device with copies of a setup, in order.
-fn examine_spares(context: &Context, found: &Discovery) -> Result<Vec<Examination>, EngineError> {
+/// What the deep check of one device gave.
+#[derive(Serialize, Deserialize)]
+struct Examined {
+    json: Value,
+    text: String,
+    exit: u8,
+}
+
+/// Judges in depth every device with copies of a setup, in order, within `patience` each. What does not answer is noted.
+fn examine_spares(context: &Context, found: &mut Discovery, patience: Duration) -> Result<Vec<Examined>> {
     let has_copies = |device: &&SeenDevice| device.verdicts.iter().any(|verdict| matches!(verdict, Verdict::Valid(_)));
-    let devices = found.devices.iter().filter(has_copies);
-    devices.map(|device| validate::examined(context, Path::new(&device.path), false)).collect()
+    let paths: Vec<String> = found.devices.iter().filter(has_copies).map(|device| device.path.clone()).collect();
+    let work = |item: usize| {
+        let examination = paths.get(item).map(|path| validate::examined(context, Path::new(path), false));
+        let Some(Ok(examination)) = examination else { return Vec::new() };
+        let mut out = Output::new(false);
+        validate::render(&examination, &mut out);
+        let exit = validate::exit_for(&examination) as u8;
+        let examined = Examined { json: validate::as_json(&examination), text: out.into_text(), exit };
+        serde_json::to_vec(&examined).unwrap_or_default()
+    };
+    let outcomes = in_workers(paths.len(), paths.len().min(8), patience, &work)
+        .map_err(|e| EngineError::system("cannot look at devices", e))?;
+    let mut examined = Vec::new();
+    for (path, outcome) in paths.iter().zip(outcomes) {
+        let answer = if let Outcome::Done(answer) = outcome { serde_json::from_slice(&answer).ok() } else { None };
+        match answer {
+            Some(one) => examined.push(one),
+            None => {
+                let why = "its deep check did not end in time".into();
+                found.passed.push(Passed { path: path.clone(), why, failed: true, named: false });
+            }
+        }
+    }
+    Ok(examined)
 }
 
 fn exit_code(found: &Discovery, judged: &[(&FoundSetup, Vec<Problem>)], nothing: bool) -> Exit {
@@ -102,7 +136,7 @@ fn nothing_there(found: &Discovery) -> Vec<Passed> {
         .map(|(_, device)| {
             let words: Vec<String> = device.verdicts.iter().map(find::verdict_words).collect();
             let why = format!("it holds no valid copy of a spare's metadata ({})", words.join(", "));
-            Passed { path: device.path.clone(), why, failed: true }
+            Passed { path: device.path.clone(), why, failed: true, named: true }
         })
         .collect()
 }
@@ -126,6 +160,7 @@ fn state(setup: &FoundSetup, all: &[Problem]) -> &'static str {
         Some(ProblemKind::MainChanged) => "MAIN CHANGED",
         Some(ProblemKind::Incomplete) => "INCOMPLETE",
         Some(ProblemKind::Stale) => "STALE",
+        Some(ProblemKind::RolledBack) => "ROLLED BACK",
         Some(ProblemKind::SpareUnproven) => "SPARE UNPROVEN",
         Some(ProblemKind::ActiveElsewhere) => "ACTIVE ELSEWHERE",
         Some(ProblemKind::InUse) => "IN USE",
@@ -142,7 +177,8 @@ fn handle(found: &Discovery, setup: &FoundSetup) -> String {
 
 /// The command that brings it up; `None` when none does.
 fn command(found: &Discovery, setup: &FoundSetup, all: &[Problem]) -> Option<String> {
-    if setup.live.is_some() {
+    let looked = found.everywhere || setup.missing().next().is_none();
+    if setup.live.is_some() || !looked {
         return None;
     }
     let mut command = format!("dm-remap-reassemble --setup {}", handle(found, setup));
@@ -151,6 +187,10 @@ fn command(found: &Discovery, setup: &FoundSetup, all: &[Problem]) -> Option<Str
         options.push(problem.permitted_by.map(Permission::option)?);
     }
     options.dedup();
+    if options.contains(&Permission::ReadOnly.option()) {
+        // What is only read is not brought up to date.
+        options.retain(|option| *option != Permission::UpdateStale.option());
+    }
     for option in options {
         command.push(' ');
         command.push_str(option);
@@ -169,13 +209,18 @@ fn spare_words(found: &Discovery, setup: &FoundSetup, spare: &SpareMember) -> St
         Standing::Behind { commits, by_interruption: true, .. } => {
             format!("{commits} commit behind by an interrupted command; it is brought up to date by itself")
         }
+        Standing::RolledBack { least, .. } => {
+            let holds = spare.generation.unwrap_or_default();
+            format!("put back to an earlier state: generation {holds}, and it held at least {least}")
+        }
         Standing::Behind { commits, .. } => format!("stale: {} behind the others", count_u64(*commits, "commit")),
         Standing::Missing => {
             let identity = &spare.record.identity;
             let mut known = vec![sizes(identity.size)];
             known.extend(identity.serial.iter().map(|serial| format!("serial number {serial}")));
             known.extend(identity.path.iter().map(|path| format!("last seen as {path}")));
-            format!("missing: {}", known.join(", "))
+            let missing = if found.everywhere { "missing" } else { "not among the devices given" };
+            format!("{missing}: {}", known.join(", "))
         }
         Standing::Cloned(holders) => {
             let paths: Vec<&str> = holders.iter().map(|place| path_of(found, *place)).collect();
@@ -214,6 +259,7 @@ fn render(found: &Discovery, setup: &FoundSetup, all: &[Problem], out: &mut Outp
         (_, true) => format!("none: it is up as /dev/mapper/{}", setup.live.as_deref().unwrap_or_default()),
         (Some(command), _) if all.is_empty() => command,
         (Some(command), _) => format!("mend that, or let it pass by name: {command}"),
+        (None, _) if !found.everywhere => "only the devices given were looked at: dm-remap-discover --scan-all".into(),
         (None, _) => "mend that first; no option lets it pass".into(),
     };
     out.line(format!("  action: {action}"));
@@ -276,6 +322,7 @@ fn as_json(found: &Discovery, setup: &FoundSetup, all: &[Problem]) -> Value {
             let (verdict, behind) = match &spare.standing {
                 Standing::Current(_) => ("current", 0),
                 Standing::Behind { commits, by_interruption: true, .. } => ("interrupted", *commits),
+                Standing::RolledBack { .. } => ("rolled-back", 0),
                 Standing::Behind { commits, .. } => ("stale", *commits),
                 Standing::Missing => ("missing", 0),
                 Standing::Cloned(_) => ("cloned", 0),

@@ -121,7 +121,7 @@ fn inactive_session<'a>(
     args: &Destroy,
 ) -> Result<(Option<crate::engine::lock::Lock>, Session<'a>)> {
     let wanted = Wanted { name: Some(args.name.clone()), devices: args.spares.clone() };
-    let mut search = Search::begin(context, &wanted, None)?;
+    let mut search = Search::begin(context, &wanted)?;
     let setup = search.pick(&wanted)?;
     let lock = context.lock(&setup.to_string(), &args.name)?;
     let found = search.read_again(context, setup)?;

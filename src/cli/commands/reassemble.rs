@@ -8,8 +8,9 @@ use crate::cli::output::complain;
 use crate::cli::{exit_of, worse};
 use crate::engine::discover::Where;
 use crate::engine::session::find_active;
+use crate::format::metadata::SetupState;
 use crate::plan::Refusal;
-use crate::plan::assemble::AssemblyOptions;
+use crate::plan::assemble::{AssemblyOptions, FoundSetup};
 use anyhow::Result;
 use uuid::Uuid;
 
@@ -24,11 +25,13 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         context.remove_remains()?;
     }
     let wanted = Wanted { name: args.name.clone(), devices: args.spares.clone() };
-    let mut search = Search::begin(context, &wanted, args.main.as_deref())?;
+    let place = Where { named: args.spares.clone(), main: args.main.clone(), ..Where::everywhere() };
+    let mut search = Search::within(context, &place, args.patience.timeout)?;
     let setup = search.pick(&wanted)?;
     let options = AssemblyOptions {
         update_stale: args.update_stale,
         takeover: args.takeover,
+        accept_changed_main: args.accept_changed_main,
         main: search.discovery.main,
         ..AssemblyOptions::default()
     };
@@ -67,7 +70,7 @@ pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output)
         rename: args.rename.clone(),
     };
     let setups = which(&search, args)?;
-    if let [only] = setups.as_slice() {
+    if let ([only], false) = (setups.as_slice(), args.auto) {
         return bring_up(context, &mut search, *only, &options, args.dry_run, out);
     }
     if args.main.is_some() || args.rename.is_some() {
@@ -78,17 +81,26 @@ pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output)
         out.line("no setup was found that is not up");
     }
     let mut exit = Exit::Done;
+    let mut each = Vec::new();
     for setup in setups {
         // One that is refused does not keep the others down.
-        let done = bring_up(context, &mut search, setup, &options, args.dry_run, out).unwrap_or_else(|error| {
+        let mut one = Output::new(out.is_json());
+        let done = bring_up(context, &mut search, setup, &options, args.dry_run, &mut one).unwrap_or_else(|error| {
             let exit = exit_of(&error);
-            if out.is_json() {
-                out.json(&serde_json::json!({ "uuid": setup, "error": format!("{error:#}"), "exit_code": exit as u8 }));
+            if one.is_json() {
+                one.json(&serde_json::json!({ "uuid": setup, "error": format!("{error:#}"), "exit_code": exit as u8 }));
             }
             complain(&format!("{error:#}"));
             exit
         });
         exit = worse(exit, done);
+        each.push(one.into_text());
+    }
+    if out.is_json() {
+        let each: Vec<serde_json::Value> = each.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        out.json(&serde_json::json!({ "setups": each }));
+    } else {
+        each.iter().for_each(|text| out.text(text));
     }
     Ok(exit)
 }
@@ -96,7 +108,9 @@ pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output)
 /// The setups that are meant.
 fn which(search: &Search, args: &Reassemble) -> Result<Vec<Uuid>> {
     if args.auto {
-        let down = search.discovery.setups.iter().filter(|setup| setup.live.is_none());
+        // Remains of what was interrupted are no setups; discover shows them.
+        let is_setup = |setup: &&FoundSetup| setup.newest.metadata.config.state == SetupState::Ready;
+        let down = search.discovery.setups.iter().filter(|setup| setup.live.is_none()).filter(is_setup);
         return Ok(down.map(|setup| setup.setup()).collect());
     }
     if args.setup.is_none() {

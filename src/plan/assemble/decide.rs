@@ -5,6 +5,7 @@
 //! - an option permits one kind of problem; safe mode permits none.
 
 use super::{FoundSetup, MainVerdict, SeenDevice, SpareMember, Standing};
+use crate::format::copy::Verdict;
 use crate::format::metadata::{Activation, SetupState, check_name};
 use crate::identity::{Identity, Match};
 use crate::map::SpareIndex;
@@ -65,6 +66,8 @@ pub enum ProblemKind {
     Incomplete,
     /// A spare is older than the others.
     Stale,
+    /// A spare's device was put back to an earlier state.
+    RolledBack,
     /// A spare's copies stand on another device than the spare was.
     SpareUnproven,
     /// Another machine is marked to have it active.
@@ -175,14 +178,15 @@ pub fn decide(
 
 /// Whether the options let a problem pass.
 pub fn permits(options: &AssemblyOptions, problem: &Problem) -> bool {
-    // Nothing is written to what refuses writes, nor is a stale spare brought up to date.
-    if options.read_only && matches!(problem.kind, ProblemKind::ReadOnly | ProblemKind::Stale) {
+    // Nothing is written to what refuses writes.
+    if options.read_only && problem.kind == ProblemKind::ReadOnly {
         return true;
     }
     !options.safe_mode
         && match problem.permitted_by {
             Some(Permission::Degraded) => options.degraded,
-            Some(Permission::UpdateStale) => options.update_stale,
+            // Read only, it is left as it is; its slots are current.
+            Some(Permission::UpdateStale) => options.update_stale || options.read_only,
             Some(Permission::Takeover) => options.takeover,
             Some(Permission::AcceptChangedMain) => options.accept_changed_main,
             // Naming makes it pass: then the problem is not there any more, except in safe mode.
@@ -220,16 +224,21 @@ pub fn problems(
     if let Some(generation) = found.divergent {
         let what = format!(
             "divergent: generation {generation} exists with different contents on its spares. A person must choose: \
-             'dm-remap metadata dump DEV' shows what each holds; take the wrong ones away, or name the right ones with --device"
+             'dm-remap metadata dump DEV' shows what each holds; take the wrong ones away, or mend them with 'metadata repair --from-spare'"
         );
         add(ProblemKind::Divergent, Refusal::Metadata { device: name.clone(), what }, None);
     }
-    for stranger in found.strangers.iter().filter(|stranger| stranger.doubtful) {
+    for stranger in &found.strangers {
         let refusal = Refusal::Metadata { device: about(stranger.device), what: stranger.why.clone() };
-        add(ProblemKind::UnclearDevice, refusal, None);
+        if stranger.doubtful {
+            add(ProblemKind::UnclearDevice, refusal, None);
+        } else if stranger.clone_of.is_some() && options.safe_mode {
+            // Safe mode takes nobody's word for which one is right.
+            add(ProblemKind::ClonedSpare, refusal, None);
+        }
     }
     for spare in &found.spares {
-        spare_problems(found, spare, devices, &mut add);
+        spare_problems(found, spare, devices, options, &mut add);
     }
     main_problems(found, devices, options, &mut add);
     if let Some(active) = &found.newest.metadata.config.active
@@ -249,13 +258,23 @@ pub fn problems(
 
 type Add<'a> = dyn FnMut(ProblemKind, Refusal, Option<Permission>) + 'a;
 
-fn spare_problems(found: &FoundSetup, spare: &SpareMember, devices: &[SeenDevice], add: &mut Add<'_>) {
+fn spare_problems(
+    found: &FoundSetup,
+    spare: &SpareMember,
+    devices: &[SeenDevice],
+    options: &AssemblyOptions,
+    add: &mut Add<'_>,
+) {
     let (name, index) = (found.name().to_string(), spare.index);
     match &spare.standing {
         Standing::Missing => {
             let identity = &spare.record.identity;
             let hint = identity.path.clone().or_else(|| identity.serial.clone());
-            let what = hint.unwrap_or_else(|| "no name known".into());
+            let mut what = hint.unwrap_or_else(|| "no name known".into());
+            let unread: Vec<&str> = devices.iter().filter(|d| d.unread.is_some()).map(|d| d.path.as_str()).collect();
+            if !unread.is_empty() {
+                what.push_str(&format!("; it may be one that could not be read: {}", unread.join(", ")));
+            }
             let refusal = Refusal::SpareMissing { name, index, what };
             add(ProblemKind::Incomplete, refusal, Some(Permission::Degraded));
         }
@@ -268,6 +287,15 @@ fn spare_problems(found: &FoundSetup, spare: &SpareMember, devices: &[SeenDevice
             );
             add(ProblemKind::ClonedSpare, Refusal::Metadata { device: name, what }, Some(Permission::Device));
         }
+        Standing::RolledBack { least, .. } => {
+            let what = format!(
+                "spare {index} was put back to an earlier state: its device holds generation {}, and held at least {least} when \
+                 it was last seen. What its slots hold is old, too. Take that device away and find the right one; without it \
+                 --degraded brings the setup up",
+                spare.generation.unwrap_or_default()
+            );
+            add(ProblemKind::RolledBack, Refusal::Metadata { device: name, what }, None);
+        }
         Standing::Behind { commits, by_interruption: false, .. } => {
             let refusal = Refusal::Stale { name, index, behind: *commits };
             add(ProblemKind::Stale, refusal, Some(Permission::UpdateStale));
@@ -277,11 +305,11 @@ fn spare_problems(found: &FoundSetup, spare: &SpareMember, devices: &[SeenDevice
     if let Some(device) = spare.standing.device().and_then(|device| devices.get(device)) {
         let block = found.newest.metadata.config.main.logical_block;
         device_problems(device, &spare.record.identity, block, add);
-        spare_identity_problems(spare, device, add);
+        spare_identity_problems(spare, device, options, add);
     }
 }
 
-fn spare_identity_problems(spare: &SpareMember, device: &SeenDevice, add: &mut Add<'_>) {
+fn spare_identity_problems(spare: &SpareMember, device: &SeenDevice, options: &AssemblyOptions, add: &mut Add<'_>) {
     if let Some(signature) = &device.signature {
         let what = format!(
             "foreign signature over a copy: it is a spare of the setup, and it holds {signature}, which somebody made over it. \
@@ -296,11 +324,11 @@ fn spare_identity_problems(spare: &SpareMember, device: &SeenDevice, add: &mut A
         Some(Match::Unproven) if recorded.has_stable_name() => "it has no name that could prove it".into(),
         _ => return,
     };
-    if device.named {
+    if device.named && !options.safe_mode {
         return;
     }
     let what = format!(
-        "it holds a spare's metadata, but is another device than that spare was ({why}). If it is right, name it with --spare"
+        "it holds a spare's metadata, but is another device than that spare was ({why}). If it is right, name it with --device"
     );
     let refusal = Refusal::Metadata { device: device.path.clone(), what };
     add(ProblemKind::SpareUnproven, refusal, Some(Permission::Device));
@@ -345,12 +373,14 @@ fn main_problems(found: &FoundSetup, devices: &[SeenDevice], options: &AssemblyO
             }
             Match::Proven | Match::Unproven => {}
         }
+        main_is_no_spare(device, add);
         device_problems(device, recorded, recorded.logical_block, add);
         return changed(found, named, device, add);
     }
     match &found.main {
         MainVerdict::Proven(main) => {
             let Some(device) = devices.get(*main) else { return };
+            main_is_no_spare(device, add);
             device_problems(device, recorded, recorded.logical_block, add);
             changed(found, *main, device, add);
         }
@@ -369,6 +399,20 @@ fn main_problems(found: &FoundSetup, devices: &[SeenDevice], options: &AssemblyO
         MainVerdict::Missing => {
             add(ProblemKind::MainMissing, Refusal::MainUnclear(missing_main(found, devices)), None);
         }
+    }
+}
+
+/// A spare is never main: the first write to its beginning would destroy the metadata.
+fn main_is_no_spare(device: &SeenDevice, add: &mut Add<'_>) {
+    let in_use = |verdict: &Verdict| match verdict {
+        Verdict::Valid(copy) if copy.metadata.config.state == SetupState::Ready => {
+            Some(copy.metadata.config.name.clone())
+        }
+        _ => None,
+    };
+    if let Some(name) = device.verdicts.iter().find_map(in_use) {
+        let what = format!("{} cannot be main: it is a spare of '{name}'", device.path);
+        add(ProblemKind::MainWrong, Refusal::MainUnclear(what), None);
     }
 }
 

@@ -142,6 +142,9 @@ impl MainCandidate {
             self.confidence = self.confidence.saturating_add(SAMPLES).min(most);
             self.evidence.push(format!("{total} samples of its contents equal"));
         }
+        if samples.unread > 0 {
+            self.evidence.push(format!("{} samples could not be compared", samples.unread));
+        }
         self.samples = Some(samples);
     }
 }
