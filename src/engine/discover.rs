@@ -15,13 +15,14 @@ use crate::block::host::{self, Host};
 use crate::block::usage::Use;
 use crate::block::workers::{Outcome, in_workers};
 use crate::format::choose::Expected;
-use crate::format::copy::Verdict;
+use crate::format::copy::{Judge, Verdict};
 use crate::format::{COPY_STARTS, DATA_START};
 use crate::identity::{Identity, Match};
 use crate::plan::assemble::{FoundSetup, LiveSetup, MainVerdict, SeenDevice, assemble};
 use crate::store::raw::RawCopy;
-use crate::store::read_copies;
+use crate::store::read_copies_by;
 use crate::units::{DevNo, Sectors};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -95,20 +96,21 @@ struct Source {
 pub fn discover(host: &Host, place: &Where, patience: Duration) -> io::Result<Discovery> {
     let mut found = Discovery::default();
     let mut sources = Vec::new();
+    let known = host.all_devices();
     for path in &place.named {
-        match named_source(host, path) {
+        match named_source(host, path, &known) {
             Ok(source) => add(&mut sources, source),
             Err(why) => found.passed.push(Passed { path: path.display().to_string(), why, failed: true }),
         }
     }
     // Mains are looked for everywhere, also when only some devices were named as spares.
-    for device in host.all_devices() {
+    for device in known.iter().cloned() {
         let skip = (!place.all).then(|| "it was not named".to_string());
         let skip = skip.or_else(|| unfit_as_spare(host, &device, place.read_only));
         add(&mut sources, source_of(host, device, skip));
     }
     if let Some(path) = &place.main {
-        match main_source(host, path) {
+        match main_source(host, path, &known) {
             Ok(source) => {
                 add(&mut sources, source);
                 let number = host.device(path).ok().map(|device| device.devno);
@@ -167,8 +169,8 @@ fn source_of(host: &Host, device: BlockDevice, skip: Option<String>) -> Source {
     Source { seen, block: Some(device), skip }
 }
 
-fn named_source(host: &Host, path: &Path) -> Result<Source, String> {
-    let mut source = main_source(host, path)?;
+fn named_source(host: &Host, path: &Path, known: &[BlockDevice]) -> Result<Source, String> {
+    let mut source = main_source(host, path, known)?;
     if source.seen.is_ours {
         return Err("it is a device that dm-remap made itself".into());
     }
@@ -178,11 +180,11 @@ fn named_source(host: &Host, path: &Path) -> Result<Source, String> {
 }
 
 /// A device or image file by its path; its copies are not to be read.
-fn main_source(host: &Host, path: &Path) -> Result<Source, String> {
+fn main_source(host: &Host, path: &Path, known: &[BlockDevice]) -> Result<Source, String> {
     let skip = Some("it was named as main".into());
     let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) && !host.is_fake();
     if !is_file {
-        let device = host.device(path).map_err(|error| error.to_string())?;
+        let device = host.device_among(path, known).map_err(|error| error.to_string())?;
         return Ok(source_of(host, device, skip));
     }
     let disk = DirectDisk::open(host, path, Mode::ReadOnly).map_err(|error| error.to_string())?;
@@ -227,15 +229,17 @@ fn unfit_as_spare(host: &Host, device: &BlockDevice, read_only: bool) -> Option<
 fn read_all(host: &Host, sources: &mut [Source], patience: Duration, found: &mut Discovery) -> io::Result<()> {
     let wanted: Vec<usize> =
         sources.iter().enumerate().filter(|(_, s)| s.skip.is_none()).map(|(place, _)| place).collect();
+    let judge = RefCell::new(Judge::default());
     let work = |item: usize| {
         let source = wanted.get(item).and_then(|place| sources.get(*place));
-        source.map(|source| read_copies_of(host, source)).unwrap_or_default()
+        source.map(|source| read_copies_of(host, source, &mut judge.borrow_mut())).unwrap_or_default()
     };
     let outcomes = in_workers(wanted.len(), MOST_WORKERS, patience, &work)?;
+    let mut judge = Judge::default();
     for (place, outcome) in wanted.iter().zip(outcomes) {
         let Some(source) = sources.get_mut(*place) else { continue };
         let why = match outcome {
-            Outcome::Done(answer) => match understand(&answer) {
+            Outcome::Done(answer) => match understand(&answer, &mut judge) {
                 Ok((verdicts, signature)) => {
                     found.read += 1;
                     source.seen.verdicts = verdicts;
@@ -261,7 +265,7 @@ fn open(host: &Host, path: &str, block: Option<&BlockDevice>) -> Result<DirectDi
 }
 
 /// In a worker: the copies of a device as a message for [`understand`].
-fn read_copies_of(host: &Host, source: &Source) -> Vec<u8> {
+fn read_copies_of(host: &Host, source: &Source, judge: &mut Judge) -> Vec<u8> {
     let disk = match open(host, &source.seen.path, source.block.as_ref()) {
         Ok(disk) => disk,
         Err(why) => return [b"!".as_slice(), why.as_bytes()].concat(),
@@ -269,7 +273,7 @@ fn read_copies_of(host: &Host, source: &Source) -> Vec<u8> {
     let copies: Vec<RawCopy> = (0..COPY_STARTS.len()).map(|index| RawCopy::read(&disk, index)).collect();
     let mut out = Vec::from(*b"=");
     copies.iter().for_each(|copy| copy.put(&mut out));
-    let verdicts: Vec<Verdict> = copies.iter().enumerate().map(|(index, copy)| copy.judge(index)).collect();
+    let verdicts: Vec<Verdict> = copies.iter().enumerate().map(|(index, copy)| copy.judge_by(judge, index)).collect();
     // What stands in the place of a copy, beside copies that are whole, may be somebody's.
     let whole = verdicts.iter().any(|v| matches!(v, Verdict::Valid(_)));
     let strange = |v: &Verdict| matches!(v, Verdict::Blank | Verdict::Foreign(_) | Verdict::Damaged(_));
@@ -282,14 +286,14 @@ fn read_copies_of(host: &Host, source: &Source) -> Vec<u8> {
     out
 }
 
-fn understand(answer: &[u8]) -> Result<(Vec<Verdict>, Option<String>), String> {
+fn understand(answer: &[u8], judge: &mut Judge) -> Result<(Vec<Verdict>, Option<String>), String> {
     let garbled = || "its answer was garbled".to_string();
     match answer.split_first() {
         Some((b'!', why)) => Err(String::from_utf8_lossy(why).into_owned()),
         Some((b'=', mut rest)) => {
             let mut verdicts = Vec::new();
             for index in 0..COPY_STARTS.len() {
-                verdicts.push(RawCopy::take(&mut rest).ok_or_else(garbled)?.judge(index));
+                verdicts.push(RawCopy::take(&mut rest).ok_or_else(garbled)?.judge_by(judge, index));
             }
             let signature = String::from_utf8_lossy(rest).into_owned();
             Ok((verdicts, (!signature.is_empty()).then_some(signature)))
@@ -381,10 +385,11 @@ impl Discovery {
             let mut copies = device.verdicts.iter();
             copies.any(|verdict| matches!(verdict, Verdict::Valid(copy) if copy.metadata.setup == setup))
         };
+        let mut judge = Judge::default();
         for (device, block) in self.devices.iter_mut().zip(&self.blocks) {
             if holds(device) {
                 let disk = open(host, &device.path, block.as_ref())?;
-                device.verdicts = read_copies(&disk, Expected::default()).verdicts;
+                device.verdicts = read_copies_by(&mut judge, &disk, Expected::default()).verdicts;
             }
         }
         let before = self.setups.iter().position(|found| found.setup() == setup);
