@@ -14,6 +14,7 @@ use crate::units::{Range, Sectors};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// The largest unit that a setup can have, in sectors (1 MiB): slots start on units, and the data area at
 /// sector 10240 must be such a start.
@@ -127,9 +128,10 @@ pub enum MapError {
 pub struct Map {
     main_len: Sectors,
     unit: Sectors,
-    extents: BTreeMap<Sectors, Extent>,
+    // Shared with copies of this map until one of them changes: a map is cloned far more often than it is changed.
+    extents: Arc<BTreeMap<Sectors, Extent>>,
     /// The same extents by slot: start of the extent.
-    by_slot: BTreeMap<Slot, Sectors>,
+    by_slot: Arc<BTreeMap<Slot, Sectors>>,
     losses: Losses,
 }
 
@@ -142,7 +144,8 @@ impl Map {
         if !unit.0.is_power_of_two() || unit > MAX_UNIT {
             return Err(MapError::BadUnit(unit));
         }
-        Ok(Map { main_len, unit, extents: BTreeMap::new(), by_slot: BTreeMap::new(), losses: Losses::default() })
+        let (extents, by_slot) = (Arc::default(), Arc::default());
+        Ok(Map { main_len, unit, extents, by_slot, losses: Losses::default() })
     }
 
     /// Length of main in sectors.
@@ -301,13 +304,13 @@ impl Map {
     }
 
     fn remember(&mut self, extent: Extent) {
-        self.by_slot.insert(extent.slot, extent.range.start());
-        self.extents.insert(extent.range.start(), extent);
+        Arc::make_mut(&mut self.by_slot).insert(extent.slot, extent.range.start());
+        Arc::make_mut(&mut self.extents).insert(extent.range.start(), extent);
     }
 
     fn forget(&mut self, extent: Extent) {
-        self.by_slot.remove(&extent.slot);
-        self.extents.remove(&extent.range.start());
+        Arc::make_mut(&mut self.by_slot).remove(&extent.slot);
+        Arc::make_mut(&mut self.extents).remove(&extent.range.start());
     }
 
     /// Records that the data of `range` was lost, in place of what was known of these sectors.

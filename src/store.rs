@@ -17,7 +17,7 @@ use crate::block::buffer::AlignedBuffer;
 use crate::block::parallel::{Outcome, Parallel, Request, What};
 use crate::block::{Disk, DiskError, Operation, check_request};
 use crate::format::choose::{ChooseError, Chosen, Expected, choose, reject_unexpected};
-use crate::format::copy::{Encoded, Verdict, index_u32, judge_header};
+use crate::format::copy::{Encoded, Judge, Verdict, index_u32, judge_header};
 use crate::format::{COMMIT_GROUP_A, COMMIT_GROUP_B, COPY_ALIGNMENT, COPY_STARTS, MAX_SPARES};
 use crate::units::{Bytes, Sectors};
 use nix::errno::Errno;
@@ -53,8 +53,13 @@ impl SpareReading {
 
 /// Reads all five copies of a device and judges each.
 pub fn read_copies(disk: &dyn Disk, expected: Expected) -> SpareReading {
+    read_copies_by(&mut Judge::default(), disk, expected)
+}
+
+/// The same, by one who has judged the copies of other spares.
+pub fn read_copies_by(judge: &mut Judge, disk: &dyn Disk, expected: Expected) -> SpareReading {
     let mut verdicts: Vec<Verdict> =
-        (0..COPY_STARTS.len()).map(|index| RawCopy::read(disk, index).judge(index)).collect();
+        (0..COPY_STARTS.len()).map(|index| RawCopy::read(disk, index).judge_by(judge, index)).collect();
     reject_unexpected(&mut verdicts, expected);
     SpareReading { device: disk.name().clone(), verdicts }
 }
@@ -192,9 +197,10 @@ impl Commit {
         targets.truncate(MAX_SPARES);
         let mut scratch = AlignedBuffer::new(encoded.len());
         let mut b_first = [false; MAX_SPARES];
+        let mut judge = Judge::default();
         for (target, first) in targets.iter().zip(&mut b_first) {
             let expected = Expected { setup: None, spare: Some(target.uuid) };
-            if let Ok(chosen) = read_copies(&*target.disk, expected).choose() {
+            if let Ok(chosen) = read_copies_by(&mut judge, &*target.disk, expected).choose() {
                 *first = is_b_first(|index| chosen.current.contains(&index));
             }
         }

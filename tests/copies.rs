@@ -17,7 +17,7 @@ mod support;
 
 use dm_remap::block::ram::{Bad, Image};
 use dm_remap::format::choose::{ChooseError, Expected};
-use dm_remap::format::copy::{Damage, Encoded, Verdict, encode};
+use dm_remap::format::copy::{Damage, Encoded, Judge, Verdict, encode};
 use dm_remap::format::metadata::Metadata;
 use dm_remap::format::{COMMIT_GROUP_B, COPY_STARTS};
 use dm_remap::store::{SpareReading, read_copies};
@@ -475,4 +475,39 @@ fn a_device_that_is_too_small_or_gone_gets_a_verdict_for_every_copy() {
     assert_eq!(seen(&reading.verdicts[0]), Some(Want::Unreadable));
     assert_eq!(reading.choose(), Err(ChooseError::NoneValid));
     assert!(!reading.has_traces());
+}
+
+/// One who has judged other copies must say of each what one who has seen none says: also of those that differ from the
+/// last one in nothing but the map, and of damaged ones, which must not be remembered as good.
+#[test]
+fn having_judged_others_changes_no_verdict() {
+    let cast = Cast::new();
+    let mut versions = vec![cast.older, cast.own, cast.newer, cast.other];
+    for seed in 0..6 {
+        let mut metadata = metadata(1, 1);
+        scatter(&mut metadata, 30, seed);
+        versions.push(Version::new(metadata));
+    }
+    let mut random = Random::new(17);
+    let mut judge = Judge::default();
+    let (mut good, mut bad) = (0, 0);
+    for _ in 0..3000 {
+        let version = &versions[random.below(versions.len() as u64) as usize];
+        let index = random.below(5) as usize;
+        let mut bytes = version.bytes(index);
+        if random.below(3) == 0 {
+            let at = random.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << random.below(8);
+        }
+        let verdict = judge.judge(&bytes, index as u32);
+        assert_eq!(verdict, dm_remap::format::copy::judge(&bytes, index as u32));
+        match valid(&verdict) {
+            Some(copy) => {
+                assert_eq!(copy.metadata, version.metadata);
+                good += 1;
+            }
+            None => bad += 1,
+        }
+    }
+    assert!(good > 1000 && bad > 500, "{good} {bad}");
 }

@@ -136,6 +136,15 @@ impl Host {
         self.describe(devno, Some(real), &Links::load(self))
     }
 
+    /// The same, taken from `known`, which were described just now, if it is one of them: for many devices that are named
+    /// one by one.
+    pub fn device_among(&self, path: &Path, known: &[BlockDevice]) -> Result<BlockDevice, DeviceError> {
+        let real = fs::canonicalize(path).ok();
+        let number = real.as_ref().and_then(|real| self.block_number(real).ok().flatten());
+        let is_it = |device: &&BlockDevice| Some(device.devno) == number && Some(&device.path) == real.as_ref();
+        known.iter().find(is_it).map_or_else(|| self.device(path), |device| Ok(device.clone()))
+    }
+
     /// Describes the block device with the given number. Fails as [`Host::device`] does.
     pub fn device_by_number(&self, devno: DevNo) -> Result<BlockDevice, DeviceError> {
         self.describe(devno, None, &Links::load(self))

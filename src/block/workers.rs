@@ -211,8 +211,10 @@ impl Crew<'_> {
 
     /// Those that are idle end at once, and are waited for.
     fn dismiss(&mut self) {
-        for worker in self.workers.drain(..) {
+        for worker in &self.workers {
             let _ = kill(worker.process, Signal::SIGKILL);
+        }
+        for worker in self.workers.drain(..) {
             let _ = waitpid(worker.process, None);
         }
     }

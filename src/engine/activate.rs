@@ -10,13 +10,13 @@ use super::{EngineError, Member, Observer, Session, held, now, samples};
 use crate::dm::{Activation, DeviceMapper, TableSlot};
 use crate::format::MAX_SPARES;
 use crate::format::choose::Expected;
-use crate::format::copy::{EncodeError, encode};
+use crate::format::copy::{EncodeError, Judge, encode};
 use crate::format::metadata::{Activation as ActiveMark, Metadata, SpareState};
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyPlan, FoundSetup};
 use crate::segments::{Layout, setup_table};
-use crate::store::{Commit, read_copies};
+use crate::store::{Commit, read_copies_by};
 use uuid::Uuid;
 
 /// Who is bringing a setup up: the mark that goes into the metadata.
@@ -168,9 +168,10 @@ fn take_part_again(metadata: &mut Metadata, missing: &[SpareIndex]) {
 /// Checks, now that device-mapper has claimed the spares, that they still are what was read before.
 fn still_the_same(session: &Session<'_>, before: &FoundSetup) -> Result<(), Refusal> {
     let expected = Expected { setup: Some(session.setup()), spare: None };
+    let mut judge = Judge::default();
     for (index, member) in (0u8..).map(SpareIndex).zip(&session.spares) {
         let Some(member) = member else { continue };
-        let found = read_copies(&*member.disk, expected).choose().ok();
+        let found = read_copies_by(&mut judge, &*member.disk, expected).choose().ok();
         let generation = found.as_ref().map(|chosen| chosen.copy.metadata.generation);
         let ours = found.is_some_and(|chosen| Some(chosen.copy.spare) == session.metadata.spare(index).map(|s| s.uuid));
         let read_before = before.spares.iter().find(|spare| spare.index == index).and_then(|spare| spare.generation);

@@ -15,13 +15,14 @@ use crate::block::host::{self, Host};
 use crate::block::usage::Use;
 use crate::block::workers::{Outcome, in_workers};
 use crate::format::choose::Expected;
-use crate::format::copy::Verdict;
+use crate::format::copy::{Judge, Verdict};
 use crate::format::{COPY_STARTS, DATA_START};
 use crate::identity::{Identity, Match};
 use crate::plan::assemble::{FoundSetup, LiveSetup, MainVerdict, SeenDevice, assemble};
 use crate::store::raw::RawCopy;
-use crate::store::read_copies;
+use crate::store::read_copies_by;
 use crate::units::{DevNo, Sectors};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -104,20 +105,21 @@ struct Source {
 pub fn discover(host: &Host, place: &Where, patience: Duration) -> io::Result<Discovery> {
     let mut found = Discovery { everywhere: place.all, ..Discovery::default() };
     let mut sources = Vec::new();
+    let known = host.all_devices();
     for path in &place.named {
-        match named_source(host, path) {
+        match named_source(host, path, &known) {
             Ok(source) => add(&mut sources, source),
             Err(why) => found.passed.push(not_opened(path, why)),
         }
     }
     // Mains are looked for everywhere, also when only some devices were named as spares.
-    for device in host.all_devices() {
+    for device in known.iter().cloned() {
         let skip = (!place.all).then(|| "it was not named".to_string());
         let skip = skip.or_else(|| unfit_as_spare(host, &device, place.read_only));
         add(&mut sources, source_of(host, device, skip));
     }
     if let Some(path) = &place.main {
-        match file_or_device(host, path) {
+        match file_or_device(host, path, &known) {
             Ok(mut source) => {
                 // A spare is never main: it is read, too.
                 source.skip = None;
@@ -182,8 +184,8 @@ fn source_of(host: &Host, device: BlockDevice, skip: Option<String>) -> Source {
     Source { seen, block: Some(device), skip }
 }
 
-fn named_source(host: &Host, path: &Path) -> Result<Source, String> {
-    let mut source = file_or_device(host, path)?;
+fn named_source(host: &Host, path: &Path, known: &[BlockDevice]) -> Result<Source, String> {
+    let mut source = file_or_device(host, path, known)?;
     if source.seen.is_ours {
         return Err("it is a device that dm-remap made itself".into());
     }
@@ -193,10 +195,10 @@ fn named_source(host: &Host, path: &Path) -> Result<Source, String> {
 }
 
 /// A device or image file by its path.
-fn file_or_device(host: &Host, path: &Path) -> Result<Source, String> {
+fn file_or_device(host: &Host, path: &Path, known: &[BlockDevice]) -> Result<Source, String> {
     let is_file = std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) && !host.is_fake();
     if !is_file {
-        let device = host.device(path).map_err(|error| error.to_string())?;
+        let device = host.device_among(path, known).map_err(|error| error.to_string())?;
         return Ok(source_of(host, device, None));
     }
     let disk = DirectDisk::open(host, path, Mode::ReadOnly).map_err(|error| error.to_string())?;
@@ -244,9 +246,10 @@ fn read_all(host: &Host, sources: &mut [Source], patience: Duration, found: &mut
     let all: Vec<usize> = (0..COPY_STARTS.len()).collect();
     let wanted: Vec<usize> =
         sources.iter().enumerate().filter(|(_, s)| s.skip.is_none()).map(|(place, _)| place).collect();
+    let judge = RefCell::new(Judge::default());
     let work = |item: usize| {
         let source = wanted.get(item).and_then(|place| sources.get(*place));
-        source.map(|source| read_copies_of(host, source, &all)).unwrap_or_default()
+        source.map(|source| read_copies_of(host, source, &all, &mut judge.borrow_mut())).unwrap_or_default()
     };
     let outcomes = in_workers(wanted.len(), workers(), patience, &work)?;
     let slow: Vec<(usize, usize)> = wanted
@@ -257,14 +260,16 @@ fn read_all(host: &Host, sources: &mut [Source], patience: Duration, found: &mut
         .collect();
     let work = |item: usize| {
         let (place, copy) = slow.get(item).copied().unwrap_or_default();
-        sources.get(place).map(|source| read_copies_of(host, source, &[copy])).unwrap_or_default()
+        let source = sources.get(place);
+        source.map(|source| read_copies_of(host, source, &[copy], &mut judge.borrow_mut())).unwrap_or_default()
     };
     let again = in_workers(slow.len(), workers(), patience, &work)?;
+    let judge = &mut Judge::default();
     for (place, outcome) in wanted.iter().zip(outcomes) {
         let mine = slow.iter().zip(&again).filter(|((of, _), _)| of == place);
         let understood = match outcome {
-            Outcome::Done(answer) => understand(&answer, &all),
-            Outcome::TimedOut => pieced_together(mine.map(|((_, copy), outcome)| (*copy, outcome)), patience),
+            Outcome::Done(answer) => understand(&answer, &all, judge),
+            Outcome::TimedOut => pieced_together(mine.map(|((_, copy), outcome)| (*copy, outcome)), patience, judge),
             Outcome::Died => Err("the process that read it died".into()),
         };
         let Some(source) = sources.get_mut(*place) else { continue };
@@ -285,13 +290,17 @@ fn read_all(host: &Host, sources: &mut [Source], patience: Duration, found: &mut
 }
 
 /// What was read of a device copy by copy. An error when none of them answered.
-fn pieced_together<'a>(copies: impl Iterator<Item = (usize, &'a Outcome)>, patience: Duration) -> Read {
+fn pieced_together<'a>(
+    copies: impl Iterator<Item = (usize, &'a Outcome)>,
+    patience: Duration,
+    judge: &mut Judge,
+) -> Read {
     let late = format!("it did not answer within {}", humantime::format_duration(patience));
     let mut any = false;
     let mut out: (Vec<Verdict>, Option<String>) = Default::default();
     for (copy, outcome) in copies {
         let read = match outcome {
-            Outcome::Done(answer) => understand(answer, &[copy]),
+            Outcome::Done(answer) => understand(answer, &[copy], judge),
             Outcome::TimedOut | Outcome::Died => Err(late.clone()),
         };
         match read {
@@ -318,7 +327,7 @@ fn open(host: &Host, path: &str, block: Option<&BlockDevice>) -> Result<DirectDi
 }
 
 /// In a worker: some copies of a device as a message for [`understand`].
-fn read_copies_of(host: &Host, source: &Source, wanted: &[usize]) -> Vec<u8> {
+fn read_copies_of(host: &Host, source: &Source, wanted: &[usize], judge: &mut Judge) -> Vec<u8> {
     let disk = match open(host, &source.seen.path, source.block.as_ref()) {
         Ok(disk) => disk,
         Err(why) => return [b"!".as_slice(), why.as_bytes()].concat(),
@@ -328,7 +337,7 @@ fn read_copies_of(host: &Host, source: &Source, wanted: &[usize]) -> Vec<u8> {
     let mut first_is_whole = true;
     for index in wanted {
         let copy = RawCopy::read(&disk, *index);
-        let valid = matches!(copy.judge(*index), Verdict::Valid(_));
+        let valid = matches!(copy.judge_by(judge, *index), Verdict::Valid(_));
         whole |= valid;
         first_is_whole &= valid || *index != 0;
         copy.put(&mut out);
@@ -347,14 +356,14 @@ fn read_copies_of(host: &Host, source: &Source, wanted: &[usize]) -> Vec<u8> {
 /// The verdicts on the copies that were read, and somebody else's signature.
 type Read = Result<(Vec<Verdict>, Option<String>), String>;
 
-fn understand(answer: &[u8], wanted: &[usize]) -> Read {
+fn understand(answer: &[u8], wanted: &[usize], judge: &mut Judge) -> Read {
     let garbled = || "its answer was garbled".to_string();
     match answer.split_first() {
         Some((b'!', why)) => Err(String::from_utf8_lossy(why).into_owned()),
         Some((b'=', mut rest)) => {
             let mut verdicts = Vec::new();
             for index in wanted {
-                verdicts.push(RawCopy::take(&mut rest).ok_or_else(garbled)?.judge(*index));
+                verdicts.push(RawCopy::take(&mut rest).ok_or_else(garbled)?.judge_by(judge, *index));
             }
             let signature = String::from_utf8_lossy(rest).into_owned();
             Ok((verdicts, (!signature.is_empty()).then_some(signature)))
@@ -451,10 +460,11 @@ impl Discovery {
             let mut copies = device.verdicts.iter();
             copies.any(|verdict| matches!(verdict, Verdict::Valid(copy) if copy.metadata.setup == setup))
         };
+        let mut judge = Judge::default();
         for (device, block) in self.devices.iter_mut().zip(&self.blocks) {
             if holds(device) {
                 let disk = open(host, &device.path, block.as_ref())?;
-                device.verdicts = read_copies(&disk, Expected::default()).verdicts;
+                device.verdicts = read_copies_by(&mut judge, &disk, Expected::default()).verdicts;
             }
         }
         let before = self.setups.iter().position(|found| found.setup() == setup);

@@ -10,12 +10,12 @@ use crate::block::{Disk, DiskError, Operation};
 use crate::dm::{DeviceMapper, DeviceState, TableSlot};
 use crate::format::MAX_SPARES;
 use crate::format::choose::{ChooseError, Chosen, Expected, SetupChoice, choose_setup};
-use crate::format::copy::encode;
+use crate::format::copy::{Judge, encode};
 use crate::format::metadata::Metadata;
 use crate::map::{Fate, Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
-use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies, unused_generation};
+use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies_by, unused_generation};
 use crate::units::{DevNo, Sectors};
 use nix::errno::Errno;
 use std::sync::Arc;
@@ -239,7 +239,9 @@ impl<'a> Session<'a> {
             members.push((*index, member.unwrap_or_else(|| Member::gone(&format!("spare {index}"), *device))));
         }
         let expected = Expected { setup: Some(live.setup), spare: None };
-        let readings: Vec<SpareReading> = members.iter().map(|(_, m)| read_copies(&*m.disk, expected)).collect();
+        let mut judge = Judge::default();
+        let readings: Vec<SpareReading> =
+            members.iter().map(|(_, m)| read_copies_by(&mut judge, &*m.disk, expected)).collect();
         let choice = choose_among(name, &readings)?;
         let newest = choice.newest;
         let mut spares = vec![None; newest.metadata.spares.len()];

@@ -8,11 +8,11 @@
 use super::header::{HEADER_BYTES, MAX_SECTIONS, RawHeader, RawSection, VERSION, kind, salted};
 use super::metadata::{Ancestor, Config, Health, MAX_LINEAGE, Metadata, SpareRecord};
 use super::{COPY_ALIGNMENT, COPY_MAX_BYTES, COPY_STARTS, header, map_section};
-use crate::map::SpareIndex;
+use crate::map::{Map, SpareIndex};
 use crate::units::{Range, Sectors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use uuid::Uuid;
 use zerocopy::byteorder::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -335,9 +335,37 @@ fn content(what: impl Into<String>) -> Verdict {
 /// Judges what was read where copy `index` should be. `bytes` may be longer than the copy; when it is shorter, the
 /// verdict is damaged.
 pub fn judge(bytes: &[u8], index: u32) -> Verdict {
-    match judge_all(bytes, index) {
-        Ok(copy) => Verdict::Valid(Box::new(copy)),
-        Err(verdict) => verdict,
+    Judge::default().judge(bytes, index)
+}
+
+/// Judges many copies, most of which say the same: a map that was decoded before, from equal bytes, is shared and not
+/// decoded again. All copies of a setup together then take hardly more time and memory than one.
+#[derive(Debug, Default)]
+pub struct Judge {
+    /// Map sections and what they said, the last one first.
+    maps: VecDeque<(Vec<u8>, Map)>,
+}
+
+/// How many map sections are remembered: more than the setups that copies in a row are likely to be of.
+const MAPS_REMEMBERED: usize = 4;
+
+impl Judge {
+    /// The same verdict as that of [`judge`].
+    pub fn judge(&mut self, bytes: &[u8], index: u32) -> Verdict {
+        match judge_all(bytes, index, self) {
+            Ok(copy) => Verdict::Valid(Box::new(copy)),
+            Err(verdict) => verdict,
+        }
+    }
+
+    fn map(&mut self, section: &[u8]) -> Result<Map, Verdict> {
+        if let Some((_, map)) = self.maps.iter().find(|(known, _)| known == section) {
+            return Ok(map.clone());
+        }
+        let map = map_section::decode(section).map_err(|e| content(e.to_string()))?;
+        self.maps.truncate(MAPS_REMEMBERED - 1);
+        self.maps.push_front((section.to_vec(), map.clone()));
+        Ok(map)
     }
 }
 
@@ -347,7 +375,7 @@ pub fn judge_detached(bytes: &[u8]) -> Verdict {
     judge(bytes, stated)
 }
 
-fn judge_all(bytes: &[u8], index: u32) -> Result<ValidCopy, Verdict> {
+fn judge_all(bytes: &[u8], index: u32, judge: &mut Judge) -> Result<ValidCopy, Verdict> {
     let head = bytes.get(..COPY_ALIGNMENT.min(bytes.len())).unwrap_or_default();
     let header = judge_header(head, index)?;
     let len = total_len(&header)?;
@@ -369,7 +397,7 @@ fn judge_all(bytes: &[u8], index: u32) -> Result<ValidCopy, Verdict> {
     if whole_crc(&header, body, index) != header.whole_crc.get() {
         return Err(Verdict::Damaged(Damage::Padding));
     }
-    let metadata = metadata_from(&header, sections)?;
+    let metadata = metadata_from(&header, sections, judge)?;
     let data_start = header.data_start();
     match metadata.spares.iter().find(|s| s.uuid == header.spare_uuid()) {
         None => return Err(content("the spare is not in its own list of spares")),
@@ -381,7 +409,7 @@ fn judge_all(bytes: &[u8], index: u32) -> Result<ValidCopy, Verdict> {
     Ok(ValidCopy { spare: header.spare_uuid(), digest: header.digest, data_start, len, metadata })
 }
 
-fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>) -> Result<Metadata, Verdict> {
+fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>, judge: &mut Judge) -> Result<Metadata, Verdict> {
     fn json<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Verdict> {
         serde_json::from_slice(bytes).map_err(|e| content(format!("{name} section: {e}")))
     }
@@ -397,7 +425,7 @@ fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>) -> Result<Me
     let part = |kind: u32| known.get(&kind).ok_or_else(|| content(format!("no {} section", kind::name(kind))));
     let config: Config = json("configuration", part(kind::CONFIGURATION)?)?;
     let spares: SparesSection = json("spares", part(kind::SPARES)?)?;
-    let map = map_section::decode(part(kind::MAP)?).map_err(|e| content(e.to_string()))?;
+    let map = judge.map(part(kind::MAP)?)?;
     let health: Health = json("health", part(kind::HEALTH)?)?;
     let metadata = Metadata {
         setup: header.setup_uuid(),

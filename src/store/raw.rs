@@ -1,12 +1,12 @@
 //! What was read of a copy, before it is judged: so that one process can read and another judge.
 //!
 //! Invariants:
-//! - nothing is judged twice in different ways: [`RawCopy::judge`] is the one judgement;
+//! - nothing is judged twice in different ways: [`RawCopy::judge_by`] is the one judgement;
 //! - any bytes can be parsed; what does not fit is an error, never a panic.
 
 use crate::block::Disk;
 use crate::block::buffer::AlignedBuffer;
-use crate::format::copy::{Verdict, index_u32, judge, judge_header, total_len};
+use crate::format::copy::{Judge, Verdict, index_u32, judge_header, total_len};
 use crate::format::{COPY_ALIGNMENT, COPY_MAX_BYTES, COPY_STARTS};
 use crate::units::Sectors;
 
@@ -53,12 +53,17 @@ impl RawCopy {
 
     /// The verdict on it, as copy `index`.
     pub fn judge(&self, index: usize) -> Verdict {
+        self.judge_by(&mut Judge::default(), index)
+    }
+
+    /// The same, by one who has judged others.
+    pub fn judge_by(&self, judge: &mut Judge, index: usize) -> Verdict {
         match (self, index_u32(index)) {
             (RawCopy::Beyond, _) | (_, None) => Verdict::Foreign("the device is too small to be a spare".into()),
             (RawCopy::Unreadable { sector, reason }, _) => {
                 Verdict::Unreadable { sector: *sector, reason: reason.clone() }
             }
-            (RawCopy::Bytes(bytes), Some(number)) => judge(bytes, number),
+            (RawCopy::Bytes(bytes), Some(number)) => judge.judge(bytes, number),
         }
     }
 

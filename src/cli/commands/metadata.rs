@@ -15,8 +15,8 @@ use crate::engine::session::live_devices;
 use crate::engine::{DiskSource, EngineError, Member, find};
 use crate::format::COPY_STARTS;
 use crate::format::choose::Expected;
-use crate::format::copy::{ValidCopy, Verdict};
-use crate::store::{SpareReading, read_copies};
+use crate::format::copy::{Judge, ValidCopy, Verdict};
+use crate::store::{SpareReading, read_copies, read_copies_by};
 use anyhow::Result;
 use std::path::Path;
 
@@ -40,10 +40,11 @@ fn readings(context: &Context, source: &MetadataSource) -> Result<Vec<SpareReadi
         return Ok(vec![read_copies(&disk, Expected::default())]);
     }
     let live = live_devices(context.dm()?, &source.source)?;
-    let mut out = Vec::new();
+    let (mut out, mut judge) = (Vec::new(), Judge::default());
     for (_, device, _) in live.spares {
         let member = context.open(device, false)?.unwrap_or_else(|| Member::gone("spare", device));
-        out.push(read_copies(&*member.disk, Expected { setup: Some(live.setup), spare: None }));
+        let expected = Expected { setup: Some(live.setup), spare: None };
+        out.push(read_copies_by(&mut judge, &*member.disk, expected));
     }
     Ok(out)
 }

@@ -13,11 +13,12 @@ use crate::dm::{DeviceMapper, TableSlot};
 use crate::engine::session::{LiveDevices, Session, find_active, live_devices};
 use crate::engine::{held, now};
 use crate::format::choose::Expected;
+use crate::format::copy::Judge;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::pool::Pool;
 use crate::scan::checkpoint;
 use crate::scan::pass::Subject;
-use crate::store::{SpareReading, read_copies};
+use crate::store::{SpareReading, read_copies_by};
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use serde::Serialize;
@@ -223,7 +224,8 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
     let metadata = &session.metadata;
     let map = &metadata.map;
     let pool = Pool::new(metadata, |_| true);
-    let spares = indexes(session).filter_map(|i| examine_spare(context, session, &pool, i)).collect();
+    let mut seen = Judge::default();
+    let spares = indexes(session).filter_map(|i| examine_spare(context, session, &pool, &mut seen, i)).collect();
     let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
     let losses: Vec<Loss> = map.losses().iter().collect();
     let owned = context.owners(&session.name, &losses, patience);
@@ -291,12 +293,18 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
     })
 }
 
-fn examine_spare(context: &Context, session: &Session<'_>, pool: &Pool<'_>, index: SpareIndex) -> Option<SpareReport> {
+fn examine_spare(
+    context: &Context,
+    session: &Session<'_>,
+    pool: &Pool<'_>,
+    judge: &mut Judge,
+    index: SpareIndex,
+) -> Option<SpareReport> {
     let metadata = &session.metadata;
     let record = metadata.spare(index)?;
     let member = session.spare(index);
     let expected = Expected { setup: Some(metadata.setup), spare: Some(record.uuid) };
-    let reading: Option<SpareReading> = member.map(|m| read_copies(&*m.disk, expected));
+    let reading: Option<SpareReading> = member.map(|m| read_copies_by(judge, &*m.disk, expected));
     let chosen = reading.as_ref().and_then(|r| r.choose().ok());
     let generation = chosen.as_ref().map(|c| c.copy.metadata.generation);
     let state = state_word(session, index, generation);
