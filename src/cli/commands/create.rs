@@ -21,6 +21,7 @@ use uuid::Uuid;
 pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
     let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
+    let _claiming = if args.dry_run { None } else { Some(context.claim_lock()?) };
     if !args.dry_run {
         context.remove_remains()?;
     }

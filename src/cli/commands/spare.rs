@@ -44,8 +44,10 @@ fn add(context: &Context, args: &SpareAdd, out: &mut Output) -> Result<Exit> {
     // A device that a killed command has left claimed is free.
     session.check_live()?;
     session.clear_leftovers()?;
+    let claiming = context.claim_lock()?;
     let (devices, plan) = plan_addition(context, &session, &args.devices, args.force_signature)?;
     run_addition(context, &mut session, &devices, &plan)?;
+    drop(claiming);
     report_added(out, &args.name, &plan, false, Pool::new(&session.metadata, |_| true).free());
     Ok(if session.failed.is_empty() { Exit::Done } else { Exit::Attention })
 }
@@ -241,6 +243,7 @@ fn readd(context: &Context, args: &SpareReadd, out: &mut Output) -> Result<Exit>
         ));
     }
     let (_lock, mut session) = context.locked_session(&args.name)?;
+    let _claiming = context.claim_lock()?;
     let (index, device) = prepare(&session)?;
     let was = session.spare(index).map(|member| member.devno);
     let result = members::readd(&mut session, index, context.member(&device)?, &context.progress);

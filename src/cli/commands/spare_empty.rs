@@ -302,6 +302,7 @@ pub(super) fn replace(context: &Context, args: &SpareReplace, out: &mut Output) 
     session.check_live()?;
     // A device that a killed command has left claimed is free.
     session.clear_leftovers()?;
+    let claiming = context.claim_lock()?;
     let Some(replacing) = prepare_replace(context, &session, args)? else {
         return Ok(replaced_already(out, args));
     };
@@ -309,6 +310,7 @@ pub(super) fn replace(context: &Context, args: &SpareReplace, out: &mut Output) 
     if let Some((device, plan)) = &addition {
         run_addition(context, &mut session, std::slice::from_ref(device), plan)?;
     }
+    drop(claiming);
     let (emptied, mut done) = empty_and_remove(context, &job, (lock, session), &mut signals)?;
     drop(signals);
     if addition.is_some() {

@@ -22,6 +22,8 @@ use std::sync::Arc;
 pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
     let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
+    let changes = args.yes && !args.dry_run && args.spare.is_some();
+    let _claiming = if changes { Some(context.claim_lock()?) } else { None };
     let old = Old::open(context, args)?;
     let main = context.device(&args.main)?;
     let copy = args.from_copy.map(usize::from);
