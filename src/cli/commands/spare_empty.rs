@@ -143,7 +143,7 @@ fn empty(
     let mut begun = job.begun;
     match empty_in_parts(context, job, held, signals, finish, &mut emptied, &mut begun) {
         Err(error) if !begun => return Err(error),
-        Err(error) => emptied.error = Some(format!("{error:#}")),
+        Err(error) => emptied.error = Some(format!("the last step failed: {error:#}")),
         Ok(()) => {}
     }
     Ok(emptied)
