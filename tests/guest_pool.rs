@@ -354,3 +354,66 @@ fn a_spare_grows_with_its_device() {
     dm_remap("spare grow data 0 --size 1G").exits(4).complains(&["no loop device"]);
     dm_remap("destroy data").ok();
 }
+
+#[test]
+fn what_somebody_formatted_is_neither_taken_back_nor_added() {
+    let Some(guest) = Guest::begin() else { return };
+    let (one, two) = (&guest.disks[1], &guest.disks[2]);
+    let device = setup(&guest, &[one, two]);
+    dm_remap("remap data 96+8").ok();
+    dm_remap("spare evacuate data 1").ok();
+    // A superblock over the first copy; our magic before it stays, as some programs leave it.
+    sh("truncate -s 8M /run/made && mkfs.ext4 -q -F /run/made");
+    let disk = Direct::open(two);
+    let mut head = disk.read(0, 8).unwrap();
+    head[1024..].copy_from_slice(&std::fs::read("/run/made").unwrap()[1024..4096]);
+    disk.write(0, &head).unwrap();
+    let still = Still::new(&[one, two, &guest.disks[0]]);
+    for dry in ["", "--dry-run"] {
+        dm_remap(&format!("spare readd data 1 {dry}")).exits(4).complains(&["ext", "made over its copies"]);
+    }
+    still.check("a refusal");
+    pool(&[(0, "online"), (1, "draining")]);
+
+    // Removed, with all of that still on it.
+    let old = disk.read(0, 10_240).unwrap();
+    dm_remap("spare remove data 1").ok();
+    disk.write(0, &old).unwrap();
+    let still = Still::new(&[one, two, &guest.disks[0]]);
+    for dry in ["", "--dry-run"] {
+        dm_remap(&format!("spare add data {two} {dry}")).exits(4).complains(&["ext"]);
+        dm_remap(&format!("spare replace data 0 {two} {dry}")).exits(4).complains(&["ext"]);
+    }
+    still.check("a refusal");
+    dm_remap(&format!("spare add data {two} --force-signature")).ok();
+    whole(&device, &[], &[]);
+}
+
+#[test]
+fn an_error_after_the_first_commit_is_no_refusal_and_the_lock_of_claims_is_kept() {
+    let Some(guest) = Guest::begin() else { return };
+    let scsi = guest.scsi_debug(8, "");
+    let device = setup(&guest, &[&guest.disks[1]]);
+    dm_remap("remap data 4096+4000").ok();
+    dm_remap(&format!("spare add data {}", scsi.device)).ok();
+    // Where it is to go nothing can be kept, and there is no other room: that is found when it is draining already.
+    scsi.bad(10_240, 6_000);
+    let report = dm_remap("spare evacuate data 0 --json").exits(1).json();
+    assert_eq!((&report["exit_code"], &report["moved_sectors"]), (&1.into(), &0.into()));
+    assert!(report["error"].is_string(), "{report}");
+    pool(&[(0, "draining"), (1, "online")]);
+    // Now it is draining, and nothing is changed before the error.
+    dm_remap("spare evacuate data 0").exits(4);
+    dm_remap("spare readd data 0").ok();
+    dm_remap("spare evacuate data 0").exits(1).says(&["FAILED", "are left on spare 0", "to go on"]);
+    scsi.good();
+    whole(&device, &[], &[]);
+
+    let still = Still::new(&[&guest.disks[2]]);
+    let add =
+        format!("flock /run/dm-remap/claim.lock {} spare add data {}", env!("CARGO_BIN_EXE_dm-remap"), guest.disks[2]);
+    let ran = sh(&format!("{add} 2>&1; echo exit $?"));
+    assert!(ran.contains("is taking devices into use") && ran.contains("exit 4"), "{ran}");
+    still.check("a refusal");
+    dm_remap(&format!("spare add data {}", guest.disks[2])).ok();
+}

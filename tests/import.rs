@@ -7,6 +7,7 @@ mod support;
 
 use dm_remap::block::Disk;
 use dm_remap::block::ram::{Bad, Image, Power, RamDisk};
+use dm_remap::engine::create::CreateOptions;
 use dm_remap::engine::import::{ImportDevices, import, look_at_slots};
 use dm_remap::engine::{DiskSource, EngineError, Silent};
 use dm_remap::format::foreign_module::{Doubt, Entry, Ground, Layout, ModuleMetadata, Standing, judge};
@@ -59,7 +60,8 @@ fn facts(machine: &Machine) -> ImportFacts {
 fn run(machine: &Machine, plan: &ImportPlan, old: &Arc<RamDisk>) -> Result<Vec<(u64, u64)>, EngineError> {
     let member = |devno| machine.open(devno, true).map(Option::unwrap);
     let devices = ImportDevices { main: member(MAIN)?, spare: member(spare_number(0))?, old: old.clone() };
-    let made = import(&machine.dm, plan, devices, &mark(), 1, &Silent)?;
+    let options = CreateOptions { mark: &mark(), recheck: &|| Ok(()), observer: &Silent };
+    let made = import(&machine.dm, plan, devices, 1, &options)?;
     Ok(made.lost.iter().map(|lost| (lost.start().0, lost.len().0)).collect())
 }
 

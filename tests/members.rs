@@ -7,19 +7,22 @@
 mod support;
 
 use dm_remap::block::Disk;
-use dm_remap::block::ram::Power;
+use dm_remap::block::ram::{Bad, Power};
 use dm_remap::dm::DeviceMapper;
 use dm_remap::dm::fake::Op;
 use dm_remap::engine::members::{self, check_back};
-use dm_remap::engine::splice::splice;
+use dm_remap::engine::splice::{SpliceOptions, splice};
 use dm_remap::engine::{DiskSource, EngineError, Member, Silent};
+use dm_remap::format::choose::Expected;
 use dm_remap::format::metadata::UnreadablePolicy::Hold;
 use dm_remap::format::metadata::{Metadata, SpareState};
 use dm_remap::map::SpareIndex;
 use dm_remap::plan::create::{Contents, DeviceFacts, SpareFacts};
 use dm_remap::plan::spares::{AddFacts, Destinations, plan_add, plan_grow, plan_leave};
 use dm_remap::plan::{MoveKind, Refusal};
-use dm_remap::store::erase_copies;
+use dm_remap::scan::act::{Policy, move_found};
+use dm_remap::scan::survey::Found;
+use dm_remap::store::{erase_copies, read_copies};
 use dm_remap::units::Sectors;
 use nix::errno::Errno;
 use support::crash::{Rng, Shape, World, images, kept_randomly};
@@ -89,7 +92,7 @@ impl What {
             What::Readd | What::Return => {
                 let number = if self == What::Return { later_number(0) } else { spare_number(0) };
                 let member = machine.open(number, true)?.unwrap();
-                members::readd(&mut machine.session()?, spare(0), member, &Silent)
+                members::readd(&mut machine.session()?, spare(0), member, &|| Ok(()), &Silent)
             }
         }
     }
@@ -347,6 +350,140 @@ fn what_a_spare_that_is_given_up_cannot_read_is_held() {
     machine.write(39, 7);
     assert_eq!(machine.read(39).unwrap(), support::pattern(39, 7));
     assert_eq!(machine.read(40).unwrap(), support::pattern(40, 0));
+}
+
+#[test]
+fn one_bad_place_of_a_spare_that_is_given_up_takes_nothing_else_along() {
+    let machine = Machine::new(Power::new(), 400, &[10_240 + 128, 10_240 + 128]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(0, 40), range(80, 16)], Hold).unwrap();
+    let mut session = machine.session().unwrap();
+    let mut plan = plan_leave(&session.metadata, spare(0), &Destinations::default(), Hold, |_| true).unwrap();
+    plan.kind = MoveKind::GiveUp;
+    let bad = session.metadata.map.extent_at(Sectors(0)).unwrap().slot.start;
+    machine.spares[0].set_bad(range(bad.0, 1), Bad::Reads(Errno::ETIMEDOUT));
+    session.spares[0] = Some(dm_remap::engine::give_up::give_up(session.spare(spare(0)).unwrap()));
+    // As often as the program tries it by itself.
+    let options = SpliceOptions { retries: 3, ..options() };
+    let outcome = splice(&mut session, &plan, &options).unwrap();
+    assert_eq!(outcome.lost.iter().map(|l| l.range).collect::<Vec<_>>(), [range(0, 1)]);
+    drop(session);
+    assert_eq!(machine.read(0), Err(Errno::EIO));
+    for sector in [1, 39, 80, 95] {
+        assert_eq!(machine.read(sector).unwrap(), support::pattern(sector, 0), "{sector}");
+    }
+}
+
+#[test]
+fn what_is_moved_away_goes_only_where_it_is_sent_also_if_a_slot_there_is_bad() {
+    let machine = Machine::new(Power::new(), 400, &[10_240 + 128, 10_240 + 800, 10_240 + 128]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(8, 8)], Hold).unwrap();
+    let from = machine.session().unwrap().metadata.map.extent_at(Sectors(8)).unwrap().slot.spare;
+    for to in (0..3).map(spare).filter(|index| *index != from) {
+        let mut session = machine.session().unwrap();
+        let from = session.metadata.map.extent_at(Sectors(8)).unwrap().slot.spare;
+        members::set_state(&mut session, from, SpareState::Draining).unwrap();
+        let only = Destinations { first: vec![to], only: true };
+        let plan = plan_leave(&session.metadata, from, &only, Hold, |_| true).unwrap();
+        let disk = &machine.spares[to.as_usize()];
+        disk.set_bad(range(10_240, 3), Bad::ReadsAndWrites(Errno::EIO));
+        let outcome = splice(&mut session, &plan, &options()).unwrap();
+        assert!(outcome.bad_slots.iter().all(|(index, _)| *index == to) && !outcome.bad_slots.is_empty());
+        assert_eq!(session.metadata.map.extent_at(Sectors(8)).unwrap().slot.spare, to);
+        members::set_state(&mut session, from, SpareState::Present).unwrap();
+    }
+}
+
+#[test]
+fn nothing_moves_to_a_spare_that_has_just_failed() {
+    let machine = Machine::new(Power::new(), 400, &[10_240 + 128; 3]);
+    machine.fill_main();
+    machine.create().unwrap();
+    let mut session = machine.session().unwrap();
+    let plan = dm_remap::plan::moves::plan_remap(
+        &session.metadata,
+        &[range(8, 8)],
+        dm_remap::plan::moves::AlreadyMapped::Refuse,
+        Hold,
+        |_| true,
+    );
+    let plan = plan.unwrap();
+    // Between the plan and the first copy a commit marks the spare, as that which settles held blocks may.
+    let dm_remap::plan::Home::Slot(slot) = plan.moves[0].to else { panic!("{plan:?}") };
+    members::set_state(&mut session, slot.spare, SpareState::Failed).unwrap();
+    let outcome = splice(&mut session, &plan, &options()).unwrap();
+    let home = session.metadata.map.extent_at(Sectors(8)).unwrap().slot;
+    assert_ne!(home.spare, slot.spare);
+    assert_eq!(outcome.bad_slots, []);
+    drop(session);
+    assert_eq!(machine.read(9).unwrap(), support::pattern(9, 0));
+}
+
+#[test]
+fn a_spare_that_is_gone_is_passed_over() {
+    let machine = Machine::new(Power::new(), 400, &[10_240 + 128; 2]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(8, 8)], Hold).unwrap();
+    let mut session = machine.session().unwrap();
+    let beside = session.metadata.map.extent_at(Sectors(8)).unwrap().slot.spare;
+    let gone = session.spare(beside).unwrap().devno;
+    session.spares[beside.as_usize()] = Some(Member::gone("spare", gone));
+    let mut found = Found::default();
+    found.bad.insert(range(16, 8));
+    let acted = move_found(&mut session, &found, &Policy::default(), &options()).unwrap();
+    assert!(acted.not_moved.is_empty(), "{acted:?}");
+    assert_ne!(session.metadata.map.extent_at(Sectors(16)).unwrap().slot.spare, beside);
+}
+
+#[test]
+fn nothing_leads_to_a_spare_that_comes_back_before_it_holds_the_newest_map() {
+    let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 2]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(8, 8)], Hold).unwrap();
+    let index = machine.session().unwrap().metadata.map.extent_at(Sectors(8)).unwrap().slot.spare;
+    members::set_state(&mut machine.session().unwrap(), index, SpareState::Failed).unwrap();
+    machine.session().unwrap().commit(|_| {}).unwrap();
+    let newest = machine.session().unwrap().metadata.generation;
+    let disk = machine.spares[index.as_usize()].clone();
+    let on_disk = move || read_copies(&*disk, Expected::default()).choose().unwrap().copy.metadata.generation;
+    assert!(on_disk() < newest);
+    let early = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let seen = early.clone();
+    let private = later_number(index.as_usize());
+    machine.dm.on(
+        Op::Resume,
+        Box::new(move |dm| {
+            let table = dm.table(NAME, dm_remap::dm::TableSlot::Inactive).unwrap_or_default();
+            if format!("{table:?}").contains(&format!("{private:?}")) && on_disk() < newest {
+                seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }),
+    );
+    let member = machine.open(private, true).unwrap().unwrap();
+    members::readd(&mut machine.session().unwrap(), index, member, &|| Ok(()), &Silent).unwrap();
+    assert_eq!(early.load(std::sync::atomic::Ordering::Relaxed), 0);
+    machine.dm.clear_hooks();
+    assert_eq!(machine.read(9).unwrap(), support::pattern(9, 0));
+}
+
+#[test]
+fn a_spare_that_is_another_one_once_it_is_claimed_is_let_go_again() {
+    let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 2]);
+    machine.fill_main();
+    machine.create().unwrap();
+    members::set_state(&mut machine.session().unwrap(), spare(1), SpareState::Failed).unwrap();
+    let before = machine.spares[1].image();
+    let member = machine.open(later_number(1), true).unwrap().unwrap();
+    let changed = || Err(EngineError::Device("somebody made a filesystem on it".into()));
+    let refused = members::readd(&mut machine.session().unwrap(), spare(1), member, &changed, &Silent);
+    assert!(refused.unwrap_err().to_string().contains("filesystem"));
+    assert!(machine.dm.state(&format!("{NAME}-spare1")).unwrap().is_none(), "its claim is given up");
+    assert!(machine.spares[1].image() == before, "nothing was written to it");
 }
 
 #[test]

@@ -26,6 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// How long another command is waited for that takes devices into use.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A mistake in the arguments that the parser could not see. Exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -93,6 +96,12 @@ impl Context {
     /// Takes the lock of a setup (by UUID), or of a name that is being created.
     pub(super) fn lock(&self, key: &str, name: &str) -> Result<Lock, EngineError> {
         lock::take(&self.host.run().join("dm-remap"), key, name)
+    }
+
+    /// The lock of this host for taking devices into use: held from before a command looks at them until its first commit
+    /// stands, by every command that claims a device. Taken after a setup's own lock, where there is one already.
+    pub(super) fn claim_lock(&self) -> Result<Lock, EngineError> {
+        lock::take_claims(&self.host.run().join("dm-remap"), CLAIM_PATIENCE)
     }
 
     /// Says something that is not the result.

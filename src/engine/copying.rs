@@ -13,8 +13,8 @@ use super::window::{Gap, Recopy};
 use super::{EngineError, Member, Session};
 use crate::block::buffer::AlignedBuffer;
 use crate::block::{Disk, FaultClass};
-use crate::format::metadata::UnreadablePolicy;
-use crate::map::{Fate, Loss, Map, Slot};
+use crate::format::metadata::{SpareState, UnreadablePolicy};
+use crate::map::{Fate, Loss, Map, Slot, SpareIndex};
 use crate::plan::moves::{add_bad, apply};
 use crate::plan::{Home, Move, MoveKind, MovePlan, Refusal};
 use crate::pool::Pool;
@@ -59,6 +59,14 @@ impl<'a> Work<'a> {
         let watch = DirtyWatch::start(session.dm, &session.name, ranges, session.metadata.map.unit()).ok();
         let changed = vec![false; watch.as_ref().map_or(0, DirtyWatch::areas)];
         Work { moves: Vec::new(), copies: Vec::new(), losses: Vec::new(), tombstones: Vec::new(), watch, changed }
+    }
+
+    /// Whether all that was copied may still live where it was copied to.
+    pub(super) fn may_stay(&self, session: &Session<'_>, plan: &MovePlan) -> bool {
+        self.moves.iter().all(|step| match step.to {
+            Home::Main => true,
+            Home::Slot(slot) => may_go_to(session, plan, slot.spare),
+        })
     }
 
     fn sectors(&self) -> Sectors {
@@ -121,6 +129,19 @@ pub(super) fn copy_all<'a>(
             done = done.saturating_add(sectors.0).min(total);
             options.observer.progress(done, total);
         };
+        if let Home::Slot(slot) = step.to
+            && !may_go_to(session, plan, slot.spare)
+        {
+            let why = format!("spare {} takes no extents any more", slot.spare);
+            if plan.kind == MoveKind::Compact {
+                outcome.dropped.push((step.range, why));
+                continue;
+            }
+            options.observer.note(&why);
+            let again = replace_slot(session, plan, outcome, &work, &queue, &step)?;
+            queue.extend(again.into_iter().map(|m| (m, tries)));
+            continue;
+        }
         let copied = match plan.kind {
             MoveKind::Remap | MoveKind::Evacuate | MoveKind::GiveUp | MoveKind::Compact => {
                 copy_to_spare(session, plan, &step, salvager, options, &mut progress)
@@ -267,7 +288,15 @@ fn unreadable_on_main(session: &Session<'_>, range: Range) -> Result<Vec<Range>,
     Ok(coalesce(found))
 }
 
-/// Finds another slot for a move whose slot is bad. The slots that are in use stay taken until after the swap: also
+/// Whether extents may move to a spare: it is there and takes new ones, and the plan does not keep to others. A commit
+/// between the plan and the copying may have marked the spare as failed.
+fn may_go_to(session: &Session<'_>, plan: &MovePlan, index: SpareIndex) -> bool {
+    session.is_there(index)
+        && session.metadata.spare(index).is_some_and(|record| record.state == SpareState::Present)
+        && plan.only_to.as_ref().is_none_or(|only| only.contains(&index))
+}
+
+/// Finds another slot for a move whose slot is bad, or on a spare that takes no extents any more. The slots that are in use stay taken until after the swap: also
 /// those that extents are to leave.
 fn replace_slot(
     session: &Session<'_>,
@@ -285,7 +314,7 @@ fn replace_slot(
             add_bad(&mut view.bad_blocks, slot.spare, taken);
         }
     }
-    let mut pool = Pool::new(&view, |index| session.spare(index).is_some());
+    let mut pool = Pool::new(&view, |index| may_go_to(session, plan, index));
     let parts =
         pool.allocate(step.range).map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
     let again = parts.into_iter().map(|part| {

@@ -17,6 +17,22 @@ use crate::plan::CreatePlan;
 use crate::segments::Layout;
 use crate::store::{Commit, erase_copies};
 
+/// How to create a setup.
+pub struct CreateOptions<'a> {
+    /// Who we are.
+    pub mark: &'a Mark,
+    /// Looks at the devices again once device-mapper has claimed them, before anything is written.
+    pub recheck: &'a dyn Fn() -> Result<(), EngineError>,
+    /// Is told how it goes.
+    pub observer: &'a dyn Observer,
+}
+
+impl std::fmt::Debug for CreateOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreateOptions").field("mark", self.mark).finish_non_exhaustive()
+    }
+}
+
 /// Runs the plan. `main` and `spares` are its devices, opened for writing.
 ///
 /// # Errors
@@ -26,10 +42,9 @@ pub fn create<'a>(
     plan: &CreatePlan,
     main: Member,
     spares: Vec<Member>,
-    mark: &Mark,
-    observer: &dyn Observer,
+    options: &CreateOptions<'_>,
 ) -> Result<(Session<'a>, Activation), EngineError> {
-    create_prepared(dm, plan, main, spares, mark, observer, &mut |session| Ok(session.metadata.map.clone()))
+    create_prepared(dm, plan, main, spares, options, &mut |session| Ok(session.metadata.map.clone()))
 }
 
 /// As [`create`], for a setup that has extents from the start: `prepare` fills their slots, flushes them, and gives the map.
@@ -42,8 +57,7 @@ pub fn create_prepared<'a>(
     plan: &CreatePlan,
     main: Member,
     spares: Vec<Member>,
-    mark: &Mark,
-    observer: &dyn Observer,
+    options: &CreateOptions<'_>,
     prepare: &mut dyn FnMut(&Session<'a>) -> Result<Map, EngineError>,
 ) -> Result<(Session<'a>, Activation), EngineError> {
     let encoded = encode(&plan.metadata)?;
@@ -59,14 +73,15 @@ pub fn create_prepared<'a>(
         read_only: false,
     };
     let mut written = false;
-    let result = bring_up(&mut session, observer, |session| {
+    let result = bring_up(&mut session, options.observer, |session| {
+        (options.recheck)()?;
         written = true;
-        write_first(session, encoded, mark, prepare)
+        write_first(session, encoded, options.mark, prepare)
     });
     match result {
         Ok(activation) => Ok((session, activation)),
         Err(error) => {
-            undo(&session, written, observer);
+            undo(&session, written, options.observer);
             Err(error)
         }
     }

@@ -2,43 +2,92 @@
 //!
 //! Invariant: used only where a person has said so by name. Everywhere else trouble with a device, its cable or its
 //! controller says nothing about sectors, and never becomes a remap.
+//!
+//! Invariant: what still reads is read, unless the device is gone, or neither several places in a row answer nor those
+//! that did before.
 
 use super::Member;
+use crate::block::buffer::AlignedBuffer;
+use crate::block::judge::spread_probes;
 use crate::block::{Disk, DiskError, FaultClass, Operation};
-use crate::units::Sectors;
+use crate::units::{SECTOR_SIZE, Sectors};
 use nix::errno::Errno;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Requests that may fail one after the other, for reasons that are not about sectors, before no more are made: each can
-/// take as long as the kernel waits for a disk.
-const PATIENCE: u32 = 4;
+/// Places in a row that may fail for reasons that are not about sectors before it is asked whether the device is there at
+/// all: each request can take as long as the kernel waits for a disk. A place that is tried again is one place.
+const PATIENCE: usize = 4;
+
+/// Places that are asked then, spread over the device; beside them the one that read last.
+const PROBES: u32 = 4;
 
 /// The device of a spare that is given up.
 #[derive(Debug)]
 struct GivenUp {
     inner: Arc<dyn Disk>,
-    /// Failures in a row that were not about sectors.
-    failures: AtomicU32,
+    state: Mutex<State>,
+}
+
+/// Made in full beforehand: reads in the window allocate nothing.
+#[derive(Debug)]
+struct State {
+    /// First sectors of the places that failed in a row.
+    failed: [Option<Sectors>; PATIENCE],
+    /// The place that read last, and then places spread over the device.
+    probes: Vec<Sectors>,
+    /// One logical block.
+    block: AlignedBuffer,
+    /// Nothing answers any more: no request is made.
+    dead: bool,
 }
 
 /// The same member, its unreadable sectors as if its disk had called them bad.
 pub fn give_up(member: &Member) -> Member {
-    let disk = GivenUp { inner: member.disk.clone(), failures: AtomicU32::new(0) };
+    let spread = spread_probes(&*member.disk, &[], PROBES).into_iter().map(|probe| probe.start());
+    let state = State {
+        failed: [None; PATIENCE],
+        probes: std::iter::once(Sectors::ZERO).chain(spread).collect(),
+        block: AlignedBuffer::new(member.disk.logical_block().to_usize_bytes().unwrap_or(SECTOR_SIZE)),
+        dead: false,
+    };
+    let disk = GivenUp { inner: member.disk.clone(), state: Mutex::new(state) };
     Member { devno: member.devno, disk: Arc::new(disk) }
 }
 
-impl GivenUp {
-    fn is_dead(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) >= PATIENCE
+impl State {
+    fn has_read(&mut self, start: Sectors) {
+        self.failed = [None; PATIENCE];
+        if let Some(last) = self.probes.first_mut() {
+            *last = start;
+        }
     }
 
-    fn count(&self, error: &DiskError) {
-        match error.errno {
-            Errno::ENXIO | Errno::ENODEV => self.failures.store(PATIENCE, Ordering::Relaxed),
-            _ if error.class() == FaultClass::Transport => drop(self.failures.fetch_add(1, Ordering::Relaxed)),
-            _ => {}
+    fn has_failed(&mut self, disk: &dyn Disk, error: &DiskError, start: Sectors) {
+        if matches!(error.errno, Errno::ENXIO | Errno::ENODEV) {
+            self.dead = true;
         }
+        if error.class() != FaultClass::Transport || self.failed.contains(&Some(start)) {
+            return;
+        }
+        if let Some(place) = self.failed.iter_mut().find(|place| place.is_none()) {
+            *place = Some(start);
+        }
+        if self.failed.iter().all(Option::is_some) {
+            // Whatever a sector elsewhere says, the device answers.
+            let State { probes, block, .. } = self;
+            let answers = probes.iter().any(|at| match disk.read(*at, block) {
+                Ok(()) => true,
+                Err(error) => error.class() != FaultClass::Transport,
+            });
+            self.dead |= !answers;
+            self.failed = [None; PATIENCE];
+        }
+    }
+}
+
+impl GivenUp {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lost(&self, start: Sectors, bytes: usize) -> DiskError {
@@ -58,16 +107,17 @@ impl Disk for GivenUp {
         self.inner.logical_block()
     }
     fn read(&self, start: Sectors, buf: &mut [u8]) -> Result<(), DiskError> {
-        if self.is_dead() {
+        let mut state = self.state();
+        if state.dead {
             return Err(self.lost(start, buf.len()));
         }
         match self.inner.read(start, buf) {
             Ok(()) => {
-                self.failures.store(0, Ordering::Relaxed);
+                state.has_read(start);
                 Ok(())
             }
             Err(error) => {
-                self.count(&error);
+                state.has_failed(&*self.inner, &error, start);
                 Err(self.lost(start, buf.len()))
             }
         }
@@ -108,5 +158,26 @@ mod tests {
         let gone = give_up(&Member::gone("spare 1", DevNo { major: 8, minor: 16 })).disk;
         assert_eq!(gone.read(Sectors(5), &mut buf).map_err(|e| e.errno), Err(Errno::ENODATA));
         assert_eq!(gone.write(Sectors(5), &buf).map_err(|e| e.errno), Err(Errno::ENXIO));
+    }
+
+    #[test]
+    fn many_bad_places_are_not_the_end_and_a_device_that_says_nothing_is() {
+        let disk = Arc::new(RamDisk::new("spare", Sectors(400)));
+        let member = Member { devno: DevNo { major: 8, minor: 16 }, disk: disk.clone() };
+        let mut buf = [0; 512];
+        disk.set_bad(Range::new(Sectors(20), Sectors(60)).unwrap(), Bad::Reads(Errno::ETIMEDOUT));
+        let given_up = give_up(&member).disk;
+        for sector in 0..400 {
+            for _ in 0..4 {
+                let bad = (20..80).contains(&sector);
+                assert_eq!(given_up.read(Sectors(sector), &mut buf).is_err(), bad, "{sector}");
+            }
+        }
+        disk.set_failing(Some(Errno::ETIMEDOUT));
+        for sector in 100..104 {
+            assert!(given_up.read(Sectors(sector), &mut buf).is_err());
+        }
+        disk.set_failing(None);
+        assert!(given_up.read(Sectors(104), &mut buf).is_err(), "it is asked no more");
     }
 }

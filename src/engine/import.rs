@@ -7,8 +7,7 @@
 //! - the map becomes durable in one commit, after the slots are flushed;
 //! - what cannot be read is held, and never taken from an older place.
 
-use super::activate::Mark;
-use super::create::create_prepared;
+use super::create::{CreateOptions, create_prepared};
 use super::salvage::{Copy, CopyFault, Filling, Salvager};
 use super::{EngineError, Member, Observer, Session};
 use crate::block::buffer::AlignedBuffer;
@@ -114,14 +113,13 @@ pub fn import<'a>(
     dm: &'a dyn DeviceMapper,
     plan: &ImportPlan,
     devices: ImportDevices,
-    mark: &Mark,
     retries: u32,
-    observer: &dyn Observer,
+    options: &CreateOptions<'_>,
 ) -> Result<Imported<'a>, EngineError> {
     let ImportDevices { main, spare, old } = devices;
     let mut lost = Vec::new();
-    let (session, activation) = create_prepared(dm, &plan.create, main, vec![spare], mark, observer, &mut |session| {
-        lost = fill(session, plan, &old, retries, observer)?;
+    let (session, activation) = create_prepared(dm, &plan.create, main, vec![spare], options, &mut |session| {
+        lost = fill(session, plan, &old, retries, options.observer)?;
         let mut map = plan.map.clone();
         for range in &lost {
             map.record_loss(*range, Fate::Held)?;

@@ -9,6 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A lock that is held as long as this lives.
 #[derive(Debug)]
@@ -44,6 +45,25 @@ pub fn take(directory: &Path, key: &str, name: &str) -> Result<Lock, EngineError
     }
 }
 
+/// The lock of this host for taking devices into use, waited for as long as `patience`. A claim of device-mapper keeps
+/// other programs away, but not another device-mapper device, also of another setup: all of them share one holder. So a
+/// command holds this from before it looks at a device until its first commit to it stands.
+///
+/// # Errors
+/// [`Refusal::Claiming`] with the process that has it.
+pub fn take_claims(directory: &Path, patience: Duration) -> Result<Lock, EngineError> {
+    let begun = Instant::now();
+    loop {
+        match take(directory, "claim", "") {
+            Err(EngineError::Refused(Refusal::Busy { pid, .. })) if begun.elapsed() >= patience => {
+                return Err(Refusal::Claiming { pid }.into());
+            }
+            Err(EngineError::Refused(Refusal::Busy { .. })) => std::thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +78,20 @@ mod tests {
         take(dir.path(), "other", "data").unwrap();
         drop(first);
         take(dir.path(), "key", "data").unwrap();
+    }
+
+    #[test]
+    fn devices_are_taken_into_use_by_one_command_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = take_claims(dir.path(), Duration::ZERO).unwrap();
+        let me = std::process::id();
+        let second = take_claims(dir.path(), Duration::from_millis(30)).unwrap_err();
+        assert!(matches!(second, EngineError::Refused(Refusal::Claiming { pid: Some(pid) }) if pid == me));
+        let waiting = std::thread::spawn({
+            let dir = dir.path().to_path_buf();
+            move || take_claims(&dir, Duration::from_secs(60)).map(drop)
+        });
+        drop(first);
+        waiting.join().unwrap().unwrap();
     }
 }

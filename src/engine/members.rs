@@ -267,8 +267,9 @@ pub fn check_back(session: &Session<'_>, index: SpareIndex, disk: &dyn Disk) -> 
     }
 }
 
-/// Takes a spare back into service, on the device that it has now: the tables lead there, the newest generation is
-/// written to it, and it is present again. The caller has checked that the device is the one that is recorded.
+/// Takes a spare back into service, on the device that it has now: the newest generation is written to it, the tables
+/// lead there, and it is present again. The caller has checked that the device is the one that is recorded; `recheck`
+/// looks at it again once device-mapper has claimed it, before anything is written.
 ///
 /// # Errors
 /// [`Refusal`], or what failed. Until its table is in force the spare's extents may answer EIO, as they did while it
@@ -277,6 +278,7 @@ pub fn readd(
     session: &mut Session<'_>,
     index: SpareIndex,
     member: Member,
+    recheck: &dyn Fn() -> Result<(), EngineError>,
     observer: &dyn Observer,
 ) -> Result<(), EngineError> {
     session.check_live_but(Some(index))?;
@@ -289,19 +291,26 @@ pub fn readd(
         let size = session.metadata.spare(index).map_or(crate::units::Sectors::ZERO, |r| r.identity.size);
         held::claim(session, index, member.devno, size)?;
         // It was claimed a moment ago only.
-        check_back(session, index, &*member.disk)?;
+        let still = recheck().and_then(|()| Ok(check_back(session, index, &*member.disk)?));
+        if let Err(error) = still {
+            release(session, index)?;
+            return Err(error);
+        }
+    } else {
+        recheck()?;
     }
     if let Some(place) = session.spares.get_mut(index.as_usize()) {
         *place = Some(member);
     }
+    // What is written to its extents from now on must not be forgotten: the map is on it before anything leads there.
+    observer.step("committing");
+    catch_up(session, index)?;
     if moved || session.check_live().is_err() {
         // Its extents answer EIO still: blocks are held before anything leads there.
         held::hold_anew(session, index, observer)?;
         swap_table(session)?;
     }
     session.check_live()?;
-    observer.step("committing");
-    catch_up(session, index)?;
     set_state(session, index, SpareState::Present)?;
     if session.failed.contains(&index) {
         return Err(EngineError::Device(format!(

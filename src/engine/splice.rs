@@ -89,11 +89,11 @@ pub fn splice(
     }
     let suspects = on_setup(&session.metadata.map, &plan.bad_slots).into_iter().chain(options.suspects.iter().copied());
     let mut salvager = Salvager::new(options.retries, session.block(), suspects.collect());
-    let mut kept = None;
+    let mut kept: Option<Work<'_>> = None;
     for _ in 0..ATTEMPTS {
         let mut work = match kept.take() {
-            Some(work) => work,
-            None => {
+            Some(work) if work.may_stay(session, plan) => work,
+            _ => {
                 options.observer.step("copying");
                 outcome.dropped.clear();
                 copy_all(session, plan, &plan.moves, &mut salvager, options, &mut outcome)?

@@ -77,6 +77,7 @@ pub fn plan_compact(
         already: Vec::new(),
         unreadable: UnreadablePolicy::Leave,
         bad_slots: OnSpares::new(),
+        only_to: None,
     };
     if !plan.moves.is_empty() {
         check_room(metadata, &plan)?;

@@ -90,6 +90,8 @@ pub struct MovePlan {
     pub unreadable: UnreadablePolicy,
     /// Sectors of spares that are known to be bad; the commit of the moves records them.
     pub bad_slots: OnSpares,
+    /// The only spares that slots may be taken on, where others are out of the question.
+    pub only_to: Option<Vec<SpareIndex>>,
 }
 
 impl MovePlan {
@@ -145,7 +147,8 @@ pub fn plan_remap(
     if map.remapped().checked_add(Sectors(total)).is_none_or(|all| all >= map.main_len()) {
         return Err(Refusal::WholeMain);
     }
-    let plan = MovePlan { kind: MoveKind::Remap, moves, already, unreadable, bad_slots: OnSpares::new() };
+    let plan =
+        MovePlan { kind: MoveKind::Remap, moves, already, unreadable, bad_slots: OnSpares::new(), only_to: None };
     check_room(metadata, &plan)?;
     Ok(plan)
 }
@@ -174,7 +177,7 @@ pub fn plan_restore(
         }
     }
     let bad_slots = OnSpares::new();
-    Ok(MovePlan { kind: MoveKind::Restore, moves, already: Vec::new(), unreadable, bad_slots })
+    Ok(MovePlan { kind: MoveKind::Restore, moves, already: Vec::new(), unreadable, bad_slots, only_to: None })
 }
 
 /// Plans to move every unit whose slot touches one of the `bad` sectors of the spares to another slot, on any spare for
@@ -218,7 +221,7 @@ pub fn plan_evacuate(
         |to: Allocation| Some(Move { range: to.range, from: Home::Slot(from(&to)?), to: Home::Slot(to.slot) });
     let moves = slots.into_iter().filter_map(slot_to_slot).collect();
     let bad_slots = bad.clone();
-    let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots };
+    let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots, only_to: None };
     check_room(&view, &plan)?;
     Ok(plan)
 }

@@ -268,6 +268,12 @@ pub enum Refusal {
         /// The process that holds the lock, where it is known.
         pid: Option<u32>,
     },
+    /// Another command is taking devices into use.
+    #[error("another dm-remap command{} is taking devices into use at this moment; wait until it is done", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]
+    Claiming {
+        /// The process that holds the lock, where it is known.
+        pid: Option<u32>,
+    },
     /// Another watcher has the setup.
     #[error("'{name}' is watched already{}; a setup has one watcher", .pid.map(|p| format!(" by process {p}")).unwrap_or_default())]
     Watched {

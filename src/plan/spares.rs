@@ -176,6 +176,7 @@ pub fn plan_leave(
     let needed =
         Sectors(leaving.iter().filter_map(|e| map.slot_len(e.range.len())).map(|l| l.0).fold(0, u64::saturating_add));
     let free = pool.free();
+    let only_to = to.only.then(|| to.first.clone());
     let mut moves = Vec::new();
     for extent in leaving {
         let slots = pool.allocate(extent.range, map.unit());
@@ -185,7 +186,7 @@ pub fn plan_leave(
         }
     }
     let bad_slots = OnSpares::new();
-    let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots };
+    let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots, only_to };
     check_room(metadata, &plan)?;
     Ok(plan)
 }

@@ -174,7 +174,8 @@ impl Machine {
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
             (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
-        create::create(&self.dm, &plan, main, spares?, &mark(), &Silent).map(|(session, _)| session)
+        let options = create::CreateOptions { mark: &mark(), recheck: &|| Ok(()), observer: &Silent };
+        create::create(&self.dm, &plan, main, spares?, &options).map(|(session, _)| session)
     }
 
     pub fn session(&self) -> Result<Session<'_>, EngineError> {

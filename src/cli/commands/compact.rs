@@ -78,7 +78,7 @@ pub(super) fn compact(context: &Context, args: &args::Compact, out: &mut Output)
 
 /// The spares that extents may be moved on: those that are there.
 fn usable<'s>(session: &'s Session<'_>) -> impl Fn(SpareIndex) -> bool + 's {
-    |spare| session.spare(spare).is_some()
+    |spare| session.is_there(spare)
 }
 
 fn measure(session: &Session<'_>, metadata: &Metadata) -> Result<Measured> {

@@ -1,6 +1,6 @@
 //! `create`: gathers the facts, plans, runs.
 
-use super::spare_facts::{contents, device_facts, traces};
+use super::spare_facts::{contents, device_facts, still_holds, still_ours, traces};
 use super::{Context, Exit, Output};
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
@@ -8,7 +8,7 @@ use crate::cli::args::Create;
 use crate::cli::choices::policy;
 use crate::cli::report::sizes;
 use crate::dm::DeviceMapper;
-use crate::engine::create::create as run;
+use crate::engine::create::{CreateOptions, create as run};
 use crate::engine::{EngineError, now};
 use crate::format::choose::Expected;
 use crate::plan::create::{Contents, CreateFacts, CreatePlan, SpareFacts, plan};
@@ -21,13 +21,16 @@ use uuid::Uuid;
 pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
     let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
+    let _claiming = if args.dry_run { None } else { Some(context.claim_lock()?) };
     if !args.dry_run {
         context.remove_remains()?;
     }
     let main = context.device(&args.main)?;
     let spares: Result<Vec<BlockDevice>, EngineError> = args.spares.iter().map(|p| context.device(p)).collect();
     let spares = spares?;
-    let plan = plan(facts(context, args, &main, &spares)?)?;
+    let facts = facts(context, args, &main, &spares)?;
+    let found: Vec<Contents> = facts.spares.iter().map(|spare| spare.contents.clone()).collect();
+    let plan = plan(facts)?;
     for warning in &plan.warnings {
         context.note(warning);
     }
@@ -46,13 +49,26 @@ pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Resu
     }
     let _setup_lock = context.lock(&plan.metadata.setup.to_string(), &args.name)?;
     let members: Result<Vec<_>, EngineError> = spares.iter().map(|s| context.member(s)).collect();
-    let (session, activation) = run(dm, &plan, context.member(&main)?, members?, &context.mark(), &context.progress)?;
+    let recheck = || still_free(context, plan.metadata.setup, &main, spares.iter().zip(&found));
+    let options = CreateOptions { mark: &context.mark(), recheck: &recheck, observer: &context.progress };
+    let (session, activation) = run(dm, &plan, context.member(&main)?, members?, &options)?;
     if let Some(warning) = &activation.warning {
         context.note(warning);
     }
     context.keep_backup(&session.metadata);
     report(out, &plan, Some(&activation.node));
     Ok(Exit::Done)
+}
+
+/// Looks at the devices of a new setup again that are claimed for it, before anything is written to them.
+pub(super) fn still_free<'a>(
+    context: &Context,
+    setup: Uuid,
+    main: &BlockDevice,
+    mut spares: impl Iterator<Item = (&'a BlockDevice, &'a Contents)>,
+) -> Result<(), EngineError> {
+    still_ours(context, main, setup)?;
+    spares.try_for_each(|(spare, found)| still_holds(context, spare, setup, found))
 }
 
 pub(super) fn facts(

@@ -1,6 +1,7 @@
 //! `spare add`, `list`, `readd`, `grow`; see `spare_empty` for those that move extents.
 
 use super::spare_empty;
+use super::spare_facts::{made_over, still_holds, still_ours};
 use super::spare_find::{device_words, find, member_of, plan_addition, uuid_on};
 use super::{Context, Exit, Output, moves};
 use crate::block::device::BlockDevice;
@@ -12,6 +13,7 @@ use crate::format::metadata::SpareState;
 use crate::identity::{Identity, Match};
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
+use crate::plan::create::Contents;
 use crate::plan::spares::{AddPlan, plan_grow};
 use crate::pool::Pool;
 use crate::store::read_copies;
@@ -19,6 +21,7 @@ use crate::units::Sectors;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;
+use uuid::Uuid;
 
 pub(super) fn run(context: &Context, args: &Spare, out: &mut Output) -> Result<Exit> {
     match args {
@@ -44,8 +47,10 @@ fn add(context: &Context, args: &SpareAdd, out: &mut Output) -> Result<Exit> {
     // A device that a killed command has left claimed is free.
     session.check_live()?;
     session.clear_leftovers()?;
+    let claiming = context.claim_lock()?;
     let (devices, plan) = plan_addition(context, &session, &args.devices, args.force_signature)?;
     run_addition(context, &mut session, &devices, &plan)?;
+    drop(claiming);
     report_added(out, &args.name, &plan, false, Pool::new(&session.metadata, |_| true).free());
     Ok(if session.failed.is_empty() { Exit::Done } else { Exit::Attention })
 }
@@ -54,29 +59,32 @@ fn add(context: &Context, args: &SpareAdd, out: &mut Output) -> Result<Exit> {
 pub(super) fn run_addition(
     context: &Context,
     session: &mut Session<'_>,
-    devices: &[BlockDevice],
+    devices: &[(BlockDevice, Contents)],
     plan: &AddPlan,
 ) -> Result<()> {
     let main = context.host.device_by_number(session.main.devno).ok();
-    for (device, (index, record)) in devices.iter().zip(&plan.records) {
+    let setup = session.setup();
+    for (number, ((device, found), (index, record))) in devices.iter().zip(&plan.records).enumerate() {
         if main.as_ref().is_some_and(|main| context.host.same_disk(main, device)) {
             context
                 .note(&format!("{} is on the same disk as main: when that dies, both are gone", device.path.display()));
         }
-        let recheck = || {
-            let now = context.host.device_by_number(device.devno).map_err(|e| EngineError::Device(e.to_string()))?;
-            if now.identity == device.identity {
-                Ok(())
-            } else {
-                let what = format!("{} was replaced while it was being added", device.path.display());
-                Err(EngineError::Device(what))
-            }
-        };
+        let recheck = || still_holds(context, device, setup, found);
         let member = context.member(device)?;
         let result = members::add(session, *index, record, member, &recheck, &context.progress);
         context.keep_backup(&session.metadata);
         moves::tell_failed(context, session);
-        result?;
+        match result {
+            // It is no refusal any more, in which nothing was changed.
+            Err(error) if number > 0 => {
+                return Err(EngineError::Device(format!(
+                    "{error}. The devices before {} are added, it and those after it are not",
+                    device.path.display()
+                ))
+                .into());
+            }
+            other => other?,
+        }
         if devices.len() > 1 {
             context.note(&format!("{} is added", device.path.display()));
         }
@@ -241,9 +249,15 @@ fn readd(context: &Context, args: &SpareReadd, out: &mut Output) -> Result<Exit>
         ));
     }
     let (_lock, mut session) = context.locked_session(&args.name)?;
+    let _claiming = context.claim_lock()?;
     let (index, device) = prepare(&session)?;
     let was = session.spare(index).map(|member| member.devno);
-    let result = members::readd(&mut session, index, context.member(&device)?, &context.progress);
+    let setup = session.setup();
+    let recheck = || {
+        still_ours(context, &device, setup)?;
+        check_not_made_over(context, &args.name, setup, index, &device)
+    };
+    let result = members::readd(&mut session, index, context.member(&device)?, &recheck, &context.progress);
     context.keep_backup(&session.metadata);
     moves::tell_failed(context, &session);
     result?;
@@ -330,7 +344,30 @@ fn check_taken_back(context: &Context, session: &Session<'_>, index: SpareIndex,
         Match::Unproven if record.identity.has_stable_name() => {
             Err(refuse(format!("{path} has no name that could prove that it is the same device")).into())
         }
-        Match::Proven | Match::Unproven => Ok(()),
+        Match::Proven | Match::Unproven => {
+            Ok(check_not_made_over(context, &session.name, session.setup(), index, device)?)
+        }
+    }
+}
+
+/// Checks that nobody has made anything over its copies: its slots would not be what they were.
+fn check_not_made_over(
+    context: &Context,
+    name: &str,
+    setup: Uuid,
+    index: SpareIndex,
+    device: &BlockDevice,
+) -> Result<(), EngineError> {
+    let disk = context.member_for_reading(device)?.disk;
+    let reading = read_copies(&*disk, Expected { setup: Some(setup), spare: None });
+    match made_over(context, device, &*disk, &reading)? {
+        None => Ok(()),
+        Some(signature) => {
+            let path = device.path.display();
+            let why =
+                format!("{path} holds {signature}, which somebody made over its copies: what lived there may be gone");
+            Err(Refusal::NotTakenBack { name: name.into(), index, why }.into())
+        }
     }
 }
 

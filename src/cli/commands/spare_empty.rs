@@ -9,9 +9,10 @@
 
 use super::probe::{is_busy, patient_session};
 use super::spare::run_addition;
-use super::spare_find::{device_words, find, member_of, plan_addition};
+use super::spare_find::{Candidates, device_words, find, member_of, plan_addition};
 use super::{Context, Exit, Output, moves};
 use crate::cli::args::{Leaving, SpareEvacuate, SpareRemove, SpareReplace};
+use crate::cli::output::complain;
 use crate::cli::report::{count, loss_rows, move_rows, sizes};
 use crate::cli::signals::Signals;
 use crate::engine::give_up::give_up;
@@ -45,6 +46,8 @@ struct Job<'a> {
     uuid: Uuid,
     to: Destinations,
     leaving: &'a Leaving,
+    /// Something has been changed for it already.
+    begun: bool,
 }
 
 /// How it went.
@@ -60,10 +63,16 @@ struct Emptied {
     dropped: Vec<(Range, String)>,
     interrupted: bool,
     spare_failed: bool,
+    /// What ended it after something had been changed already.
+    error: Option<String>,
 }
 
 impl Emptied {
     fn exit(&self) -> Exit {
+        // Never a refusal: something was changed.
+        if self.error.is_some() {
+            return Exit::Failed;
+        }
         let fine = self.lost.is_empty() && self.dropped.is_empty() && !self.interrupted && !self.spare_failed;
         if fine { Exit::Done } else { Exit::Attention }
     }
@@ -121,49 +130,80 @@ fn is_still(session: &Session<'_>, job: &Job<'_>) -> Result<()> {
     }
 }
 
-/// Moves everything away, part by part; with the last of it, under the same lock, `finish` is called.
+/// Moves everything away, part by part; with the last of it, under the same lock, `finish` is called. An error before
+/// anything was changed is an error; a later one is part of what is to be told.
 fn empty(
     context: &Context,
     job: &Job<'_>,
-    mut held: Option<(Lock, Session<'_>)>,
+    held: (Lock, Session<'_>),
     signals: &mut Signals,
     finish: &mut dyn FnMut(&mut Session<'_>) -> Result<()>,
 ) -> Result<Emptied> {
     let mut emptied = Emptied::default();
-    let mut first = true;
+    let mut begun = job.begun;
+    match empty_in_parts(context, job, held, signals, finish, &mut emptied, &mut begun) {
+        Err(error) if !begun => return Err(error),
+        Err(error) => emptied.error = Some(format!("the last step failed: {error:#}")),
+        Ok(()) => {}
+    }
+    Ok(emptied)
+}
+
+fn empty_in_parts(
+    context: &Context,
+    job: &Job<'_>,
+    held: (Lock, Session<'_>),
+    signals: &mut Signals,
+    finish: &mut dyn FnMut(&mut Session<'_>) -> Result<()>,
+    emptied: &mut Emptied,
+    begun: &mut bool,
+) -> Result<()> {
+    let (mut held, mut first) = (Some(held), true);
     loop {
         let (lock, mut session) = match held.take() {
             Some(held) => held,
             None => match patient_session(context, job.name, PATIENCE) {
-                Err(error) if is_busy(&error) && !signals.came() => continue,
+                Err(error) if is_busy(&error) && signals.came() => {
+                    emptied.interrupted = true;
+                    return Ok(());
+                }
+                Err(error) if is_busy(&error) => continue,
                 other => other?,
             },
         };
         session.check_live()?;
         is_still(&session, job)?;
-        let whole = plan(&session, job, &session.metadata)?;
+        let mut whole = plan(&session, job, &session.metadata)?;
         if first {
             emptied.total = whole.sectors();
             if session.metadata.spare(job.index).is_some_and(|record| record.state == SpareState::Present) {
+                *begun = true;
                 members::set_state(&mut session, job.index, SpareState::Draining)?;
+                // That commit may have marked a destination as failed.
+                whole = plan(&session, job, &session.metadata)?;
             }
             first = false;
         }
         if whole.moves.is_empty() {
+            let generation = session.metadata.generation;
             let result = finish(&mut session);
+            *begun |= session.metadata.generation != generation;
             context.keep_backup(&session.metadata);
             moves::tell_failed(context, &session);
             emptied.spare_failed |= !session.failed.is_empty();
             drop(lock);
-            return result.map(|()| emptied);
+            return result;
         }
         let part = whole.first_part(PART, PART_MOVES, session.metadata.map.unit());
-        move_part(context, job, &mut session, &part, &mut emptied)?;
+        let generation = session.metadata.generation;
+        let result = move_part(context, job, &mut session, &part, emptied);
+        *begun |= session.metadata.generation != generation;
+        result?;
         drop(session);
         drop(lock);
         if signals.came() {
             emptied.interrupted = true;
-            return Ok(emptied);
+            return Ok(());
         }
     }
 }
@@ -209,7 +249,7 @@ fn job<'a>(
     leaving: &'a Leaving,
 ) -> Result<Job<'a>, Refusal> {
     match session.metadata.spare(index).filter(|record| record.state.is_member()) {
-        Some(record) => Ok(Job { name, index, uuid: record.uuid, to, leaving }),
+        Some(record) => Ok(Job { name, index, uuid: record.uuid, to, leaving, begun: false }),
         None => Err(Refusal::SpareRemoved { name: name.into(), index }),
     }
 }
@@ -235,7 +275,7 @@ pub(super) fn evacuate(context: &Context, args: &SpareEvacuate, out: &mut Output
     let mut signals = take_signals()?;
     let held = context.locked_session(&args.name)?;
     let job = prepare(&held.1)?;
-    let emptied = empty(context, &job, Some(held), &mut signals, &mut |_| Ok(()))?;
+    let emptied = empty(context, &job, held, &mut signals, &mut |_| Ok(()))?;
     drop(signals);
     let again = format!("dm-remap spare evacuate {} {}", args.name, args.spare);
     Ok(report(context, &job, &emptied, &again, &[], out))
@@ -271,7 +311,7 @@ fn empty_and_remove(
     signals: &mut Signals,
 ) -> Result<(Emptied, Vec<String>)> {
     let mut done = Vec::new();
-    let emptied = empty(context, job, Some(held), signals, &mut |session| {
+    let emptied = empty(context, job, held, signals, &mut |session| {
         let device = device_words(context, session, job.index);
         let not_erased = members::remove(session, job.index)?;
         done.push(format!("spare {} ({device}) is removed from '{}'", job.index, job.name));
@@ -302,13 +342,16 @@ pub(super) fn replace(context: &Context, args: &SpareReplace, out: &mut Output) 
     session.check_live()?;
     // A device that a killed command has left claimed is free.
     session.clear_leftovers()?;
+    let claiming = context.claim_lock()?;
     let Some(replacing) = prepare_replace(context, &session, args)? else {
         return Ok(replaced_already(out, args));
     };
-    let Replacing { job, addition, .. } = replacing;
-    if let Some((device, plan)) = &addition {
-        run_addition(context, &mut session, std::slice::from_ref(device), plan)?;
+    let Replacing { mut job, addition, .. } = replacing;
+    if let Some((devices, plan)) = &addition {
+        run_addition(context, &mut session, devices, plan)?;
+        job.begun = true;
     }
+    drop(claiming);
     let (emptied, mut done) = empty_and_remove(context, &job, (lock, session), &mut signals)?;
     drop(signals);
     if addition.is_some() {
@@ -334,7 +377,7 @@ fn replaced_already(out: &mut Output, args: &SpareReplace) -> Exit {
 struct Replacing<'a> {
     job: Job<'a>,
     /// The new device, unless it is a spare already.
-    addition: Option<(crate::block::device::BlockDevice, crate::plan::AddPlan)>,
+    addition: Option<(Candidates, crate::plan::AddPlan)>,
     plan: MovePlan,
 }
 
@@ -354,10 +397,11 @@ fn prepare_replace<'a>(
     let (new, addition) = match member {
         Some(new) => (new, None),
         None => {
-            let (_, plan) = plan_addition(context, session, std::slice::from_ref(&args.new), args.force_signature)?;
+            let (devices, plan) =
+                plan_addition(context, session, std::slice::from_ref(&args.new), args.force_signature)?;
             plan.apply(&mut after);
             let new = plan.records.first().map_or(old, |(index, _)| *index);
-            (new, Some((device, plan)))
+            (new, Some((devices, plan)))
         }
     };
     let to = Destinations { first: vec![new], only: false };
@@ -395,7 +439,7 @@ fn report(context: &Context, job: &Job<'_>, emptied: &Emptied, again: &str, done
             emptied.dropped.iter().map(|(range, why)| serde_json::json!({ "range": range, "why": why })).collect();
         let bad: Vec<_> =
             emptied.bad_slots.iter().map(|(s, range)| serde_json::json!({ "spare": s, "range": range })).collect();
-        out.json(&serde_json::json!({
+        let mut told = serde_json::json!({
             "dry_run": false,
             "name": job.name,
             "spare": job.index,
@@ -408,7 +452,13 @@ fn report(context: &Context, job: &Job<'_>, emptied: &Emptied, again: &str, done
             "not_moved": dropped,
             "bad_slots": bad,
             "done": done,
-        }));
+        });
+        if let (Some(error), Some(fields)) = (&emptied.error, told.as_object_mut()) {
+            fields.insert("error".into(), error.as_str().into());
+            fields.insert("exit_code".into(), (Exit::Failed as u8).into());
+        }
+        out.json(&told);
+        emptied.error.iter().for_each(|error| complain(error));
         return emptied.exit();
     }
     if emptied.total > Sectors::ZERO || done.is_empty() {
@@ -438,6 +488,12 @@ fn report(context: &Context, job: &Job<'_>, emptied: &Emptied, again: &str, done
     }
     for line in done {
         out.line(line);
+    }
+    if let Some(error) = &emptied.error {
+        let left = sizes(emptied.total.saturating_sub(emptied.moved));
+        out.line(format!("FAILED: {left} are left on spare {}", job.index));
+        out.line(format!("  to go on when that is settled: {again}"));
+        complain(error);
     }
     if emptied.interrupted {
         let left = sizes(emptied.total.saturating_sub(emptied.moved));

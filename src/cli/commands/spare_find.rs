@@ -1,7 +1,7 @@
 //! Which spare is meant, and what a device is to a setup.
 
 use super::Context;
-use super::spare_facts::{contents, device_facts};
+use super::spare_facts::{contents, device_facts, made_over};
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::context::Usage;
@@ -80,13 +80,16 @@ pub(super) fn device_words(context: &Context, session: &Session<'_>, index: Spar
     }
 }
 
+/// Devices that are to be spares, with what was found on each.
+pub(super) type Candidates = Vec<(BlockDevice, Contents)>;
+
 /// Plans to add devices to a setup, after all the checks of `create`.
 pub(super) fn plan_addition(
     context: &Context,
     session: &Session<'_>,
     paths: &[PathBuf],
     force_signature: bool,
-) -> Result<(Vec<BlockDevice>, AddPlan)> {
+) -> Result<(Candidates, AddPlan)> {
     let devices: Result<Vec<BlockDevice>, EngineError> = paths.iter().map(|path| context.device(path)).collect();
     let devices = devices?;
     for device in &devices {
@@ -94,28 +97,33 @@ pub(super) fn plan_addition(
             return Err(already(session, device, index).into());
         }
     }
-    let mut spares = Vec::new();
+    let (mut spares, mut found) = (Vec::new(), Vec::new());
     for device in &devices {
-        let contents = contents_for(context, session, device)?;
+        let on_it = contents(context, device)?;
+        let contents = contents_for(context, session, device, on_it.clone())?;
+        found.push(on_it);
         spares.push(SpareFacts { contents, device: device_facts(context, device)? });
     }
     let uuids = devices.iter().map(|_| Uuid::new_v4()).collect();
     let overlaps = overlaps(context, session, &devices);
     let facts = AddFacts { spares, overlaps, force_signature, uuids };
-    Ok((devices, plan_add(&session.metadata, facts)?))
+    let plan = plan_add(&session.metadata, facts)?;
+    Ok((devices.into_iter().zip(found).collect(), plan))
 }
 
-/// As for `create`, but a spare that was removed from this very setup holds nothing that counts.
-fn contents_for(context: &Context, session: &Session<'_>, device: &BlockDevice) -> Result<Contents> {
-    let found = contents(context, device)?;
+/// What `found` on a device is to this setup: as for `create`, but a spare that was removed from it holds nothing that
+/// counts, unless somebody has made something over its copies since.
+fn contents_for(context: &Context, session: &Session<'_>, device: &BlockDevice, found: Contents) -> Result<Contents> {
     let ours = matches!(&found, Contents::SpareOf { setup, .. } if *setup == session.setup());
     if !ours {
         return Ok(found);
     }
-    let uuid = uuid_on(session, device)?;
+    let disk = DirectDisk::open_device(device, Mode::ReadOnly).map_err(|e| EngineError::Device(e.to_string()))?;
+    let reading = read_copies(&disk, Expected { setup: Some(session.setup()), spare: None });
+    let uuid = reading.choose().ok().map(|chosen| chosen.copy.spare);
     match uuid.and_then(|uuid| session.metadata.spare_index(uuid)).filter(|i| session.metadata.is_member(*i)) {
         Some(index) => Err(already(session, device, index).into()),
-        None => Ok(Contents::Leftover),
+        None => Ok(made_over(context, device, &disk, &reading)?.map_or(Contents::Leftover, Contents::Signature)),
     }
 }
 

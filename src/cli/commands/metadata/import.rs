@@ -1,6 +1,6 @@
 //! `metadata import`.
 
-use super::super::create::facts as create_facts;
+use super::super::create::{facts as create_facts, still_free};
 use super::super::spare_facts::device_facts;
 use super::super::{Context, Exit, Output};
 use crate::block::Disk;
@@ -10,9 +10,11 @@ use crate::cli::args::{Create, Import};
 use crate::cli::output::complain;
 use crate::cli::report::{count, sizes};
 use crate::engine::EngineError;
+use crate::engine::create::CreateOptions;
 use crate::engine::import::{ImportDevices, import as run, look_at_slots, read_bytes};
 use crate::format::foreign_module::{Doubt, Ground, Judged, ModuleMetadata, judge, read_module_metadata};
 use crate::plan::Refusal;
+use crate::plan::create::Contents;
 use crate::plan::import::{ImportFacts, ImportPlan, plan, select};
 use crate::units::{Range, Sectors};
 use anyhow::Result;
@@ -22,6 +24,8 @@ use std::sync::Arc;
 pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
     let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
+    let changes = args.yes && !args.dry_run && args.spare.is_some();
+    let _claiming = if changes { Some(context.claim_lock()?) } else { None };
     let old = Old::open(context, args)?;
     let main = context.device(&args.main)?;
     let copy = args.from_copy.map(usize::from);
@@ -46,7 +50,9 @@ pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Resu
     if old.device.as_ref().is_some_and(|device| device.devno == spare.devno) {
         return Err(in_place(&path, &module, &ground(&old, &main, true), "Give another device with --spare").into());
     }
-    let plan = plan(facts(context, args, &old, &main, &spare, module, judged)?)?;
+    let facts = facts(context, args, &old, &main, &spare, module, judged)?;
+    let found: Vec<Contents> = facts.create.spares.iter().map(|spare| spare.contents.clone()).collect();
+    let plan = plan(facts)?;
     plan.create.warnings.iter().for_each(|warning| context.note(warning));
     if args.dry_run || !args.yes {
         tell_plan(args, &plan, None, &listed, out);
@@ -55,7 +61,10 @@ pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Resu
     context.remove_remains()?;
     let _setup_lock = context.lock(&plan.create.metadata.setup.to_string(), &args.name)?;
     let devices = ImportDevices { main: context.member(&main)?, spare: context.member(&spare)?, old: old.disk.clone() };
-    let made = run(dm, &plan, devices, &context.mark(), args.retries, &context.progress)?;
+    let setup = plan.create.metadata.setup;
+    let recheck = || still_free(context, setup, &main, std::iter::once(&spare).zip(&found));
+    let options = CreateOptions { mark: &context.mark(), recheck: &recheck, observer: &context.progress };
+    let made = run(dm, &plan, devices, args.retries, &options)?;
     made.activation.warning.iter().for_each(|warning| context.note(warning));
     context.keep_backup(&made.session.metadata);
     tell_plan(args, &plan, Some(&made.lost), &listed, out);
