@@ -12,6 +12,7 @@ pub mod moves;
 pub mod refusal;
 pub mod repair;
 pub mod restore;
+pub mod room;
 pub mod spares;
 
 pub use create::{CreateFacts, CreatePlan, DeviceFacts, SpareFacts};

@@ -6,15 +6,15 @@
 //! - a commit writes copies 0, 2, 4, flushes, writes copies 1, 3, flushes: at any instant one whole group is intact.
 //!   On a spare whose second group alone needs it (an interrupted or failed commit left it damaged or older), that
 //!   group goes first: else a crash now could leave no copy of the newest generation, or none at all;
-//! - within a group all spares are written at once, and flushed at once, where the kernel can do that; what it did not
-//!   take is done one after the other;
+//! - within a group all spares are written at once where the kernel can do that; what it did not take is written one
+//!   after the other. They are flushed one after the other by this process itself: see `block/parallel.rs`;
 //! - [`Commit::run`] allocates nothing, and what it writes was made ready before: it is called while the setup is
 //!   suspended.
 
 pub mod raw;
 
 use crate::block::buffer::AlignedBuffer;
-use crate::block::parallel::{Outcome, Parallel, Request, What};
+use crate::block::parallel::{Outcome, Parallel, Request};
 use crate::block::{Disk, DiskError, Operation, check_request};
 use crate::format::choose::{ChooseError, Chosen, Expected, choose, reject_unexpected};
 use crate::format::copy::{Encoded, Judge, Verdict, index_u32, judge_header};
@@ -319,8 +319,8 @@ impl Commit {
                 let Some(offset) = start.to_bytes().filter(|_| fits) else { continue };
                 let Some((place, request)) = free.next() else { continue };
                 *place = (number, index);
-                let what = What::Write { offset: offset.0, pieces: [&**head, body] };
-                *request = Some(Request { device, what, outcome: Outcome::Untried });
+                let (offset, pieces) = (offset.0, [&**head, body]);
+                *request = Some(Request { device, offset, pieces, outcome: Outcome::Untried });
             }
         }
         parallel.run(&mut requests);
@@ -333,29 +333,11 @@ impl Commit {
         outcomes
     }
 
-    /// Flushes the targets of which something was written, all at once as far as the kernel takes that. What was written
-    /// is durable where that succeeded.
-    fn flush(&mut self, written: &[[bool; COPIES]; MAX_SPARES], report: &mut CommitReport) {
-        let mut requests: [Option<Request<'_>>; MAX_SPARES] = [None; MAX_SPARES];
-        if let Some(parallel) = &mut self.parallel {
-            let targets = self.targets.iter().zip(written).zip(&mut requests);
-            for ((target, _), request) in targets.filter(|((_, written), _)| written.contains(&true)) {
-                let device = target.disk.descriptor();
-                *request = device.map(|device| Request { device, what: What::Flush, outcome: Outcome::Untried });
-            }
-            parallel.run(&mut requests);
-        }
-        let targets = self.targets.iter().zip(written).zip(&mut report.spares).zip(&requests);
-        for (((target, written), state), request) in targets {
-            if !written.contains(&true) {
-                continue;
-            }
-            let result = match request.map_or(Outcome::Untried, |request| request.outcome) {
-                Outcome::Done => Ok(()),
-                Outcome::Failed(errno) => Err(target.error(Operation::Flush, Sectors::ZERO, 0, errno)),
-                Outcome::Untried => target.disk.flush(),
-            };
-            match result {
+    /// Flushes the targets of which something was written. What was written is durable where that succeeded.
+    fn flush(&self, written: &[[bool; COPIES]; MAX_SPARES], report: &mut CommitReport) {
+        let targets = self.targets.iter().zip(written).zip(&mut report.spares);
+        for ((target, written), state) in targets.filter(|((_, written), _)| written.contains(&true)) {
+            match target.disk.flush() {
                 Ok(()) => state.durable.iter_mut().zip(written).for_each(|(d, w)| *d |= w),
                 Err(error) => state.note(error),
             }

@@ -16,7 +16,7 @@ use dm_remap::block::Disk;
 use dm_remap::block::ram::{Image, Power, RamDisk};
 use dm_remap::engine::rewrite::{Rewrite, rewrite};
 use dm_remap::format::copy::{Encoded, Verdict, encode, judge_detached};
-use dm_remap::format::metadata::{Metadata, SetupState};
+use dm_remap::format::metadata::{Metadata, SetupState, SpareState};
 use dm_remap::format::{COPY_STARTS, DATA_START};
 use dm_remap::map::SpareIndex;
 use dm_remap::plan::repair::{RepairFacts, RepairPlan, plan as plan_repair};
@@ -434,4 +434,25 @@ fn a_backup_goes_over_nothing_newer_or_of_others_unasked() {
     assert!(matches!(plan_restore(&facts), Err(Refusal::Signature { .. })));
     blank.verdicts[2] = Verdict::Unsupported(dm_remap::format::copy::Unsupported::Features(8));
     assert!(plan_restore(&allow(&restore_facts(&family.child, vec![blank]), everything)).is_err());
+}
+
+#[test]
+fn a_spare_that_was_removed_is_not_mended() {
+    let before = metadata(1, 2);
+    let mut after = before.next(1_700_000_100, encode(&before).unwrap().digest());
+    after.spares[1].state = SpareState::Removed;
+    after.spares[1].removed = Some(1_700_000_100);
+    let member = found(&spare_of(0, &after, &[0, 1, 2, 3, 4], None), &after, 0);
+    // Its copies were erased all but one.
+    let removed = found(&spare_of(1, &before, &[3], None), &before, 1);
+    let plan = plan_repair(&repair_facts(vec![member.clone(), removed.clone()])).unwrap();
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    assert!(
+        plan.notes.iter().any(|note| note.contains("/dev/spare1") && note.contains("left alone")),
+        "{:?}",
+        plan.notes
+    );
+    // Named by itself, it is no other.
+    let alone = RepairFacts { others: vec![member], ..repair_facts(vec![removed]) };
+    assert!(plan_repair(&alone).unwrap().steps.is_empty());
 }

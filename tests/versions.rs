@@ -273,3 +273,27 @@ fn a_spare_that_was_removed_does_not_count() {
     assert_eq!(choice.newest.metadata, after);
     assert!(choice.stale().is_empty() && choice.missing.is_empty());
 }
+
+#[test]
+fn what_a_removed_spare_went_on_to_say_by_itself_is_no_contradiction_unless_it_is_as_new() {
+    let start = metadata(1, 3);
+    let mut removal = commits(&start, 1, 1000);
+    removal.spares.truncate(2);
+    let after = commits(&removal, 4, 1100);
+    // The removed one was brought up alone, and has commits of its own under numbers that the others have, too.
+    for own in 1..=5 {
+        let alone = commits(&start, own, 2000);
+        let mut spares = [reading(&after, 0), reading(&alone, 2), reading(&after, 1)];
+        for _ in 0..3 {
+            spares.rotate_left(1);
+            let choice = choose_setup(&spares);
+            if own < 5 {
+                let choice = choice.unwrap();
+                assert_eq!(choice.newest.metadata, after);
+                assert_eq!(choice.generations.len(), 2);
+            } else {
+                assert_eq!(choice, Err(ChooseError::Divergent(after.generation)));
+            }
+        }
+    }
+}

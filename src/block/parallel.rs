@@ -1,4 +1,4 @@
-//! Writes and flushes to many disks at once: the kernel's native AIO, by its bare system calls.
+//! Writes to many disks at once: the kernel's native AIO, by its bare system calls.
 //!
 //! Source: io_setup(2), io_submit(2), io_getevents(2); include/uapi/linux/aio_abi.h.
 //!
@@ -8,6 +8,9 @@
 //! - a context belongs to the process that made it: in a forked child nothing is tried, and the caller does the work
 //!   itself. When a process dies, the kernel waits for its requests before it closes its descriptors (`exit_aio`), so
 //!   whoever waits for that knows that they have ended;
+//! - only writes: they are submitted, and their memory is allocated, in this process. A flush (`IOCB_CMD_FDSYNC`) is not: the
+//!   kernel hands it to a shared workqueue, which may have to make a thread first, with memory that may wait for the
+//!   suspended device;
 //! - what the kernel did not take is left [`Outcome::Untried`], never half-done.
 
 #![allow(unsafe_code)] // the AIO calls: no crate of ours wraps them
@@ -16,8 +19,6 @@ use nix::errno::Errno;
 use nix::libc;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// `IOCB_CMD_FDSYNC` (kernels from 4.18; others say EINVAL).
-const FDSYNC: u16 = 3;
 /// `IOCB_CMD_PWRITEV`.
 const PWRITEV: u16 = 8;
 
@@ -66,20 +67,6 @@ const _: () = {
     assert!(size_of::<Piece>() == size_of::<libc::iovec>());
 };
 
-/// What a request is to do.
-#[derive(Clone, Copy, Debug)]
-pub enum What<'a> {
-    /// Write the pieces one after the other, from this byte of the device on.
-    Write {
-        /// Where the first piece goes.
-        offset: u64,
-        /// The bytes; a piece may be empty.
-        pieces: [&'a [u8]; PIECES],
-    },
-    /// Make all that was written durable.
-    Flush,
-}
-
 /// What became of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
@@ -92,13 +79,15 @@ pub enum Outcome {
     Failed(Errno),
 }
 
-/// A request to one device.
+/// A write to one device.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The device.
     pub device: BorrowedFd<'a>,
-    /// What to do.
-    pub what: What<'a>,
+    /// The byte of the device where the first piece goes.
+    pub offset: u64,
+    /// The bytes, one piece after the other; a piece may be empty.
+    pub pieces: [&'a [u8]; PIECES],
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -106,10 +95,7 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Bytes that it moves.
     fn bytes(&self) -> usize {
-        match self.what {
-            What::Write { pieces, .. } => pieces.iter().map(|piece| piece.len()).sum(),
-            What::Flush => 0,
-        }
+        self.pieces.iter().map(|piece| piece.len()).sum()
     }
 }
 
@@ -214,22 +200,18 @@ impl Drop for Parallel {
 
 /// The control block of a request; `None` when it does not fit the kernel's numbers.
 fn fill(request: &Request<'_>, number: u64, pieces: &mut [Piece; PIECES]) -> Option<Iocb> {
-    let control = Iocb { data: number, fildes: u32::try_from(request.device.as_raw_fd()).ok()?, ..Iocb::default() };
-    match request.what {
-        What::Flush => Some(Iocb { opcode: FDSYNC, ..control }),
-        What::Write { offset, pieces: memory } => {
-            for (piece, memory) in pieces.iter_mut().zip(memory) {
-                *piece = Piece { base: memory.as_ptr().expose_provenance(), len: memory.len() };
-            }
-            Some(Iocb {
-                opcode: PWRITEV,
-                buf: u64::try_from(pieces.as_ptr().expose_provenance()).ok()?,
-                nbytes: u64::try_from(PIECES).ok()?,
-                offset: i64::try_from(offset).ok()?,
-                ..control
-            })
-        }
+    for (piece, memory) in pieces.iter_mut().zip(request.pieces) {
+        *piece = Piece { base: memory.as_ptr().expose_provenance(), len: memory.len() };
     }
+    Some(Iocb {
+        data: number,
+        fildes: u32::try_from(request.device.as_raw_fd()).ok()?,
+        opcode: PWRITEV,
+        buf: u64::try_from(pieces.as_ptr().expose_provenance()).ok()?,
+        nbytes: u64::try_from(PIECES).ok()?,
+        offset: i64::try_from(request.offset).ok()?,
+        ..Iocb::default()
+    })
 }
 
 /// Takes note of how a request ended. One that was cut short stays untried: done again, it gives the errno of the place.

@@ -15,16 +15,12 @@ fn parallel(room: usize) -> Option<Parallel> {
 }
 
 fn write<'a>(file: &'a File, offset: u64, pieces: [&'a [u8]; 2]) -> Option<Request<'a>> {
-    Some(Request { device: file.as_fd(), what: What::Write { offset, pieces }, outcome: Outcome::default() })
-}
-
-fn flush(file: &File) -> Option<Request<'_>> {
-    Some(Request { device: file.as_fd(), what: What::Flush, outcome: Outcome::default() })
+    Some(Request { device: file.as_fd(), offset, pieces, outcome: Outcome::default() })
 }
 
 #[test]
 fn each_request_has_its_own_outcome() {
-    let Some(mut parallel) = parallel(4) else { return };
+    let Some(mut parallel) = parallel(3) else { return };
     let (good, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     let read_only = File::open("/proc/self/exe").unwrap();
     let (mut first, mut second) = (AlignedBuffer::new(4096), AlignedBuffer::new(8192));
@@ -34,8 +30,7 @@ fn each_request_has_its_own_outcome() {
         write(&good, 4096, [&first, &second]),
         write(&read_only, 0, [&first, &[]]),
         write(&other, 0, [&second, &first]),
-        flush(&good),
-        flush(&other),
+        write(&good, 0, [&first, &[]]),
     ];
     for _ in 0..3 {
         parallel.run(&mut requests);
@@ -44,7 +39,7 @@ fn each_request_has_its_own_outcome() {
         // A descriptor that cannot be written is refused at once, and the caller finds out why. The last has no room.
         assert_eq!([outcomes[0], outcomes[2]], [done, done]);
         assert_ne!(outcomes[1], done);
-        assert!(outcomes[3] != Outcome::Failed(Errno::EIO) && outcomes[4] == Outcome::Untried, "{outcomes:?}");
+        assert_eq!(outcomes[3], Outcome::Untried);
     }
     use std::os::unix::fs::FileExt;
     let mut back = [0; 12_288];

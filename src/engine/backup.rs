@@ -1,7 +1,8 @@
 //! A copy of every generation in a file, for the day when all spares are gone.
 //!
-//! Invariants: a file is complete or absent (written aside, synced, renamed); at most [`KEEP`] files for a setup; a
-//! failure is told and never fails the command: these files are a convenience, the spares are the truth.
+//! Invariants: a file is complete or absent (written aside, synced, renamed); at most [`KEEP`] files for a setup, among
+//! them always the one written last; a failure is told and never fails the command: these files are a convenience, the
+//! spares are the truth.
 
 use crate::format::COPY_MAX_BYTES;
 use crate::format::copy::{ValidCopy, Verdict, encode, judge_detached};
@@ -44,7 +45,7 @@ pub fn save(directory: &Path, metadata: &Metadata) -> io::Result<PathBuf> {
     file.sync_all()?;
     fs::rename(&aside, &path)?;
     File::open(&dir)?.sync_all()?;
-    prune(&dir)?;
+    prune(&dir, &path)?;
     Ok(path)
 }
 
@@ -118,6 +119,15 @@ pub fn list(directory: &Path, setup: Option<Uuid>) -> io::Result<Vec<Kept>> {
     Ok(out)
 }
 
+/// The newest generation of a setup among the files that are kept, or 0. A new generation goes above it, so that no file
+/// is written over.
+pub fn newest_kept(directory: &Path, setup: Uuid) -> u64 {
+    let kept = list(directory, Some(setup)).unwrap_or_default();
+    let of_setup =
+        kept.iter().filter_map(|kept| kept.content.as_ref().ok()).filter(|copy| copy.metadata.setup == setup);
+    of_setup.map(|copy| copy.metadata.generation).max().unwrap_or(0)
+}
+
 fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let listing = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -134,10 +144,11 @@ fn backups(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-fn prune(dir: &Path) -> io::Result<()> {
+/// Removes the oldest files but `written`, which is old by its number when a spare went back to an older generation.
+fn prune(dir: &Path, written: &Path) -> io::Result<()> {
     let names = backups(dir)?;
     let surplus = names.len().saturating_sub(KEEP);
-    for old in names.iter().take(surplus) {
+    for old in names.iter().filter(|name| *name != written).take(surplus) {
         fs::remove_file(old)?;
     }
     Ok(())

@@ -131,3 +131,19 @@ fn a_backup_reads_back_as_it_was() {
     export(&file, b"", true).unwrap();
     assert!(matches!(load(&file).unwrap(), Verdict::Blank | Verdict::Damaged(_)));
 }
+
+#[test]
+fn the_file_just_written_is_kept_however_old_its_number_is() {
+    let dir = tempfile::tempdir().unwrap();
+    for generation in 100..140 {
+        save(dir.path(), &metadata(generation)).unwrap();
+    }
+    let path = save(dir.path(), &metadata(7)).unwrap();
+    assert!(path.exists());
+    let kept = list(dir.path(), None).unwrap();
+    assert_eq!(kept.len(), KEEP);
+    let generations: Vec<u64> = kept.iter().map(|k| k.content.as_ref().unwrap().metadata.generation).collect();
+    assert_eq!(generations, [7].into_iter().chain(109..140).collect::<Vec<_>>());
+    assert_eq!(newest_kept(dir.path(), Uuid::from_u128(7)), 139);
+    assert_eq!(newest_kept(dir.path(), Uuid::from_u128(8)), 0);
+}

@@ -6,12 +6,15 @@
 //!   kills the command first, so that two never work on one window;
 //! - it learns of the command's death by the end of a pipe, which the kernel closes only after the last system call of
 //!   the command has ended;
+//! - both allocate without the help of I/O (`PR_SET_IO_FLUSHER`) while the window is open: memory that the kernel gets for
+//!   their requests must not wait for the device that they hold suspended;
 //! - it holds the setup's lock (a flock is shared by fork) until it is done.
 
 #![allow(unsafe_code)] // fork, and memory shared between two processes
 
 use super::window::{Phase, WindowEnd, WindowJob, WindowRunner};
 use nix::fcntl::OFlag;
+use nix::libc::{c_int, c_ulong, prctl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MapFlags, MlockAllFlags, ProtFlags, mlockall, mmap_anonymous, munlockall, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, sigaction, sigprocmask};
@@ -81,6 +84,8 @@ impl WindowRunner for Guarded {
         reserve_heap();
         let command = getpid();
         let quiet = Quiet::begin()?;
+        // A child inherits it.
+        let flusher = IoFlusher::begin();
         // SAFETY: this process has one thread (those that read for a scan were joined), so the child may use everything
         // that the parent could.
         let guardian = match unsafe { fork() }? {
@@ -107,6 +112,7 @@ impl WindowRunner for Guarded {
         }
         drop(alive);
         let _ = waitpid(guardian, None);
+        drop(flusher);
         drop(quiet);
         end
     }
@@ -140,6 +146,47 @@ impl Drop for Quiet {
         let _ = unsafe { sigaction(Signal::SIGALRM, &self.alarm) };
         let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
     }
+}
+
+/// `PR_SET_IO_FLUSHER` and `PR_GET_IO_FLUSHER` of include/uapi/linux/prctl.h.
+const SET_IO_FLUSHER: c_int = 57;
+const GET_IO_FLUSHER: c_int = 58;
+
+/// Tells the kernel that this process serves a block device, for as long as it lives: what is allocated for its system
+/// calls then starts no I/O to make room. Linux 5.6, and for those with CAP_SYS_RESOURCE; others go without.
+struct IoFlusher {
+    set: bool,
+}
+
+impl IoFlusher {
+    fn begin() -> IoFlusher {
+        // Who is one already stays one.
+        IoFlusher { set: is_io_flusher() == Some(false) && set_io_flusher(true) }
+    }
+}
+
+impl Drop for IoFlusher {
+    fn drop(&mut self) {
+        if self.set {
+            set_io_flusher(false);
+        }
+    }
+}
+
+/// `None` where the kernel does not know, or does not tell us.
+fn is_io_flusher() -> Option<bool> {
+    let zero: c_ulong = 0;
+    // SAFETY: takes numbers only, and returns one.
+    match unsafe { prctl(GET_IO_FLUSHER, zero, zero, zero, zero) } {
+        -1 => None,
+        number => Some(number != 0),
+    }
+}
+
+fn set_io_flusher(on: bool) -> bool {
+    let (on, zero): (c_ulong, c_ulong) = (on.into(), 0);
+    // SAFETY: takes numbers only, and changes how the kernel allocates for this thread.
+    unsafe { prctl(SET_IO_FLUSHER, on, zero, zero, zero) == 0 }
 }
 
 /// Makes some heap present and keeps it: what the window calls may use it without asking the kernel.
@@ -191,5 +238,25 @@ fn wait_for_the_end(phase: &AtomicU8, watch: &OwnedFd, command: Pid) {
             }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_told_for_as_long_as_it_lasts() {
+        // Another thread of the test may be left alone: it is a property of the thread.
+        if is_io_flusher() != Some(false) {
+            println!("skipped: this kernel has no PR_SET_IO_FLUSHER, or not for us");
+            return;
+        }
+        let outer = IoFlusher::begin();
+        assert_eq!(is_io_flusher(), Some(true));
+        drop(IoFlusher::begin());
+        assert_eq!(is_io_flusher(), Some(true));
+        drop(outer);
+        assert_eq!(is_io_flusher(), Some(false));
     }
 }

@@ -118,7 +118,8 @@ impl SetupChoice {
     }
 }
 
-/// Chooses among spares of one setup, each with its own choice.
+/// Chooses among spares of one setup, each with its own choice. An older one that the newest generation has removed, or
+/// does not know, does not count.
 ///
 /// # Errors
 /// [`ChooseError`]: none given, different setups among them, the same spare twice, or divergent.
@@ -136,6 +137,12 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
             let owners = [(setup, newest.spare), (copy.metadata.setup, copy.spare)];
             return Err(ChooseError::Mixed(owners.to_vec()));
         }
+        let member = newest.metadata.spare_index(copy.spare).filter(|index| newest.metadata.is_member(*index));
+        // What a spare says that was removed before is of no account. Not so at the same generation: which of the two
+        // was removed by the other is then for a person to say.
+        if member.is_none() && copy.metadata.generation < generation {
+            continue;
+        }
         let known = if copy.metadata.generation == generation {
             Some(newest.digest)
         } else {
@@ -146,9 +153,7 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
         if known.is_some_and(|digest| digest != copy.digest) {
             return Err(ChooseError::Divergent(copy.metadata.generation));
         }
-        // A spare that was removed, or that the newest generation does not even know any more, does not count.
-        if let Some(index) = newest.metadata.spare_index(copy.spare)
-            && newest.metadata.is_member(index)
+        if let Some(index) = member
             && generations.insert(index, copy.metadata.generation).is_some()
         {
             return Err(ChooseError::Mixed(vec![(setup, copy.spare), (setup, copy.spare)]));

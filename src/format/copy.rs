@@ -182,6 +182,16 @@ pub fn encode(metadata: &Metadata) -> Result<Encoded, EncodeError> {
     Ok(Encoded { header, template })
 }
 
+/// Bytes that the content of a copy takes, without the padding at its end, whether they fit or not.
+///
+/// # Errors
+/// [`EncodeError`], but never [`EncodeError::Full`].
+pub fn content_len(metadata: &Metadata) -> Result<usize, EncodeError> {
+    metadata.check()?;
+    let sections = sections_of(metadata)?;
+    Ok(sections.iter().fold(HEADER_BYTES, |len, (_, bytes)| len.next_multiple_of(8).saturating_add(bytes.len())))
+}
+
 fn sections_of(metadata: &Metadata) -> Result<Vec<(u32, Vec<u8>)>, EncodeError> {
     let json =
         |name, result: Result<Vec<u8>, serde_json::Error>| result.map_err(|e| EncodeError::Json(name, e.to_string()));

@@ -9,7 +9,8 @@
 //! - a batch moves `batch` sectors at most;
 //! - planning takes time in n log n of the number of extents.
 
-use super::moves::{OnSpares, apply, check_room};
+use super::moves::{OnSpares, apply};
+use super::room::check_moves;
 use super::{Home, Move, MoveKind, MovePlan, Refusal};
 use crate::format::MAX_SPARES;
 use crate::format::metadata::{Metadata, UnreadablePolicy};
@@ -80,7 +81,7 @@ pub fn plan_compact(
         only_to: None,
     };
     if !plan.moves.is_empty() {
-        check_room(metadata, &plan)?;
+        check_moves(metadata, &plan)?;
     }
     Ok(plan)
 }

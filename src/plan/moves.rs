@@ -1,8 +1,7 @@
 //! Planning the movement of extents: remap (main to spare), restore (spare to main), evacuate (slot to slot).
 
 use super::Refusal;
-use crate::format::COPY_MAX_BYTES;
-use crate::format::copy::{EncodeError, encode};
+use super::room::check_moves;
 use crate::format::metadata::{Metadata, UnreadablePolicy};
 use crate::map::{Extent, Fate, Map, MapError, Slot, SpareIndex};
 use crate::pool::{Allocation, Pool};
@@ -149,14 +148,14 @@ pub fn plan_remap(
     }
     let plan =
         MovePlan { kind: MoveKind::Remap, moves, already, unreadable, bad_slots: OnSpares::new(), only_to: None };
-    check_room(metadata, &plan)?;
+    check_moves(metadata, &plan)?;
     Ok(plan)
 }
 
 /// Plans to move `requested` sectors, widened to whole units, back to main; all extents when it is `None`.
 ///
 /// # Errors
-/// [`Refusal`] when a range is beyond the end or not remapped.
+/// [`Refusal`] when a range is beyond the end or not remapped, or metadata do not suffice for what is cut in two.
 pub fn plan_restore(
     metadata: &Metadata,
     requested: Option<&[Range]>,
@@ -177,7 +176,10 @@ pub fn plan_restore(
         }
     }
     let bad_slots = OnSpares::new();
-    Ok(MovePlan { kind: MoveKind::Restore, moves, already: Vec::new(), unreadable, bad_slots, only_to: None })
+    let plan = MovePlan { kind: MoveKind::Restore, moves, already: Vec::new(), unreadable, bad_slots, only_to: None };
+    // Out of the middle of an extent, it leaves two.
+    check_moves(metadata, &plan)?;
+    Ok(plan)
 }
 
 /// Plans to move every unit whose slot touches one of the `bad` sectors of the spares to another slot, on any spare for
@@ -222,7 +224,7 @@ pub fn plan_evacuate(
     let moves = slots.into_iter().filter_map(slot_to_slot).collect();
     let bad_slots = bad.clone();
     let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots, only_to: None };
-    check_room(&view, &plan)?;
+    check_moves(metadata, &plan)?;
     Ok(plan)
 }
 
@@ -311,17 +313,4 @@ pub fn apply(map: &Map, moves: &[Move], losses: &[(Range, Fate)]) -> Result<Map,
         next.record_loss(*range, *fate)?;
     }
     Ok(next)
-}
-
-pub(super) fn check_room(metadata: &Metadata, plan: &MovePlan) -> Result<(), Refusal> {
-    let unlikely = |what: String| Refusal::Metadata { device: metadata.config.name.clone(), what };
-    let map = apply(&metadata.map, &plan.moves, &[]).map_err(|e| unlikely(e.to_string()))?;
-    let after = Metadata { map, ..metadata.clone() };
-    match encode(&after) {
-        // The lineage grows by one, and the counters by some digits.
-        Ok(encoded) if encoded.len() <= COPY_MAX_BYTES => Ok(()),
-        Ok(encoded) => Err(Refusal::MetadataFull { needed: encoded.len(), room: COPY_MAX_BYTES }),
-        Err(EncodeError::Full { needed }) => Err(Refusal::MetadataFull { needed, room: COPY_MAX_BYTES }),
-        Err(other) => Err(unlikely(other.to_string())),
-    }
 }

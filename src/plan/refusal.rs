@@ -252,13 +252,15 @@ pub enum Refusal {
     },
     /// No room in the metadata.
     #[error(
-        "metadata full: {needed} bytes are needed and a copy has room for {room}. Nothing was changed. Remap fewer, larger ranges"
+        "metadata full: {needed} bytes are needed and a copy has room for {room}, {reserve} of which stay free for what every later commit adds. Nothing was changed. Remap fewer, larger ranges, or join extents with 'compact'"
     )]
     MetadataFull {
         /// Bytes that the new map would take.
         needed: usize,
-        /// Bytes that there are.
+        /// Bytes of a copy.
         room: usize,
+        /// Bytes of them that no plan may use.
+        reserve: usize,
     },
     /// Another command works on the setup.
     #[error("another dm-remap command{} is working on '{name}'; wait until it is done", .pid.map(|p| format!(" (process {p})")).unwrap_or_default())]

@@ -4,7 +4,8 @@
 //! - a spare's copies are mended from a good copy of that spare, in the same generation: nothing becomes newer than it was;
 //! - where copies contradict each other a person chooses, and only then there is a new generation, above all that was seen;
 //! - a spare that is merely behind the others is told of, and not touched: what it missed is for `activate` to judge;
-//! - what is not ours is not overwritten unless that is said by name.
+//! - what is not ours is not overwritten unless that is said by name;
+//! - a spare that was removed from the setup is told of, and not mended.
 
 use super::Refusal;
 use super::create::DeviceFacts;
@@ -111,6 +112,10 @@ pub fn plan(facts: &RepairFacts) -> Result<RepairPlan, Refusal> {
     let choice = choose_setup(&all).map_err(|error| divergent_spares(&name, &error))?;
     let mut plan = RepairPlan::default();
     for (position, (found, chosen)) in facts.spares.iter().zip(chosen).enumerate() {
+        if !is_member(&choice.newest.metadata, chosen.copy.spare) {
+            plan.notes.push(no_member(found));
+            continue;
+        }
         let newest = choice.newest.metadata.generation;
         let own = chosen.copy.metadata.generation;
         if own < newest {
@@ -124,6 +129,15 @@ pub fn plan(facts: &RepairFacts) -> Result<RepairPlan, Refusal> {
         }
     }
     Ok(plan)
+}
+
+fn is_member(metadata: &Metadata, spare: Uuid) -> bool {
+    metadata.members().any(|(_, record)| record.uuid == spare)
+}
+
+/// What is said of a device that is left alone: mended, the copies of a removed spare would pass for those of a member.
+fn no_member(found: &Found) -> String {
+    format!("{} is no spare of the newest generation here, or was removed: it is left alone", found.device.path)
 }
 
 /// Checks whether a device may be written to at all.
@@ -260,6 +274,10 @@ fn settle(facts: &RepairFacts, position: usize, copy: ValidCopy) -> Result<Repai
             let Some(source) = valid_copies(found).find(|(_, other)| same(other)).map(|(_, copy)| copy.clone()) else {
                 continue;
             };
+            if !is_member(&copy.metadata, source.spare) {
+                plan.notes.push(no_member(found));
+                continue;
+            }
             let lagging: Vec<usize> = (0..found.verdicts.len()).filter(|index| !good.contains(index)).collect();
             if !lagging.is_empty() {
                 plan.steps.push(step(at, found, &source, &good, lagging)?);

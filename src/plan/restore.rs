@@ -128,8 +128,11 @@ fn spare_of(facts: &RestoreFacts, target: &Found) -> Result<SpareIndex, Refusal>
     let named = match facts.as_spare {
         None => None,
         Some(AsSpare::Index(index)) => {
-            let record = backup.spare(index).filter(|record| record.state.is_member());
-            Some(record.map(|_| index).ok_or_else(|| refuse(format!("the backup has no spare {index}")))?)
+            let record = backup.spare(index).ok_or_else(|| refuse(format!("the backup has no spare {index}")))?;
+            if !record.state.is_member() {
+                return Err(refuse(format!("spare {index} was removed before the backup was made")));
+            }
+            Some(index)
         }
         Some(AsSpare::Uuid(uuid)) => {
             let index = backup.spare_index(uuid).filter(|index| backup.is_member(*index));

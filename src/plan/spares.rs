@@ -6,11 +6,11 @@
 //! - all that lives on a spare has found a new place in the plan before the first of it moves.
 
 use super::create::{DeviceFacts, SpareFacts, check_spare};
-use super::moves::{OnSpares, check_room};
+use super::moves::OnSpares;
+use super::room::{check_growth, check_moves};
 use super::{Home, Move, MoveKind, MovePlan, Refusal};
-use crate::format::copy::{EncodeError, encode};
 use crate::format::metadata::{Metadata, SpareRecord, SpareState, UnreadablePolicy};
-use crate::format::{COPY_MAX_BYTES, DATA_START, MAX_SPARES};
+use crate::format::{DATA_START, MAX_SPARES};
 use crate::identity::Identity;
 use crate::map::{Extent, SpareIndex};
 use crate::pool::{Allocation, Pool};
@@ -86,12 +86,8 @@ pub fn plan_add(metadata: &Metadata, facts: AddFacts) -> Result<AddPlan, Refusal
     let plan = AddPlan { devices, records };
     let mut after = metadata.clone();
     plan.apply(&mut after);
-    match encode(&after) {
-        Ok(encoded) if encoded.len() <= COPY_MAX_BYTES => Ok(plan),
-        Ok(encoded) => Err(Refusal::MetadataFull { needed: encoded.len(), room: COPY_MAX_BYTES }),
-        Err(EncodeError::Full { needed }) => Err(Refusal::MetadataFull { needed, room: COPY_MAX_BYTES }),
-        Err(other) => Err(Refusal::Metadata { device: metadata.config.name.clone(), what: other.to_string() }),
-    }
+    check_growth(metadata, &after)?;
+    Ok(plan)
 }
 
 /// Places for new spares: fresh ones, then those that removed spares left, the oldest first.
@@ -187,7 +183,7 @@ pub fn plan_leave(
     }
     let bad_slots = OnSpares::new();
     let plan = MovePlan { kind: MoveKind::Evacuate, moves, already: Vec::new(), unreadable, bad_slots, only_to };
-    check_room(metadata, &plan)?;
+    check_moves(metadata, &plan)?;
     Ok(plan)
 }
 

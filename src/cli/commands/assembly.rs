@@ -157,6 +157,7 @@ pub(super) fn bring_up(
 ) -> Result<Exit> {
     let name = search.discovery.setups.iter().find(|s| s.setup() == setup).map_or("", FoundSetup::name).to_string();
     let _lock = context.lock(&setup.to_string(), &name)?;
+    let _claiming = if dry_run { None } else { Some(context.claim_lock()?) };
     let found = search.read_again(context, setup)?;
     let mark = context.mark();
     let plan = decide(&found, &search.discovery.devices, options, |active| mark.is_same_machine(active))?;

@@ -1,7 +1,11 @@
 //! `compact`: brings scattered extents together, batch by batch.
 //!
-//! Invariant: between two batches the setup is in order, and has fewer extents, or the same in lower slots, than before.
+//! Invariants:
+//! - between two batches the setup is in order, and has fewer extents, or the same in lower slots, than before;
+//! - the setup's lock is held for one batch at a time, so that a watcher can act in between; each batch is planned from
+//!   the metadata that it finds.
 
+use super::probe::{is_busy, patient_session};
 use super::{Context, Exit, Output, moves};
 use crate::cli::args;
 use crate::cli::report::{count, move_rows, sizes};
@@ -15,6 +19,14 @@ use crate::segments::setup_table;
 use crate::units::{Range, RangeSet, Sectors};
 use anyhow::Result;
 use serde::Serialize;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long another command is waited for before we look whether we are asked to end.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the lock is left free between two batches: longer than those who wait for it sleep between two attempts.
+const BREATH: Duration = Duration::from_millis(60);
 
 /// How scattered a setup is, as it is reported.
 #[derive(Debug, Serialize)]
@@ -36,6 +48,10 @@ struct Work {
     apart: Vec<Apart>,
     interrupted: bool,
     spare_failed: bool,
+    /// Whether anything was committed.
+    committed: bool,
+    /// What ended it after that.
+    error: Option<String>,
 }
 
 pub(super) fn compact(context: &Context, args: &args::Compact, out: &mut Output) -> Result<Exit> {
@@ -44,36 +60,99 @@ pub(super) fn compact(context: &Context, args: &args::Compact, out: &mut Output)
         return dry_run(context, args, batch, out);
     }
     let mut signals = Signals::take().map_err(|e| EngineError::system("cannot take signals", e))?;
-    let (lock, mut session) = context.locked_session(&args.name)?;
-    session.check_live()?;
-    let before = measure(&session, &session.metadata)?;
-    let planned = plan_all(&session.metadata, usable(&session), batch).map_or(0, |(plans, _)| plans.len());
-    let mut work = Work::default();
-    let mut avoid = RangeSet::default();
-    loop {
-        let plan = plan_compact(&session.metadata, usable(&session), batch, &avoid)?;
-        if plan.moves.is_empty() {
-            work.apart = still_apart(&session.metadata, usable(&session), batch, &avoid);
-            break;
-        }
-        if signals.came() {
-            work.interrupted = true;
-            break;
-        }
-        context.progress.step(&format!("batch {} of {planned}", work.batches.saturating_add(1)));
-        let ran = moves::run(context, &mut session, &plan, 1, &[])?;
-        work.batches = work.batches.saturating_add(1);
-        avoid = avoid.iter().chain(ran.outcome.dropped.iter().map(|(range, _)| *range)).collect();
-        work.moved.extend(ran.outcome.moved);
-        work.not_moved.extend(ran.outcome.dropped);
-        work.rewritten.extend(ran.outcome.rewritten);
+    let mut run = Run { batch, ..Run::default() };
+    let result = run_batches(context, args, &mut signals, &mut run);
+    drop(signals);
+    let Run { before: Some(before), after: Some(after), mut work, .. } = run else {
+        return result.map(|()| Exit::Done);
+    };
+    match result {
+        Err(error) if !work.committed => return Err(error),
+        // Whatever kind it is of: it is not so that nothing was changed.
+        Err(error) => work.error = Some(format!("{error:#}")),
+        Ok(()) => {}
     }
-    work.spare_failed = !session.failed.is_empty();
-    let after = measure(&session, &session.metadata)?;
-    drop(lock);
     report(args, &before, &after, &work, out);
     let fine = work.not_moved.is_empty() && !work.spare_failed && !work.interrupted;
-    Ok(if fine { Exit::Done } else { Exit::Attention })
+    Ok(match (&work.error, fine) {
+        (Some(_), _) => Exit::Failed,
+        (None, true) => Exit::Done,
+        (None, false) => Exit::Attention,
+    })
+}
+
+/// A run in the making.
+#[derive(Debug, Default)]
+struct Run {
+    batch: Sectors,
+    /// The setup is known by this while the lock is free.
+    setup: Option<Uuid>,
+    before: Option<Measured>,
+    after: Option<Measured>,
+    avoid: RangeSet,
+    work: Work,
+}
+
+/// Makes batch after batch until there is none to make, or we are asked to end.
+fn run_batches(context: &Context, args: &args::Compact, signals: &mut Signals, run: &mut Run) -> Result<()> {
+    let mut held = Some(context.locked_session(&args.name)?);
+    loop {
+        let (lock, mut session) = match held.take() {
+            Some(held) => held,
+            None => match patient_session(context, &args.name, PATIENCE) {
+                Err(error) if is_busy(&error) => {
+                    if signals.came() {
+                        run.work.interrupted = true;
+                        return Ok(());
+                    }
+                    continue;
+                }
+                other => other?,
+            },
+        };
+        session.check_live()?;
+        if *run.setup.get_or_insert(session.setup()) != session.setup() {
+            return Err(EngineError::Device(format!("'{}' is another setup now", args.name)).into());
+        }
+        if run.before.is_none() {
+            run.before = Some(measure(&session, &session.metadata)?);
+            run.after = Some(measure(&session, &session.metadata)?);
+        }
+        let more = run_batch(context, &mut session, signals, run);
+        let measured = measure(&session, &session.metadata);
+        run.after = measured.ok().or(run.after.take());
+        drop(session);
+        drop(lock);
+        if !more? {
+            return Ok(());
+        }
+        std::thread::sleep(BREATH);
+    }
+}
+
+/// Plans a batch and makes it; whether there may be another.
+fn run_batch(context: &Context, session: &mut Session<'_>, signals: &mut Signals, run: &mut Run) -> Result<bool> {
+    let plan = plan_compact(&session.metadata, usable(session), run.batch, &run.avoid)?;
+    if plan.moves.is_empty() {
+        run.work.apart = still_apart(&session.metadata, usable(session), run.batch, &run.avoid);
+        return Ok(false);
+    }
+    if signals.came() {
+        run.work.interrupted = true;
+        return Ok(false);
+    }
+    context.progress.step(&format!("batch {}", run.work.batches.saturating_add(1)));
+    let generation = session.metadata.generation;
+    let ran = moves::run(context, session, &plan, 1, &[]);
+    run.work.committed |= session.metadata.generation != generation;
+    run.work.spare_failed |= !session.failed.is_empty();
+    let outcome = ran?.outcome;
+    run.work.batches = run.work.batches.saturating_add(1);
+    run.avoid = run.avoid.iter().chain(outcome.dropped.iter().map(|(range, _)| *range)).collect();
+    run.work.moved.extend(outcome.moved);
+    run.work.not_moved.extend(outcome.dropped);
+    run.work.rewritten.extend(outcome.rewritten);
+    Ok(true)
 }
 
 /// The spares that extents may be moved on: those that are there.
@@ -130,13 +209,13 @@ fn report(args: &args::Compact, before: &Measured, after: &Measured, work: &Work
         out.json(&serde_json::json!({
             "dry_run": args.dry_run, "name": args.name, "batches": work.batches, "sectors_moved": sectors,
             "before": before, "after": after, "moves": move_rows(&work.moved), "not_moved": not_moved,
-            "still_apart": apart, "rewritten": work.rewritten, "interrupted": work.interrupted,
+            "still_apart": apart, "rewritten": work.rewritten, "interrupted": work.interrupted, "error": work.error,
         }));
         return;
     }
     let name = &args.name;
     match (args.dry_run, work.moved.is_empty()) {
-        (_, true) if work.not_moved.is_empty() && !work.interrupted => {
+        (_, true) if work.not_moved.is_empty() && !work.interrupted && work.error.is_none() => {
             out.line(format!("{name}: nothing to bring together"));
         }
         (true, _) => out.line(format!(
@@ -166,6 +245,9 @@ fn report(args: &args::Compact, before: &Measured, after: &Measured, work: &Work
     let more = work.not_moved.len().saturating_sub(MOST).saturating_add(work.apart.len().saturating_sub(MOST));
     if more > 0 {
         out.line(format!("  … and {more} more; --json lists all"));
+    }
+    if let Some(error) = &work.error {
+        out.line(format!("  STOPPED: {error}; what was done before is kept, and the same command goes on"));
     }
     if work.interrupted {
         out.line("  interrupted: what was done is kept, and the same command goes on");

@@ -9,6 +9,7 @@ use crate::block::foreign::signature_over_ours;
 use crate::block::usage::Claim;
 use crate::cli::commands::assembly::devices_with_copies;
 use crate::engine::EngineError;
+use crate::engine::backup::newest_kept;
 use crate::format::choose::Expected;
 use crate::format::copy::Verdict;
 use crate::plan::Refusal;
@@ -61,13 +62,14 @@ pub(super) fn is_up(context: &Context, setup: Uuid) -> Result<Option<String>> {
     Ok(active.into_iter().find(|live| live.setup == setup).map(|live| live.state.name))
 }
 
-/// A generation above all that any of the devices has seen, and above `least`.
+/// A generation above all that any of the devices has seen, above all of which a backup is kept, and above `least`.
 pub(super) fn unused<'a>(
+    context: &Context,
     setup: Uuid,
     devices: impl Iterator<Item = &'a BlockDevice>,
     least: u64,
 ) -> Result<u64, EngineError> {
-    let mut next = least.saturating_add(1);
+    let mut next = least.max(newest_kept(&context.backups(), setup)).saturating_add(1);
     for device in devices {
         let disk = open(device)?;
         next = unused_generation(&disk as &dyn Disk, setup, next);

@@ -64,7 +64,7 @@ fn by_hand(
     let spares = read()?;
     let (others, other_devices) = if single { others_of(context, setup, &devices)? } else { Default::default() };
     let facts = RepairFacts {
-        unused: unused(setup, devices.iter().chain(&other_devices), 0)?,
+        unused: unused(context, setup, devices.iter().chain(&other_devices), 0)?,
         spares,
         others,
         from_copy: args.from_copy.map(usize::from),

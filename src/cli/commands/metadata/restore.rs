@@ -36,7 +36,7 @@ pub(super) fn restore(context: &Context, args: &RestoreMetadata, out: &mut Outpu
             over_divergent: args.over_divergent,
             force_signature: args.force_signature,
         },
-        unused: unused(setup, devices.iter().chain(&other_devices), saved.metadata.generation)?,
+        unused: unused(context, setup, devices.iter().chain(&other_devices), saved.metadata.generation)?,
         backup: saved,
         targets,
         others,
