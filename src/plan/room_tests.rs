@@ -45,6 +45,7 @@ fn metadata(len: usize) -> Metadata {
             uuid: Uuid::from_u128(1),
             data_start: Sectors(10_240),
             state: Default::default(),
+            holds: None,
             removed: None,
             identity: identity(200_000),
             unknown: Default::default(),
