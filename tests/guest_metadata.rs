@@ -12,12 +12,16 @@ fn devices(guest: &Guest) -> [&str; 4] {
     [0, 1, 2, 3].map(|n| guest.disks[n].as_str())
 }
 
+/// Commands that are refused, each with its words; nothing is changed by all of them together. That each kind of refusal
+/// comes before the first write is shown without a guest, by tests/by_hand.rs.
 #[track_caller]
-fn refused(still: &Still, line: &str, words: &[&str]) {
-    let ran = dm_remap(line).exits(4).complains(words);
-    assert!(ran.out.is_empty(), "{ran:?}");
-    dm_remap(&format!("--json {line} --dry-run")).exits(4);
-    still.check(line);
+fn refused(devices: &[&str], lines: &[(&str, &[&str])]) {
+    let still = Still::new(devices);
+    for (line, words) in lines {
+        let ran = dm_remap(line).exits(4).complains(words);
+        assert!(ran.out.is_empty(), "{ran:?}");
+    }
+    still.check("what was refused");
 }
 
 /// Overwrites copies of a spare with noise that keeps our magic, with zeros, or with something of somebody else.
@@ -55,18 +59,14 @@ fn copies_of_a_setup_that_is_down_are_mended_in_their_own_generation() {
     let before = (Direct::open(one).image(), Direct::open(two).image());
     let number = generation(one);
 
-    let still = Still::new(&[main, one, two]);
     dm_remap(&format!("metadata repair {one}")).ok().says(&["all copies are in order"]);
-    still.check("nothing to do");
-    for (copies, with) in [(&[0u64, 1, 2, 3][..], b'd'), (&[1, 2, 3, 4], b'z')] {
-        spoil(one, copies, with);
-        let still = Still::new(&[main, one, two]);
-        let dry = dm_remap(&format!("metadata repair {one} --dry-run")).ok();
-        dry.says(&["would write generation", "dry run: nothing was changed"]);
-        still.check("dry run");
-        dm_remap(&format!("metadata repair {one}")).ok().says(&["wrote generation", &number.to_string()]);
-        assert!(Direct::open(one).image() == before.0, "{copies:?}: not as it was");
-    }
+    spoil(one, &[0, 1, 2, 3], b'd');
+    let still = Still::new(&[one, two]);
+    let dry = dm_remap(&format!("metadata repair {one} --dry-run")).ok();
+    dry.says(&["would write generation", "dry run: nothing was changed"]);
+    still.check("dry run");
+    dm_remap(&format!("metadata repair {one}")).ok().says(&["wrote generation", &number.to_string()]);
+    assert!((Direct::open(one).image(), Direct::open(two).image()) == before, "not as it was");
     // By its name: all spares.
     spoil(one, &[0], b'd');
     spoil(two, &[3, 4], b'z');
@@ -74,17 +74,19 @@ fn copies_of_a_setup_that_is_down_are_mended_in_their_own_generation() {
     assert!((Direct::open(one).image(), Direct::open(two).image()) == before);
     // What is not ours is not overwritten unasked, whether it has a name or not.
     spoil(one, &[2], b'X');
-    let still = Still::new(&[main, one, two]);
-    refused(&still, &format!("metadata repair {one}"), &[one, "--force-signature"]);
-    refused(&still, "metadata repair data", &[one, "--force-signature"]);
+    refused(&[one, two], &[("metadata repair data", &[one, "--force-signature"])]);
     dm_remap(&format!("metadata repair {one} --force-signature")).ok();
     sh(&format!("mkfs.ext4 -q -F {one} 4096; sync; blockdev --flushbufs {one}"));
-    let still = Still::new(&[main, one, two]);
-    refused(&still, &format!("metadata repair {one}"), &[one, "ext4", "--force-signature"]);
     // Nothing is left to repair from.
     spoil(two, &[0, 1, 2, 3, 4], b'z');
-    let still = Still::new(&[main, one, two]);
-    refused(&still, &format!("metadata repair {two}"), &[two, "no valid copy to repair from", "metadata restore"]);
+    let (signed, empty) = (format!("metadata repair {one}"), format!("metadata repair {two}"));
+    refused(
+        &[one, two],
+        &[
+            (&signed, &[one, "ext4", "--force-signature"]),
+            (&empty, &[two, "no valid copy to repair from", "metadata restore"]),
+        ],
+    );
 }
 
 #[test]
@@ -92,22 +94,19 @@ fn a_setup_that_is_up_is_mended_by_a_commit() {
     let Some(guest) = Guest::begin() else { return };
     let [main, one, two, _] = devices(&guest);
     dm_remap(&format!("create data --main {main} --spare {one} {two}")).ok();
-    let still = Still::new(&[main, one, two]);
     dm_remap("metadata repair data").ok().says(&["there was nothing to repair"]);
-    still.check("nothing to do");
     let number = generation(two);
     spoil(one, &[0, 3], b'd');
-    let still = Still::new(&[main, one, two]);
-    refused(&still, &format!("metadata repair {one}"), &[one, "spare of 'data', which is up"]);
-    refused(&still, "metadata repair data --from-copy 1", &["it is up"]);
+    let still = Still::new(&[one, two]);
+    dm_remap(&format!("metadata repair {one}")).exits(4).complains(&[one, "spare of 'data', which is up"]);
+    dm_remap("metadata repair data --from-copy 1").exits(4).complains(&["it is up"]);
     dm_remap("metadata repair data -n").ok().says(&["would be repaired", "2 copies (0, 3)"]);
-    still.check("dry run");
+    still.check("refused, and a dry run");
     dm_remap("metadata repair data").ok().says(&["was repaired", "2 copies (0, 3)"]);
     assert_eq!(states(one), ["valid"; 5]);
     assert_eq!((generation(one), generation(two)), (number + 1, number + 1));
     spoil(one, &[1], b'X');
-    let still = Still::new(&[main, one, two]);
-    refused(&still, "metadata repair data", &[one, "--force-signature"]);
+    refused(&[one, two], &[("metadata repair data", &[one, "--force-signature"])]);
     dm_remap("metadata repair data --force-signature").ok();
     dm_remap("deactivate data").ok();
 }
@@ -115,32 +114,23 @@ fn a_setup_that_is_up_is_mended_by_a_commit() {
 #[test]
 fn who_is_right_is_for_a_person_to_say() {
     let Some(guest) = Guest::begin() else { return };
-    let [main, one, two, other] = devices(&guest);
+    let [main, one, two, _] = devices(&guest);
     dm_remap(&format!("create data --main {main} --spare {one} {two}")).ok();
     dm_remap("deactivate data").ok();
     // Two lives of one setup: what each of them did to the other's spare is lost.
     let early = (Direct::open(one).image(), Direct::open(two).image());
-    let restart = || {
-        Direct::open(one).fill(&early.0);
-        Direct::open(two).fill(&early.1);
-        dm_remap(&format!("activate data --main {main} --spare {one} {two}")).ok();
-    };
-    restart();
+    dm_remap(&format!("activate data --main {main} --spare {one} {two}")).ok();
     dm_remap("remap data 80").ok();
     dm_remap("deactivate data").ok();
     let first = Direct::open(two).image();
-    restart();
+    Direct::open(one).fill(&early.0);
+    Direct::open(two).fill(&early.1);
+    dm_remap(&format!("activate data --main {main} --spare {one} {two}")).ok();
     dm_remap("remap data 4000+64").ok();
     dm_remap("deactivate data").ok();
     Direct::open(two).fill(&first);
-    let still = Still::new(&[main, one, two]);
-    refused(&still, "metadata repair data", &["divergent", "--from-spare"]);
-    refused(&still, &format!("metadata repair {one}"), &["divergent", "--from-spare"]);
-    refused(&still, &format!("metadata repair {one} --from-copy 0"), &["another spare here holds"]);
-    refused(&still, "metadata repair data --from-spare 7", &["is not here"]);
+    refused(&[one, two], &[("metadata repair data", &["divergent", "--from-spare"])]);
     let before = generation(one);
-    dm_remap("metadata repair data --from-spare 1 --dry-run").exits(3).says(&["would write generation"]);
-    still.check("dry run");
     dm_remap("metadata repair data --from-spare 1").exits(3).says(&["given up"]);
     let number = generation(one);
     assert!(number > before && number == generation(two));
@@ -163,8 +153,7 @@ fn who_is_right_is_for_a_person_to_say() {
     dm_remap("remap solo 4000+64").ok();
     dm_remap("deactivate solo").ok();
     disk.write(1024, &kept).unwrap();
-    let still = Still::new(&[main, one, two, other]);
-    refused(&still, &format!("metadata repair {one}"), &["divergent", "--from-copy", "1: 'solo'"]);
+    refused(&[one, two], &[(&format!("metadata repair {one}"), &["divergent", "--from-copy", "1: 'solo'"])]);
     dm_remap(&format!("metadata repair {one} --from-copy 1")).exits(3);
     assert_eq!(states(one), ["valid"; 5]);
     dm_remap(&format!("activate solo --main {main} --spare {one}")).ok();
@@ -193,8 +182,7 @@ fn a_spare_that_is_behind_the_others_is_told_of_and_left_behind() {
     // Remains are not repaired.
     dm_remap(&format!("activate data --main {main} --update-stale")).ok();
     dm_remap("destroy data").ok();
-    let still = Still::new(&[main, one, two]);
-    refused(&still, &format!("metadata repair {one}"), &["no valid copy to repair from"]);
+    refused(&[one, two], &[(&format!("metadata repair {one}"), &["no valid copy to repair from"])]);
 }
 
 #[test]
@@ -208,9 +196,7 @@ fn a_backup_brings_a_map_back() {
     dm_remap(&format!("metadata backup data {work}/early")).ok().says(&["wrote generation"]);
     dm_remap("remap data 800+16 9000").ok();
     Direct::open("/dev/mapper/data").write(804, &pattern(804, 9)).unwrap();
-    let still = Still::new(&[main, one, two, other]);
-    dm_remap(&format!("metadata restore {work}/early --to {one}")).exits(4).complains(&["it is active"]);
-    still.check("restore while up");
+    refused(&[one, two], &[(&format!("metadata restore {work}/early --to {one}"), &["it is active"])]);
     dm_remap("deactivate data").ok();
     dm_remap(&format!("metadata backup {one} {work}/late")).ok().says(&["2 extents"]);
     let ran = dm_remap(&format!("metadata backup data {work}/late")).exits(4);
@@ -219,28 +205,18 @@ fn a_backup_brings_a_map_back() {
     sh(&format!("$DMR metadata backup data - | cmp - {work}/late && [ $(ls -A {work} | wc -l) = 2 ]"));
     dm_remap(&format!("metadata backup data {one} --force-overwrite")).exits(1).complains(&["no regular file"]);
 
-    // Refusals: older, in use, another device, other data.
-    let still = Still::new(&[main, one, two, other]);
-    refused(
-        &still,
-        &format!("metadata restore {work}/early --to {one} --as-spare 0"),
-        &[one, "newer than the backup", "--over-newer"],
-    );
-    refused(&still, &format!("metadata restore {work}/late --to {other} --as-spare 7"), &[other, "no spare 7"]);
-    refused(
-        &still,
-        &format!("metadata restore {work}/late --to {one} --as-spare 1"),
-        &[one, "it is spare 0", "not spare 1"],
-    );
-    refused(&still, &format!("metadata restore /bin/true --to {one}"), &["/bin/true", "no backup that can be used"]);
-    let small = guest.loop_device("5M", "");
-    refused(&still, &format!("metadata restore {work}/late --to {small} --as-spare 0"), &[&small, "size is"]);
+    // Refusals: older, another device, other data, in use.
     sh(&format!("mkfs.ext4 -q -F {other}; sync; blockdev --flushbufs {other}"));
-    let still = Still::new(&[main, one, two, other]);
+    let older = format!("metadata restore {work}/early --to {one} --as-spare 0");
+    let signed = format!("metadata restore {work}/late --to {other} --as-spare 0");
+    let stranger = format!("metadata restore /bin/true --to {one}");
     refused(
-        &still,
-        &format!("metadata restore {work}/late --to {other} --as-spare 0"),
-        &[other, "ext4", "--force-signature"],
+        &[one, two, other],
+        &[
+            (&older, &[one, "newer than the backup", "--over-newer"]),
+            (&signed, &[other, "ext4", "--force-signature"]),
+            (&stranger, &["/bin/true", "no backup that can be used"]),
+        ],
     );
     sh(&format!("mkdir -p /tmp/mnt/o && mount {other} /tmp/mnt/o"));
     dm_remap(&format!("metadata restore {work}/late --to {other} --as-spare 0"))
@@ -253,10 +229,7 @@ fn a_backup_brings_a_map_back() {
         spoil(device, &[0, 1, 2, 3, 4], b'z');
     }
     dm_remap(&format!("activate data --main {main}")).exits(1);
-    let still = Still::new(&[main, one, two]);
-    refused(&still, &format!("metadata restore {work}/late --to {one}"), &[one, "--as-spare", "it may be 0 or 1"]);
-    dm_remap(&format!("metadata restore {work}/late --to {one} --as-spare 0 --dry-run")).ok().says(&["would restore"]);
-    still.check("dry run");
+    refused(&[one], &[(&format!("metadata restore {work}/late --to {one}"), &[one, "--as-spare", "it may be 0 or 1"])]);
     let ran = dm_remap(&format!("metadata restore {work}/late --to {one} --as-spare 0")).ok();
     ran.says(&["restored generation", "only the map is restored", "nothing here tells whether"]);
     assert_eq!(states(one), ["valid"; 5]);
@@ -441,7 +414,7 @@ fn an_import_that_cannot_be_is_refused_and_changes_nothing() {
     let sectors = Direct::open(main).sectors();
     let line = format!("metadata import {old} --main {main} --spare {new} --yes");
     let refuse = |words: &[&str]| {
-        let still = Still::new(&[main, old, new]);
+        let still = Still::new(&[old, new]);
         dm_remap(&line).exits(4).complains(words);
         still.check(&line);
     };
