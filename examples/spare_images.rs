@@ -93,6 +93,7 @@ fn metadata(setup: u64, spares: u8, extents: u64, size: Sectors) -> Result<Metad
         uuid: number(u64::from(index) + 1),
         data_start: DATA_START,
         state: SpareState::Present,
+        holds: None,
         removed: None,
         identity: identity(None, size),
         unknown: UnknownKeys::new(),

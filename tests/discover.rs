@@ -7,6 +7,7 @@ mod format_support;
 use dm_remap::format::COPY_STARTS;
 use dm_remap::format::copy::{Encoded, encode};
 use dm_remap::format::metadata::Metadata;
+use dm_remap::map::SpareIndex;
 use dm_remap::units::Sectors;
 use format_support::{MAIN_SIZE, Random, SPARE_SIZE, metadata, scatter, spare_uuid, stamped};
 use serde_json::Value;
@@ -109,15 +110,22 @@ fn verdicts_on_images() {
         newer = newer.next(1_700_000_100 + n, encode(&newer).unwrap().digest());
     }
     let newest = encode(&newer).unwrap();
+    // The same where spare 1 is known to have missed commits.
+    let mut missed = newer.clone();
+    missed.mark_failed(SpareIndex(1));
+    missed.spares[1].holds = Some(1);
+    let missed = encode(&missed).unwrap();
     let mut other = newer.clone();
     other.health.splices += 1;
     let other = encode(&other).unwrap();
-    let names = ["a", "b", "c", "stale", "clone", "divergent", "blank"];
+    let names = ["a", "b", "c", "stale", "clone", "divergent", "blank", "a-later", "c-later"];
     let path: BTreeMap<&str, PathBuf> = names.iter().map(|name| (*name, at(name))).collect();
     put_all(&path["a"], &newest, 3, 0);
     put_all(&path["b"], &newest, 3, 1);
     put_all(&path["c"], &newest, 3, 2);
     put_all(&path["stale"], &old_encoded, 3, 1);
+    put_all(&path["a-later"], &missed, 3, 0);
+    put_all(&path["c-later"], &missed, 3, 2);
     put_all(&path["clone"], &newest, 3, 1);
     put_all(&path["divergent"], &other, 3, 1);
     let judge = |names: &[&str]| {
@@ -133,7 +141,8 @@ fn verdicts_on_images() {
     // Image files have no names of their own, but they were named; main is nowhere.
     assert_eq!(judge(&["a", "b", "c"]).1, ["main-missing"]);
     assert_eq!(judge(&["a", "c"]).1, ["incomplete", "main-missing"]);
-    let (_, kinds, json, _) = judge(&["a", "stale", "c"]);
+    assert_eq!(judge(&["a", "stale", "c"]).1, ["rolled-back", "main-missing"]);
+    let (_, kinds, json, _) = judge(&["a-later", "stale", "c-later"]);
     assert_eq!(kinds, ["stale", "main-missing"]);
     assert_eq!(json["setups"][0]["spares"][1]["commits_behind"], 4);
     assert_eq!(judge(&["a", "b", "c", "clone"]).1, ["cloned-spare", "main-missing"]);
