@@ -166,7 +166,7 @@ fn what_the_kernel_log_leaves_out_is_noticed() {
     // The lines of these five seconds are used up: the kernel says nothing of this one, which is near.
     disk.bad(20_000, 1);
     assert_eq!(Direct::open(SETUP).read(20_000, 1).err(), Some(Errno::ENODATA));
-    let event = watch.wait("missed", Duration::from_secs(10));
+    let event = watch.wait("missed", Duration::from_secs(40));
     assert!(event["text"].as_str().unwrap().contains("has failed 1 more request"), "{event}");
     let event = watch.wait("remapped", Duration::from_secs(10));
     assert_eq!((ranges(&event["lost"]), &event["guessed"]), (vec![(20_000, 1)], &true.into()), "{event}");

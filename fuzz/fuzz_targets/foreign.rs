@@ -47,8 +47,9 @@ fuzz_target!(|data: &[u8]| {
     };
     for copy in [None, Some(0), Some(4), Some(5)] {
         let Ok(metadata) = read_module_metadata(&read, copy) else { continue };
+        // Those that a rival copy disputes are listed beside them.
         assert!(
-            metadata.entries.len() <= v4::MAX_ENTRIES
+            metadata.entries.len() <= 5 * v4::MAX_ENTRIES
                 && (metadata.layout != Layout::Helper || metadata.entries.is_empty())
         );
         for ground in [Sectors(9000), Sectors(u64::MAX >> 9), Sectors(0)] {

@@ -1,5 +1,6 @@
 //! Finding a setup that is not up, and bringing it up: what `activate`, `reassemble` and `destroy` share.
 
+use super::spare_facts::still_ours;
 use super::{Context, Exit, Output, moves};
 use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
@@ -173,7 +174,13 @@ pub(super) fn bring_up(
     let activate = ActivateOptions {
         mark: &mark,
         read_only: options.read_only,
-        recheck: &|session| main_is_still(context, session),
+        recheck: &|session| {
+            main_is_still(context, session)?;
+            // A claim of device-mapper does not keep other devices of device-mapper away.
+            let members = std::iter::once(plan.main).chain(plan.spares.iter().flatten().copied());
+            let blocks = members.filter_map(|place| search.discovery.blocks.get(place)?.as_ref());
+            blocks.into_iter().try_for_each(|block| still_ours(context, block, setup))
+        },
         observer: &context.progress,
     };
     let up = engine::activate(context.dm()?, &found, &plan, main, spares?, &activate)?;
