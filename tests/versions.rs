@@ -255,6 +255,20 @@ fn spares_that_went_on_without_each_other_are_divergent_and_not_stale() {
 }
 
 #[test]
+fn generations_that_are_left_out_hide_no_divergence() {
+    let start = metadata(1, 2);
+    // One host could not read a header, and left room; the other could.
+    let mut left = commits(&start, 1, 1000);
+    left.generation += 16;
+    for other in 1..5 {
+        let right = commits(&start, other, 2000);
+        let choice = choose_setup(&[reading(&left, 0), reading(&right, 1)]);
+        assert_eq!(choice, Err(ChooseError::Divergent(start.generation + other)));
+    }
+    assert!(choose_setup(&[reading(&left, 0), reading(&start, 1)]).is_ok());
+}
+
+#[test]
 fn spares_of_two_setups_and_the_same_spare_twice_are_refused() {
     let (one, two) = (metadata(1, 2), metadata(2, 2));
     let mixed = choose_setup(&[reading(&one, 0), reading(&two, 1)]);

@@ -70,6 +70,13 @@ pub struct Passed {
     pub named: bool,
 }
 
+impl Passed {
+    /// In one line.
+    pub fn text(&self) -> String {
+        if self.why.starts_with(&self.path) { self.why.clone() } else { format!("{}: {}", self.path, self.why) }
+    }
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Discovery {

@@ -149,8 +149,11 @@ pub fn choose_setup(spares: &[Chosen]) -> Result<SetupChoice, ChooseError> {
             let mut lineage = newest.metadata.lineage.iter();
             lineage.find(|a| a.generation == copy.metadata.generation).map(|a| a.digest)
         };
-        // A generation too old to be in the lineage can only be called stale.
-        if known.is_some_and(|digest| digest != copy.digest) {
+        // A generation too old to be in the lineage can only be called stale. One that the lineage passes over was made
+        // elsewhere: generations are left out, and two hosts leave out different ones.
+        let oldest = newest.metadata.lineage.first().map_or(generation, |ancestor| ancestor.generation);
+        let passed_over = known.is_none() && copy.metadata.generation > oldest;
+        if passed_over || known.is_some_and(|digest| digest != copy.digest) {
             return Err(ChooseError::Divergent(copy.metadata.generation));
         }
         if let Some(index) = member

@@ -6,7 +6,7 @@
 //! - metadata that has grown into the reserve is no trap: a plan that does not make it larger is always allowed.
 
 use super::Refusal;
-use super::moves::{MovePlan, apply};
+use super::moves::{Home, MovePlan, apply};
 use crate::format::COPY_MAX_BYTES;
 use crate::format::copy::content_len;
 use crate::format::metadata::{MAX_LINEAGE, Metadata};
@@ -40,7 +40,9 @@ pub fn check_growth(before: &Metadata, after: &Metadata) -> Result<(), Refusal> 
 /// As [`check_growth`].
 pub(super) fn check_moves(metadata: &Metadata, plan: &MovePlan) -> Result<(), Refusal> {
     let unlikely = |what: String| Refusal::Metadata { device: metadata.config.name.clone(), what };
-    let map = apply(&metadata.map, &plan.moves, &[]).map_err(|e| unlikely(e.to_string()))?;
+    let mut map = apply(&metadata.map, &plan.moves, &[]).map_err(|e| unlikely(e.to_string()))?;
+    // What goes back to main is held no longer; whether it may is for the engine to find out.
+    plan.moves.iter().filter(|step| step.to == Home::Main).for_each(|step| map.clear_loss(step.range));
     let bad_blocks = super::moves::bad_blocks_with(metadata, &plan.bad_slots)?;
     check_growth(metadata, &Metadata { map, bad_blocks, ..metadata.clone() })
 }

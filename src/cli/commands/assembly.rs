@@ -56,9 +56,9 @@ impl Search {
             discover(&context.host, place, patience).map_err(|e| EngineError::system("cannot look at devices", e))?;
         for passed in discovery.passed.iter().filter(|passed| passed.failed) {
             if passed.named {
-                return Err(EngineError::Device(passed.why.clone()).into());
+                return Err(EngineError::Device(passed.text()).into());
             }
-            context.note(&format!("{} was passed over: {}", passed.path, passed.why));
+            context.note(&format!("passed over: {}", passed.text()));
         }
         Ok(Search { discovery })
     }

@@ -58,10 +58,7 @@ pub(super) fn discover(context: &Context, args: &Discover, out: &mut Output) -> 
         }
     }
     for passed in found.passed.iter().chain(&nothing) {
-        let text = match passed.why.strip_prefix(&passed.path) {
-            Some(rest) => format!("{}{rest}", passed.path),
-            None => format!("{}: {}", passed.path, passed.why),
-        };
+        let text = passed.text();
         if passed.failed {
             complain(&text);
         } else if args.verbose {
