@@ -16,6 +16,7 @@ use crate::cli::choices::ScanChoices;
 use crate::cli::output::complain;
 use crate::cli::signals::Signals;
 use crate::cli::syslog::{self, Severity};
+use crate::cli::worse;
 use crate::config::SCAN_TIME_BUDGET;
 use crate::engine::session::find_active;
 use crate::map::{Loss, SpareIndex};
@@ -205,18 +206,6 @@ fn severity(exit: Exit) -> Severity {
         Exit::Attention => Severity::Warning,
         _ => Severity::Error,
     }
-}
-
-/// The one that a timer should know of.
-fn worse(one: Exit, other: Exit) -> Exit {
-    let rank = |exit: Exit| match exit {
-        Exit::Done => 0,
-        Exit::Attention => 1,
-        Exit::Refused => 2,
-        Exit::Usage => 3,
-        Exit::Failed => 4,
-    };
-    if rank(other) > rank(one) { other } else { one }
 }
 
 /// A random time up to `most`.

@@ -11,6 +11,7 @@ use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::{Metadata, MetadataSource};
 use crate::cli::output::Colour;
 use crate::cli::report::extent_rows;
+use crate::cli::worse;
 use crate::engine::session::live_devices;
 use crate::engine::{DiskSource, EngineError, Member, find};
 use crate::format::COPY_STARTS;
@@ -130,10 +131,6 @@ fn check(context: &Context, source: &MetadataSource, out: &mut Output) -> Result
         render(out, reading);
     }
     Ok(exit)
-}
-
-fn worse(a: Exit, b: Exit) -> Exit {
-    if a == Exit::Failed || b == Exit::Done { a } else { b }
 }
 
 fn word(verdict: &Verdict) -> &'static str {
