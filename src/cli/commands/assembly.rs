@@ -313,6 +313,7 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         ProblemKind::Forming,
         ProblemKind::Dissolved,
         ProblemKind::Stale,
+        ProblemKind::RolledBack,
     ];
     let is_ready = found.newest.metadata.config.state == crate::format::metadata::SetupState::Ready;
     let passes = |kind: ProblemKind| of_main.contains(&kind) || (!is_ready && kind == ProblemKind::Incomplete);
