@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(!not_json || serde_json::from_slice::<serde_json::Value>(data).is_err());
     }
     // Escapes of JSON and the ends of lines of YAML are each other's exceptions.
-    if !json.mistakes.is_empty() || data.contains(&b'\\') || !data.is_ascii() {
+    if !json.mistakes.is_empty() || data.contains(&b'\\') || data.contains(&b'\r') || !data.is_ascii() {
         return;
     }
     let yaml = read(data, Syntax::Yaml);
