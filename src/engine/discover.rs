@@ -21,7 +21,7 @@ use crate::identity::{Identity, Match};
 use crate::plan::assemble::{FoundSetup, LiveSetup, MainVerdict, SeenDevice, assemble};
 use crate::store::raw::RawCopy;
 use crate::store::read_copies_by;
-use crate::units::{DevNo, Sectors};
+use crate::units::Sectors;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io;
@@ -493,9 +493,9 @@ impl Discovery {
         Ok(now)
     }
 
-    /// The number of a device, unless it is an image file.
-    pub fn number(&self, place: usize) -> Option<DevNo> {
-        self.devices.get(place).and_then(|device| device.devno)
+    /// How to name a device.
+    pub fn path(&self, place: usize) -> &str {
+        self.devices.get(place).map_or("", |device| device.path.as_str())
     }
 
     /// The size of a device.

@@ -174,6 +174,12 @@ impl FoundSetup {
         places
     }
 
+    /// Whether copies of it stand on a device, whatever they are worth.
+    pub fn stands_on(&self, device: usize) -> bool {
+        self.spares.iter().any(|spare| spare.standing.holders().contains(&device))
+            || self.strangers.iter().any(|stranger| stranger.device == device)
+    }
+
     /// Spares that no device holds.
     pub fn missing(&self) -> impl Iterator<Item = &SpareMember> {
         self.spares.iter().filter(|spare| spare.standing == Standing::Missing)

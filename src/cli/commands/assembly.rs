@@ -95,12 +95,8 @@ impl Search {
     pub(super) fn on_named_devices(&self) -> Result<Vec<&FoundSetup>, Refusal> {
         let mut out: Vec<&FoundSetup> = Vec::new();
         for (place, device) in self.discovery.devices.iter().enumerate().filter(|(_, d)| d.named) {
-            let holds = |setup: &&FoundSetup| {
-                setup.spares.iter().any(|spare| spare.standing.holders().contains(&place))
-                    || setup.strangers.iter().any(|stranger| stranger.device == place)
-            };
             let before = out.len();
-            out.extend(self.discovery.setups.iter().filter(holds));
+            out.extend(self.discovery.setups.iter().filter(|setup| setup.stands_on(place)));
             if out.len() == before {
                 let reading = SpareReading { device: device.path.as_str().into(), verdicts: device.verdicts.clone() };
                 let what = match reading.choose() {
@@ -220,14 +216,10 @@ fn main_is_still(context: &Context, session: &Session<'_>) -> Result<(), EngineE
     }
 }
 
-fn path_of(search: &Search, place: usize) -> String {
-    search.discovery.devices.get(place).map_or_else(String::new, |device| device.path.clone())
-}
-
 fn report_plan(search: &Search, found: &FoundSetup, plan: &AssemblyPlan, out: &mut Output) {
     let metadata = &found.newest.metadata;
-    let main = path_of(search, plan.main);
-    let path = |spare: &SpareMember| spare.standing.device().map(|place| path_of(search, place));
+    let main = search.discovery.path(plan.main).to_string();
+    let path = |spare: &SpareMember| spare.standing.device().map(|place| search.discovery.path(place).to_string());
     let spares: Vec<Option<String>> = found.spares.iter().map(path).collect();
     let permitted: Vec<String> = plan.permitted.iter().map(|problem| problem.refusal.to_string()).collect();
     if out.is_json() {
@@ -274,7 +266,7 @@ fn report_up(context: &Context, search: &Search, plan: &AssemblyPlan, up: &Activ
     if stale {
         context.note(&format!("'{name}' has spares that are not up to date; read-only, they are left as they are"));
     }
-    let main = path_of(search, plan.main);
+    let main = search.discovery.path(plan.main).to_string();
     if out.is_json() {
         out.json(&serde_json::json!({
             "name": name, "uuid": session.setup(), "device": up.activation.node, "main": main,
@@ -286,7 +278,7 @@ fn report_up(context: &Context, search: &Search, plan: &AssemblyPlan, up: &Activ
         out.line(format!("'{name}' is up{how}: {}", up.activation.node.display()));
         out.line(format!("  main    {main}, {}", sizes(search.discovery.size(plan.main))));
         for place in plan.spares.iter().flatten() {
-            out.line(format!("  spare   {}, {}", path_of(search, *place), sizes(search.discovery.size(*place))));
+            out.line(format!("  spare   {}, {}", search.discovery.path(*place), sizes(search.discovery.size(*place))));
         }
     }
     if session.failed.is_empty() && missing.is_empty() && !stale { Exit::Done } else { Exit::Attention }

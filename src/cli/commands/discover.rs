@@ -122,12 +122,7 @@ fn exit_code(found: &Discovery, judged: &[(&FoundSetup, Vec<Problem>)], nothing:
 /// Devices that were named and hold no setup.
 fn nothing_there(found: &Discovery) -> Vec<Passed> {
     let named = found.devices.iter().enumerate().filter(|(_, d)| d.named && !d.verdicts.is_empty());
-    let held = |place: usize| {
-        found.setups.iter().any(|setup| {
-            setup.spares.iter().any(|spare| spare.standing.holders().contains(&place))
-                || setup.strangers.iter().any(|stranger| stranger.device == place)
-        })
-    };
+    let held = |place: usize| found.setups.iter().any(|setup| setup.stands_on(place));
     named
         .filter(|(place, _)| !held(*place))
         .map(|(_, device)| {
@@ -195,10 +190,6 @@ fn command(found: &Discovery, setup: &FoundSetup, all: &[Problem]) -> Option<Str
     Some(command)
 }
 
-fn path_of(found: &Discovery, place: usize) -> &str {
-    found.devices.get(place).map_or("", |device| device.path.as_str())
-}
-
 /// What is to be said of a spare, in words.
 fn spare_words(found: &Discovery, setup: &FoundSetup, spare: &SpareMember) -> String {
     let mut words = match &spare.standing {
@@ -220,7 +211,7 @@ fn spare_words(found: &Discovery, setup: &FoundSetup, spare: &SpareMember) -> St
             format!("{missing}: {}", known.join(", "))
         }
         Standing::Cloned(holders) => {
-            let paths: Vec<&str> = holders.iter().map(|place| path_of(found, *place)).collect();
+            let paths: Vec<&str> = holders.iter().map(|place| found.path(*place)).collect();
             format!("cloned: it stands on {}", paths.join(" and "))
         }
     };
@@ -273,11 +264,11 @@ fn render(found: &Discovery, setup: &FoundSetup, all: &[Problem], out: &mut Outp
     out.line(" members:");
     render_main(found, setup, out);
     for spare in &setup.spares {
-        let device = spare.standing.device().map_or("-", |place| path_of(found, place));
+        let device = spare.standing.device().map_or("-", |place| found.path(place));
         out.line(format!("   spare {:<3} {device:<20} {}", spare.index, spare_words(found, setup, spare)));
     }
     for stranger in &setup.strangers {
-        out.line(format!("   not one   {:<20} {}", path_of(found, stranger.device), stranger.why));
+        out.line(format!("   not one   {:<20} {}", found.path(stranger.device), stranger.why));
     }
     out.line("");
 }
@@ -299,7 +290,7 @@ fn render_main(found: &Discovery, setup: &FoundSetup, out: &mut Output) {
         };
         out.line(format!(
             "   main      {:<20} {verdict}, confidence {}: {}",
-            path_of(found, candidate.device),
+            found.path(candidate.device),
             candidate.confidence,
             candidate.evidence.join(", ")
         ));
@@ -327,14 +318,14 @@ fn as_json(found: &Discovery, setup: &FoundSetup, all: &[Problem]) -> Value {
             json!({
                 "index": spare.index, "uuid": spare.record.uuid, "recorded_state": spare.record.state,
                 "verdict": verdict, "commits_behind": behind, "generation": spare.generation,
-                "devices": spare.standing.holders().iter().map(|d| path_of(found, *d)).collect::<Vec<_>>(),
+                "devices": spare.standing.holders().iter().map(|d| found.path(*d)).collect::<Vec<_>>(),
                 "copies_not_current": spare.lagging, "identity": spare.record.identity,
                 "text": spare_words(found, setup, spare),
             })
         })
         .collect();
     let (verdict, main) = match &setup.main {
-        MainVerdict::Proven(main) => ("proven", Some(path_of(found, *main))),
+        MainVerdict::Proven(main) => ("proven", Some(found.path(*main))),
         MainVerdict::Ambiguous(_) => ("ambiguous", None),
         MainVerdict::Unproven(_) => ("unproven", None),
         MainVerdict::Missing => ("missing", None),
@@ -343,7 +334,7 @@ fn as_json(found: &Discovery, setup: &FoundSetup, all: &[Problem]) -> Value {
         .candidates
         .iter()
         .map(|c| {
-            json!({ "device": path_of(found, c.device), "confidence": c.confidence, "evidence": c.evidence,
+            json!({ "device": found.path(c.device), "confidence": c.confidence, "evidence": c.evidence,
                 "proven": c.fit == Match::Proven })
         })
         .collect();
@@ -355,7 +346,7 @@ fn as_json(found: &Discovery, setup: &FoundSetup, all: &[Problem]) -> Value {
         "main": { "verdict": verdict, "device": main, "identity": metadata.config.main, "candidates": candidates },
         "spares": spares,
         "strangers": setup.strangers.iter()
-            .map(|s| json!({ "device": path_of(found, s.device), "why": s.why })).collect::<Vec<_>>(),
+            .map(|s| json!({ "device": found.path(s.device), "why": s.why })).collect::<Vec<_>>(),
         "problems": all_json, "command": command(found, setup, all),
     })
 }
