@@ -22,6 +22,7 @@ mod spare;
 mod spare_empty;
 mod spare_facts;
 mod spare_find;
+mod status;
 mod validate;
 mod watch;
 
@@ -38,7 +39,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Remap(args) => moves::remap(context, args, out),
         Command::Restore(args) => moves::restore(context, args, out),
         Command::Map(args) => show::map(context, args, out),
-        Command::Status(args) => show::status(context, args, out),
+        Command::Status(args) => status::status(context, args, out),
         Command::List => show::list(context, out),
         Command::Activate(args) => reassemble::activate(context, args, out),
         Command::Deactivate(args) => lifecycle::deactivate(context, args, out),

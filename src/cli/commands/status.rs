@@ -1,0 +1,390 @@
+//! `status`: how a setup is doing. `gather` collects it once, for every command that tells of it. It reads, and never
+//! writes.
+
+use super::lifecycle::indexes;
+use super::room::RoomReport;
+use super::scan_report::summary;
+use super::show::row;
+use super::spare::state_word;
+use super::{Context, Exit, Output};
+use crate::cli::args::Status;
+use crate::cli::output::Colour;
+use crate::cli::report::{LossRow, count, loss_rows, sizes};
+use crate::engine::session::{Session, find_active, live_devices};
+use crate::engine::{held, now};
+use crate::format::choose::Expected;
+use crate::format::copy::Judge;
+use crate::map::{Fate, Loss, SpareIndex};
+use crate::pool::Pool;
+use crate::scan::checkpoint;
+use crate::scan::pass::Subject;
+use crate::store::{SpareReading, read_copies_by};
+use crate::units::{DevNo, Sectors};
+use anyhow::Result;
+use serde::Serialize;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How a setup is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// All in order.
+    Healthy,
+    /// Data was lost, or a copy of the metadata is not current.
+    Attention,
+    /// A spare failed or is missing.
+    Degraded,
+    /// I/O waits.
+    Suspended,
+    /// The table is not the one that the metadata gives.
+    Unsettled,
+    /// No spare has metadata that can be used.
+    Unreadable,
+}
+
+#[derive(Serialize)]
+pub(super) struct SpareReport {
+    pub(super) index: SpareIndex,
+    pub(super) device: Option<String>,
+    pub(super) uuid: String,
+    pub(super) state: &'static str,
+    pub(super) copies_current: usize,
+    pub(super) generation: Option<u64>,
+    pub(super) used_sectors: Sectors,
+    pub(super) free_sectors: Sectors,
+    pub(super) bad_sectors: u64,
+}
+
+#[derive(Serialize)]
+pub(super) struct StatusReport {
+    pub(super) name: String,
+    pub(super) uuid: String,
+    pub(super) device: String,
+    pub(super) state: State,
+    pub(super) status: Vec<String>,
+    pub(super) action: Vec<String>,
+    pub(super) main: String,
+    pub(super) sectors: Sectors,
+    pub(super) unit: Sectors,
+    pub(super) generation: u64,
+    pub(super) extents: usize,
+    pub(super) remapped_sectors: Sectors,
+    pub(super) held_sectors: Sectors,
+    pub(super) rewritten_since_sectors: u64,
+    pub(super) losses: Vec<LossRow>,
+    /// The last scan; absent when there was none, or nothing is known of it.
+    pub(super) scan: Option<ScanRow>,
+    /// Room on the spares; absent when the metadata cannot be read.
+    pub(super) room: Option<RoomReport>,
+    pub(super) spares: Vec<SpareReport>,
+}
+
+/// The last scan of a setup.
+#[derive(Serialize)]
+pub(super) struct ScanRow {
+    pub(super) summary: String,
+    pub(super) started: u64,
+    pub(super) finished: Option<u64>,
+    pub(super) percent: u64,
+    pub(super) bad_sectors: Sectors,
+    pub(super) trouble: Option<String>,
+}
+
+fn last_scan(context: &Context, setup: Uuid) -> Option<ScanRow> {
+    let pass = checkpoint::load(&context.state().join("scan"), &Subject::Setup(setup)).ok()??;
+    let bad = pass.areas.iter().map(|area| area.found_so_far().bad.sectors().0).fold(0, u64::saturating_add);
+    Some(ScanRow {
+        summary: summary(&pass),
+        started: pass.started,
+        finished: pass.finished,
+        percent: pass.percent(),
+        bad_sectors: Sectors(bad),
+        trouble: pass.result.trouble,
+    })
+}
+
+pub(super) fn status(context: &Context, args: &Status, out: &mut Output) -> Result<Exit> {
+    let names: Vec<String> = if args.names.is_empty() {
+        context.active()?.into_iter().map(|live| live.state.name).collect()
+    } else {
+        args.names.clone()
+    };
+    let mut exit = Exit::Done;
+    let mut reports = Vec::new();
+    for name in names {
+        let report = gather(context, &name, args.files.patience())?;
+        if report.state != State::Healthy {
+            exit = Exit::Attention;
+        }
+        reports.push(report);
+    }
+    if out.is_json() {
+        out.json(&serde_json::json!({ "setups": reports }));
+        return Ok(exit);
+    }
+    if reports.is_empty() {
+        out.line("no active setups");
+    }
+    for (number, report) in reports.iter().enumerate() {
+        if number > 0 {
+            out.line("");
+        }
+        render(out, report);
+    }
+    Ok(exit)
+}
+
+/// How the active setup `name` is doing; the files of lost sectors are looked for within `patience`.
+///
+/// # Errors
+/// When there is no such active setup. Metadata that cannot be read is a report, not an error.
+pub(super) fn gather(context: &Context, name: &str, patience: Duration) -> Result<StatusReport> {
+    // Not being active is the caller's mistake; anything else is what status is for.
+    find_active(context.dm()?, name)?;
+    match context.reading_session(name) {
+        Ok(session) => examine(context, &session, patience),
+        Err(error) => unreadable(context, name, &error),
+    }
+}
+
+fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Result<StatusReport> {
+    let metadata = &session.metadata;
+    let map = &metadata.map;
+    let pool = Pool::new(metadata, |_| true);
+    let mut seen = Judge::default();
+    let spares = indexes(session).filter_map(|i| examine_spare(context, session, &pool, &mut seen, i)).collect();
+    let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let losses: Vec<Loss> = map.losses().iter().collect();
+    let owned = context.owners(&session.name, &losses, patience);
+    let mut report = StatusReport {
+        name: session.name.clone(),
+        uuid: metadata.setup.to_string(),
+        device: format!("/dev/mapper/{}", session.name),
+        state: State::Healthy,
+        status: Vec::new(),
+        action: Vec::new(),
+        main: context.path_of(session.main.devno),
+        sectors: map.main_len(),
+        unit: map.unit(),
+        generation: metadata.generation,
+        extents: map.len(),
+        remapped_sectors: map.remapped(),
+        held_sectors: map.losses().sectors(Fate::Held),
+        rewritten_since_sectors: rewritten,
+        losses: loss_rows(&losses, &owned),
+        scan: last_scan(context, metadata.setup),
+        room: Some(RoomReport::new(metadata, &pool, now())),
+        spares,
+    };
+    judge(session, &mut report)?;
+    Ok(report)
+}
+
+/// What can be said of an active setup whose metadata cannot be read.
+fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<StatusReport> {
+    let live = live_devices(context.dm()?, name)?;
+    let row = row(context, &live);
+    let spare = |(index, device, _): &(SpareIndex, DevNo, DevNo)| SpareReport {
+        index: *index,
+        device: Some(context.path_of(*device)),
+        uuid: String::new(),
+        state: "unreadable",
+        copies_current: 0,
+        generation: None,
+        used_sectors: Sectors::ZERO,
+        free_sectors: Sectors::ZERO,
+        bad_sectors: 0,
+    };
+    Ok(StatusReport {
+        name: row.name,
+        uuid: row.uuid,
+        device: row.device,
+        state: if live.state.suspended { State::Suspended } else { State::Unreadable },
+        status: vec![format!("{error:#}")],
+        action: vec![
+            "the device works as its table says; put the spares right before it is taken down, and copy the data off"
+                .into(),
+        ],
+        main: row.main.unwrap_or_default(),
+        sectors: row.sectors,
+        unit: Sectors::ZERO,
+        generation: 0,
+        extents: 0,
+        remapped_sectors: Sectors::ZERO,
+        held_sectors: Sectors::ZERO,
+        rewritten_since_sectors: 0,
+        losses: Vec::new(),
+        scan: None,
+        room: None,
+        spares: live.spares.iter().map(spare).collect(),
+    })
+}
+
+fn examine_spare(
+    context: &Context,
+    session: &Session<'_>,
+    pool: &Pool<'_>,
+    judge: &mut Judge,
+    index: SpareIndex,
+) -> Option<SpareReport> {
+    let metadata = &session.metadata;
+    let record = metadata.spare(index)?;
+    let member = session.spare(index);
+    let expected = Expected { setup: Some(metadata.setup), spare: Some(record.uuid) };
+    let reading: Option<SpareReading> = member.map(|m| read_copies_by(judge, &*m.disk, expected));
+    let chosen = reading.as_ref().and_then(|r| r.choose().ok());
+    let generation = chosen.as_ref().map(|c| c.copy.metadata.generation);
+    let state = state_word(session, index, generation);
+    let used = metadata.map.extents_by_slot(index).map(|e| e.range.len().0).fold(0, u64::saturating_add);
+    let bad = metadata.bad_blocks.get(&index).into_iter().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let current = chosen.filter(|_| generation == Some(metadata.generation)).map_or(0, |c| c.current.len());
+    Some(SpareReport {
+        index,
+        device: member.map(|m| context.path_of(m.devno)),
+        uuid: record.uuid.to_string(),
+        state,
+        copies_current: current,
+        generation,
+        used_sectors: Sectors(used),
+        free_sectors: pool.free_on(index),
+        bad_sectors: bad,
+    })
+}
+
+/// Fills in state, status and action.
+fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
+    let name = report.name.clone();
+    let mut found = |state: State, status: String, action: String| {
+        if report.state == State::Healthy {
+            report.state = state;
+        }
+        report.status.push(status);
+        report.action.push(action);
+    };
+    if let Err(error) = session.check_live() {
+        let suspended = session.dm.state(&name)?.is_some_and(|s| s.suspended);
+        let state = if suspended { State::Suspended } else { State::Unsettled };
+        let what = if suspended {
+            "I/O to the device waits: a command is at work, or was interrupted".into()
+        } else {
+            error.to_string()
+        };
+        found(state, what, format!("unless a command is at work, run 'dm-remap recover {name}'"));
+    }
+    let troubled: Vec<String> = report
+        .spares
+        .iter()
+        .filter(|s| !["online", "draining"].contains(&s.state))
+        .map(|s| format!("spare {} is {}", s.index, s.state))
+        .collect();
+    if !troubled.is_empty() {
+        let away = report.spares.iter().any(|s| s.state == "missing");
+        let first = if away {
+            "attach what is missing, and say 'dm-remap spare readd'; until then its extents answer EIO. When it is gone for good,"
+        } else {
+            "look at its cable and its health; its extents are safe as long as it reads. 'dm-remap spare readd' takes it back,"
+        };
+        let action = format!("{first} 'dm-remap spare replace {name} OLD NEW' puts another in its place");
+        found(State::Degraded, troubled.join(", "), action);
+    }
+    for spare in report.spares.iter().filter(|s| s.state == "draining") {
+        let left = if spare.used_sectors.0 > 0 {
+            format!("{} still live on it", sizes(spare.used_sectors))
+        } else {
+            "nothing lives on it any more".into()
+        };
+        found(
+            State::Attention,
+            format!("spare {} is being emptied and gets no new extents: {left}", spare.index),
+            format!("go on with what was begun, or take it back with 'dm-remap spare readd {name} {}'", spare.index),
+        );
+    }
+    let held = report.held_sectors;
+    if held.0 > 0 {
+        let rewritten = match report.rewritten_since_sectors {
+            0 => String::new(),
+            n => format!(", {n} of which were written since"),
+        };
+        found(
+            State::Attention,
+            format!("{} could not be read and answer EIO until they are written{rewritten}", sizes(held)),
+            "restore the files that were hit from a backup; writing the sectors makes them ordinary".into(),
+        );
+    }
+    let others = session.metadata.map.losses().iter().filter(|l| l.fate != Fate::Held).count();
+    if others > 0 {
+        let what = if others == 1 {
+            "1 run of sectors has lost its data".to_string()
+        } else {
+            format!("{others} runs of sectors have lost their data")
+        };
+        found(State::Attention, what, format!("check the files that were hit, then run 'dm-remap acknowledge {name}'"));
+    }
+    if let Some(room) = report.room.as_ref().filter(|room| room.is_short()) {
+        found(State::Attention, room.summary().to_string(), "get another spare before the room is used up".into());
+    }
+    let lagging =
+        report.spares.iter().filter(|s| ["online", "draining"].contains(&s.state) && s.copies_current < 5).count();
+    if lagging > 0 {
+        let what = format!("{} with copies of the metadata that are not current", count(lagging, "spare"));
+        found(State::Attention, what, format!("see 'dm-remap metadata check {name}'; the next commit writes all five"));
+    }
+    Ok(())
+}
+
+fn render(out: &mut Output, report: &StatusReport) {
+    let (colour, word) = match report.state {
+        State::Healthy => (Colour::Green, "healthy"),
+        State::Attention => (Colour::Yellow, "needs attention"),
+        State::Degraded => (Colour::Yellow, "degraded"),
+        State::Suspended => (Colour::Red, "suspended"),
+        State::Unsettled => (Colour::Red, "unsettled"),
+        State::Unreadable => (Colour::Red, "metadata unreadable"),
+    };
+    out.line(format!("  setup: {}", out.paint(Colour::Bold, &report.name)));
+    out.line(format!("  state: {}", out.paint(colour, word)));
+    for (status, action) in report.status.iter().zip(&report.action) {
+        out.line(format!(" status: {status}"));
+        out.line(format!(" action: {action}"));
+    }
+    out.line(format!(" device: {}, {}", report.device, sizes(report.sectors)));
+    out.line(format!("   main: {}", report.main));
+    let moved = if report.state == State::Unreadable {
+        "unknown".to_string()
+    } else if report.extents == 0 {
+        "nothing is remapped".to_string()
+    } else {
+        format!("{} in {}", sizes(report.remapped_sectors), count(report.extents, "extent"))
+    };
+    out.line(format!("  moved: {moved}"));
+    if let Some(room) = &report.room {
+        let words = room.summary();
+        out.line(format!("   room: {}", words.strip_prefix("room for ").unwrap_or(words)));
+    }
+    if let Some(scan) = &report.scan {
+        out.line(format!("   scan: {}", scan.summary));
+    }
+    let mut rows = vec![["SPARE", "DEVICE", "STATE", "COPIES", "USED", "FREE", "BAD"].map(String::from).to_vec()];
+    for spare in &report.spares {
+        rows.push(vec![
+            spare.index.to_string(),
+            spare.device.clone().unwrap_or_else(|| "-".into()),
+            spare.state.to_string(),
+            format!("{}/5", spare.copies_current),
+            spare.used_sectors.to_string(),
+            spare.free_sectors.to_string(),
+            spare.bad_sectors.to_string(),
+        ]);
+    }
+    out.table(8, &rows);
+    const MOST: usize = 20;
+    for loss in report.losses.iter().take(MOST) {
+        for (number, line) in loss.lines().iter().enumerate() {
+            out.line(format!("{}{line}", if number == 0 { "   lost: " } else { "         " }));
+        }
+    }
+    if report.losses.len() > MOST {
+        out.line(format!("   lost: … and {} more; see --json", report.losses.len() - MOST));
+    }
+}
