@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// A device over `lower` on which some sectors answer EIO, as many bad ones of a disk do behind a USB bridge.
 fn device_with_errors(name: &str, lower: &str, bad: &[(u64, u64)]) -> String {
@@ -159,27 +161,33 @@ fn a_killed_scan_goes_on_and_ends_the_same() {
     let bad = scattered(&mut random, 64 * 2048, 200, 20);
     let device = device_with_errors("weary", &guest.disks[0], &bad);
     dmr(&["scan", "--device", &device, "--resume"]).exits(2).complains(&["no scan was stopped"]);
-    let mut resume = String::new();
-    for turn in 0..=6 {
-        // Before the first checkpoint, shortly after one, in the midst of the small reads; and then to the end.
-        let wait = if turn == 6 { 1e6 } else { 0.05 + random.below(40) as f64 / 10.0 };
-        let rate = if turn == 6 { "max" } else { "6M" };
-        let ran = shell(&format!(
-            "timeout -s KILL {wait} $DMR --json scan --device {device} --rate {rate} --retries 0 {resume} > /tmp/work-json"
-        ));
-        if turn == 6 {
-            ran.exits(3);
-            break;
+    let checkpoint = || sh("cat /var/lib/dm-remap/scan/*.json 2>/dev/null || true");
+    let mut resume = "";
+    for turn in 0..6 {
+        // At any moment, before the first checkpoint too; every other time a while after a checkpoint was saved.
+        let known = checkpoint();
+        let scan = format!("exec $DMR --json scan --device {device} --rate 3M --retries 0 {resume} > /tmp/work-json");
+        let mut scan = Command::new("bash").args(["-c", &scan]).env("DMR", PROGRAM).spawn().unwrap();
+        if turn % 2 == 1 {
+            let begun = Instant::now();
+            while checkpoint() == known {
+                assert!(begun.elapsed() < Duration::from_secs(60), "no checkpoint");
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
-        ran.exits(137);
-        if sh("cat /var/lib/dm-remap/scan/*.json 2>/dev/null || true").is_empty() {
+        std::thread::sleep(Duration::from_millis(20 + 50 * random.below(40)));
+        assert!(scan.try_wait().unwrap().is_none(), "the scan ended before it was killed");
+        scan.kill().unwrap();
+        scan.wait().unwrap();
+        if checkpoint().is_empty() {
             continue;
         }
         // Without a word it does not throw away what is known.
         dmr(&["scan", "--device", &device]).exits(2).complains(&["--resume", "--restart"]);
-        resume = "--resume".into();
+        resume = "--resume";
     }
-    assert!(!resume.is_empty(), "never killed after a checkpoint");
+    assert_eq!(resume, "--resume", "never killed after a checkpoint");
+    shell(&format!("$DMR --json scan --device {device} --rate max --retries 0 --resume > /tmp/work-json")).exits(3);
     let json: Value = serde_json::from_str(&std::fs::read_to_string("/tmp/work-json").unwrap()).unwrap();
     assert_eq!(bad_of(&json), bad);
 }
