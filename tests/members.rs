@@ -160,9 +160,11 @@ fn finish(world: &World, what: What, acknowledged: bool, context: &str) {
     if !what.is_done(&metadata) {
         what.run(machine).unwrap_or_else(|e| panic!("{context}: run again: {e}"));
     }
-    let session = machine.session().unwrap();
+    let mut session = machine.session().unwrap();
     session.check_live().unwrap_or_else(|e| panic!("{context}: {e}"));
     session.clear_leftovers().unwrap();
+    let behind = machine.session().unwrap().passed_over;
+    assert!(behind.is_empty(), "{context}: {behind:?} hold an older generation, and the next command leaves it so");
     assert!(what.is_done(&session.metadata), "{context}: {:?}", states(&session.metadata));
     for index in (0..4).map(SpareIndex) {
         let private = machine.dm.state(&format!("{NAME}-spare{index}")).unwrap();

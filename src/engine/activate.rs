@@ -120,6 +120,7 @@ pub fn activate<'a>(
         layout: Layout::Flat,
         failed: Vec::new(),
         read_only: options.read_only,
+        passed_over: Vec::new(),
     };
     let unclean = session.metadata.config.active.clone();
     let rewritten = held::rewritten(&session);

@@ -71,6 +71,7 @@ pub fn create_prepared<'a>(
         layout: Layout::Flat,
         failed: Vec::new(),
         read_only: false,
+        passed_over: Vec::new(),
     };
     let mut written = false;
     let result = bring_up(&mut session, options.observer, |session| {

@@ -304,7 +304,7 @@ pub fn readd(
     }
     // What is written to its extents from now on must not be forgotten: the map is on it before anything leads there.
     observer.step("committing");
-    catch_up(session, index)?;
+    session.catch_up(index)?;
     if moved || session.check_live().is_err() {
         // Its extents answer EIO still: blocks are held before anything leads there.
         held::hold_anew(session, index, observer)?;
@@ -345,23 +345,6 @@ fn swap_table(session: &Session<'_>) -> Result<(), EngineError> {
         return Err(error.into());
     }
     Ok(())
-}
-
-/// Writes the generation that is in force to a spare that missed it, before there is a newer one: a crash in that newer
-/// commit must not leave it further behind.
-fn catch_up(session: &Session<'_>, index: SpareIndex) -> Result<(), EngineError> {
-    let encoded = encode(&session.metadata)?;
-    let (Some(member), Some(record)) = (session.spare(index), session.metadata.spare(index)) else { return Ok(()) };
-    // Another version may write the same content in other words: that would be divergent.
-    if encoded.digest() != session.digest {
-        return Ok(());
-    }
-    let target = CommitTarget { disk: member.disk.clone(), uuid: record.uuid, data_start: record.data_start };
-    let report = Commit::new(vec![target], encoded).run();
-    match report.target(0) {
-        Some(state) if state.holds_a_group() => Ok(()),
-        _ => Err(session.commit_failed(&report)),
-    }
 }
 
 /// Records that a spare has become larger, under the setup's lock; its private device follows.

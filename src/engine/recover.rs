@@ -23,6 +23,8 @@ pub enum Recovered {
     Completed,
     /// Sectors answered EIO because their commit was unsettled: it is settled, and they are back.
     Settled,
+    /// The device was in order, and a commit had not reached all spares: now it has.
+    Finished,
 }
 
 /// Settles the setup.
@@ -38,8 +40,9 @@ pub fn recover(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Rec
     let fits = fits(&live, &devices, session);
     held::let_go(session)?;
     if fits.is_ok() && !state.suspended {
+        let before = session.passed_over.len();
         session.clear_leftovers()?;
-        return Ok(Recovered::Nothing);
+        return Ok(if session.passed_over.len() < before { Recovered::Finished } else { Recovered::Nothing });
     }
     if fits.is_ok() {
         // What was read may be in a disk's cache only (a commit of the old map that was interrupted): if it were lost

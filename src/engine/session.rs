@@ -111,6 +111,9 @@ pub struct Session<'a> {
     pub failed: Vec<SpareIndex>,
     /// It was brought up to be read only: nothing is committed, and its devices refuse writes.
     pub read_only: bool,
+    /// Spares that hold an older generation than the newest and take commits: the last commit was interrupted before
+    /// it reached them.
+    pub passed_over: Vec<SpareIndex>,
 }
 
 /// The dm UUID of a setup's device.
@@ -243,6 +246,10 @@ impl<'a> Session<'a> {
         let readings: Vec<SpareReading> =
             members.iter().map(|(_, m)| read_copies_by(&mut judge, &*m.disk, expected)).collect();
         let choice = choose_among(name, &readings)?;
+        let takes_commits = |index: &SpareIndex| {
+            choice.newest.metadata.spare(*index).is_some_and(|record| record.state.takes_commits())
+        };
+        let passed_over = choice.stale().into_iter().map(|(index, _)| index).filter(takes_commits).collect();
         let newest = choice.newest;
         let mut spares = vec![None; newest.metadata.spares.len()];
         for (index, member) in members {
@@ -263,6 +270,7 @@ impl<'a> Session<'a> {
             layout: Layout::Flat,
             failed: Vec::new(),
             read_only: live.state.read_only,
+            passed_over,
         };
         if session.read_only {
             // It came up so, and nothing of it was committed.
@@ -427,12 +435,33 @@ impl<'a> Session<'a> {
             .map_err(|detail| differs(detail).into())
     }
 
+    /// Writes the generation that is in force to a spare that missed it, before there is a newer one: a crash in that
+    /// newer commit must not leave it further behind.
+    ///
+    /// # Errors
+    /// [`EngineError::CommitFailed`] when the spare does not take it.
+    pub fn catch_up(&self, index: SpareIndex) -> Result<(), EngineError> {
+        let encoded = encode(&self.metadata)?;
+        let (Some(member), Some(record)) = (self.spare(index), self.metadata.spare(index)) else { return Ok(()) };
+        // Another version may write the same content in other words: that would be divergent.
+        if encoded.digest() != self.digest {
+            return Ok(());
+        }
+        let target = CommitTarget { disk: member.disk.clone(), uuid: record.uuid, data_start: record.data_start };
+        let report = Commit::new(vec![target], encoded).run();
+        match report.target(0) {
+            Some(state) if state.holds_a_group() => Ok(()),
+            _ => Err(self.commit_failed(&report)),
+        }
+    }
+
     /// Removes what a killed command may have left beside the device: a loaded table, statistics regions, private
-    /// devices over spares that do not belong to the setup any more, or not yet.
+    /// devices over spares that do not belong to the setup any more, or not yet. Finishes its commit on the spares that
+    /// it did not reach; one that does not take it is left to the next commit, which marks it as failed.
     ///
     /// # Errors
     /// What device-mapper says.
-    pub fn clear_leftovers(&self) -> Result<(), EngineError> {
+    pub fn clear_leftovers(&mut self) -> Result<(), EngineError> {
         self.dm.clear(&self.name)?;
         dirty::remove_leftovers(self.dm, &self.name);
         let others = (0u8..).map(SpareIndex).take(MAX_SPARES).filter(|index| !self.metadata.is_member(*index));
@@ -442,6 +471,10 @@ impl<'a> Session<'a> {
             if self.dm.state(&private)?.is_some_and(|state| state.uuid == uuid) {
                 self.dm.remove(&private)?;
             }
+        }
+        if !self.read_only {
+            let passed_over = std::mem::take(&mut self.passed_over);
+            self.passed_over = passed_over.into_iter().filter(|index| self.catch_up(*index).is_err()).collect();
         }
         Ok(())
     }

@@ -324,6 +324,7 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         layout: Layout::Flat,
         failed: Vec::new(),
         read_only: false,
+        passed_over: Vec::new(),
     })
 }
 

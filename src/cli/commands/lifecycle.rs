@@ -149,6 +149,7 @@ pub(super) fn recover(context: &Context, args: &Recover, out: &mut Output) -> Re
         Recovered::Completed => {
             "was suspended between commit and swap: the swap was completed, the new map is in force"
         }
+        Recovered::Finished => "was in order, but for a commit that had not reached all spares: now it has",
         Recovered::Settled => "had an unsettled commit: it is settled, and all its sectors are back",
     };
     Ok(said(out, &args.name, false, what))

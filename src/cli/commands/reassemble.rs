@@ -44,7 +44,7 @@ fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) ->
     if dry_run || node.exists() {
         return Err(Refusal::AlreadyActive(name.into()).into());
     }
-    let (_lock, session) = context.locked_session(name)?;
+    let (_lock, mut session) = context.locked_session(name)?;
     session.check_live()?;
     // Else the next call would swap in a table that a killed command has loaded.
     session.clear_leftovers()?;
