@@ -41,6 +41,8 @@ struct Page {
     lists: Vec<Option<u64>>,
     in_code: bool,
     in_table: bool,
+    /// Names of sections are in capitals, as in other pages.
+    in_section: bool,
     /// The next paragraph follows the mark of its list entry.
     at_mark: bool,
     cells: Vec<String>,
@@ -83,6 +85,7 @@ impl Page {
                 self.out.pop();
                 self.out.push_str(macro_name);
                 self.in_code = true;
+                self.in_section = *level <= HeadingLevel::H2;
             }
             Tag::Paragraph if self.at_mark => self.at_mark = false,
             Tag::Paragraph => self.line(if self.lists.is_empty() { ".PP" } else { ".IP" }),
@@ -121,7 +124,7 @@ impl Page {
     fn end(&mut self, tag: TagEnd) {
         match tag {
             TagEnd::Heading(_) => {
-                self.in_code = false;
+                (self.in_code, self.in_section) = (false, false);
                 self.out.push('\n');
             }
             TagEnd::Paragraph => self.out.push('\n'),
@@ -151,10 +154,18 @@ impl Page {
 
     /// A table with long texts: a list, marked by the first column.
     fn list_of(&mut self, rows: &[Vec<String>]) {
+        let heads = rows.first().map(Vec::as_slice).unwrap_or_default();
         for row in rows.iter().skip(1) {
             if let [first, middle @ .., last] = row.as_slice() {
-                let middle = middle.iter().filter(|cell| !cell.trim().is_empty());
-                let middle: String = middle.map(|cell| format!(" ({})", cell.trim())).collect();
+                let several = middle.len() > 1;
+                let named = heads.iter().skip(1).zip(middle).filter(|(_, cell)| !cell.trim().is_empty());
+                let middle: Vec<String> =
+                    named
+                        .map(|(head, cell)| {
+                            if several { format!("{}: {}", head.trim(), cell.trim()) } else { cell.trim().to_string() }
+                        })
+                        .collect();
+                let middle = if middle.is_empty() { String::new() } else { format!(" ({})", middle.join("; ")) };
                 for line in [".TP", &format!("{}{middle}", first.trim()), last.trim()] {
                     self.line(line);
                 }
@@ -201,6 +212,7 @@ pub(crate) fn body(markdown: &str) -> String {
             _ if in_title => {}
             Event::Start(tag) => page.start(&tag),
             Event::End(tag) => page.end(tag),
+            Event::Text(text) if page.in_section => page.text(&escaped(&text.to_uppercase())),
             Event::Text(text) => page.text(&escaped(&text)),
             Event::Code(code) => page.text(&format!("\\fB{}\\fR", escaped(&code))),
             Event::SoftBreak => page.text(if page.in_table { " " } else { "\n" }),
