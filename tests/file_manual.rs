@@ -86,6 +86,55 @@ fn every_key_of_the_configuration_is_in_its_page() {
     }
 }
 
+/// The lines of a text that run one of our programs, as arguments.
+fn examples(text: &str) -> Vec<Vec<String>> {
+    let in_code = text.split("```").skip(1).step_by(2);
+    let lines = in_code.flat_map(str::lines).map(|line| {
+        line.split_once(" | ").map_or(
+            line,
+            |(before, after)| {
+                if before.starts_with("dm-remap") { before } else { after }
+            },
+        )
+    });
+    let ours = lines.filter(|line| line.starts_with("dm-remap"));
+    ours.map(|line| line.split_whitespace().map(str::to_string).collect()).collect()
+}
+
+#[test]
+fn every_example_is_a_command_line_that_the_program_takes() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root().join("docs/man")).unwrap() {
+        let path = entry.unwrap().path();
+        for words in examples(&std::fs::read_to_string(&path).unwrap()) {
+            let tools = dm_remap::cli::complete::tools();
+            let (_, tool) = tools.into_iter().find(|(name, _)| *name == words[0]).unwrap();
+            let taken = tool.try_get_matches_from(&words);
+            assert!(taken.is_ok(), "{}: {words:?}: {}", path.display(), taken.unwrap_err());
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "only {seen} examples");
+}
+
+#[test]
+fn pages_refer_to_pages_that_there_are() {
+    let mut seen = 0;
+    let all = pages();
+    for page in &all {
+        let text = std::fs::read_to_string(page).unwrap().replace("\\-", "-").replace("\\fR", "").replace("\\fB", "");
+        let words = text.split(|c: char| !(c.is_alphanumeric() || "-.()".contains(c)));
+        for word in words.filter(|word| word.starts_with("dm-remap")) {
+            let Some((name, section)) = word.split_once('(') else { continue };
+            let Some((section, _)) = section.split_once(')') else { continue };
+            let file = root().join(format!("man/{name}.{section}"));
+            assert!(all.contains(&file), "{}: {word}", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "only {seen} references");
+}
+
 #[test]
 fn man_and_mandoc_have_nothing_to_complain_of() {
     for page in pages() {

@@ -109,6 +109,13 @@ fn addition(root: &Path, file: &str) -> std::io::Result<String> {
     }
 }
 
+/// A sentence of words that have no capital and no full stop.
+fn sentence(words: &str) -> String {
+    let mut letters = words.chars();
+    let first: String = letters.next().map(|letter| letter.to_uppercase().collect()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
 /// A first sentence as NAME has it: without its full stop.
 fn about(command: &Command) -> String {
     let text = command.get_about().map(ToString::to_string).unwrap_or_default();
@@ -222,7 +229,7 @@ fn command_page(root: &Path, command: &Command, tool: Option<&Command>) -> std::
     page.push_str(".SH SYNOPSIS\n");
     if subcommands.is_empty() {
         if tool.is_some() {
-            let _ = write!(page, "{}.br\n", synopsis(&name, command));
+            let _ = writeln!(page, "{}.br", synopsis(&name, command));
         }
         page.push_str(&synopsis(&path, command));
     }
@@ -314,7 +321,7 @@ fn configuration_page(root: &Path) -> std::io::Result<String> {
     let mut page = head("dm-remap.conf", 5, "configuration of dm-remap");
     page.push_str(&addition(root, "dm-remap.conf.5.md")?);
     for (group, about) in GROUPS {
-        let _ = writeln!(page, ".SH \"SECTION {}\"\n.PP\n{}.", group.to_uppercase(), escaped(about));
+        let _ = writeln!(page, ".SH \"SECTION {}\"\n.PP\n{}", group.to_uppercase(), escaped(&sentence(about)));
         for spec in KEYS.iter().filter(|spec| spec.group == group) {
             key(&mut page, spec);
         }
