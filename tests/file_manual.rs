@@ -88,6 +88,7 @@ fn every_key_of_the_configuration_is_in_its_page() {
 
 /// The lines of a text that run one of our programs, as arguments.
 fn examples(text: &str) -> Vec<Vec<String>> {
+    let text = text.replace("\\\n", " ");
     let in_code = text.split("```").skip(1).step_by(2);
     let lines = in_code.flat_map(str::lines).map(|line| {
         line.split_once(" | ").map_or(
@@ -118,6 +119,15 @@ fn every_example_is_a_command_line_that_the_program_takes() {
 }
 
 #[test]
+fn the_example_of_a_configuration_is_one() {
+    let text = std::fs::read_to_string(root().join("docs/man/dm-remap.conf.5.end.md")).unwrap();
+    let yaml = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let reading = dm_remap::config::read(yaml.as_bytes(), dm_remap::config::Syntax::Yaml);
+    assert!(reading.mistakes.is_empty(), "{:?}", reading.mistakes);
+    assert_ne!(reading.config, dm_remap::config::Config::default());
+}
+
+#[test]
 fn pages_refer_to_pages_that_there_are() {
     let mut seen = 0;
     let all = pages();
@@ -143,6 +153,19 @@ fn man_and_mandoc_have_nothing_to_complain_of() {
         assert!(ok && warnings.is_empty(), "{page}: {warnings}");
         let (ok, said) = run("mandoc", &["-T", "lint", "-W", "warning", page]);
         assert!(ok && said.is_empty(), "{page}: {said}");
+    }
+}
+
+#[test]
+fn no_page_is_wider_than_a_terminal_of_80_columns() {
+    for page in pages() {
+        let output = Command::new("man").env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").arg("-l").arg(&page).output();
+        let output = output.unwrap_or_else(|e| panic!("man: {e}. 'scripts/install-deps --manual' installs it"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.lines().count() > 15, "{}: {text}", page.display());
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{}: {line}", page.display());
+        }
     }
 }
 

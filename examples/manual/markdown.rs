@@ -33,6 +33,10 @@ pub(crate) fn escaped(text: &str) -> String {
 /// Cells above this make a table unreadable in 80 columns, in bytes.
 const LONGEST_CELL: usize = 150;
 
+/// Code that is wider begins at the edge, as hex dumps do, so that it fits 80 columns: 7 are the page's own indent, 4 that
+/// of code.
+const WIDEST_INDENTED: usize = 69;
+
 /// The state of a rendering.
 #[derive(Default)]
 struct Page {
@@ -40,6 +44,8 @@ struct Page {
     /// Numbers of the lists that are open: `None` for bullets.
     lists: Vec<Option<u64>>,
     in_code: bool,
+    /// Where in the output the code begins.
+    code_begins: usize,
     in_table: bool,
     /// Names of sections are in capitals, as in other pages.
     in_section: bool,
@@ -107,9 +113,8 @@ impl Page {
                 self.at_mark = true;
             }
             Tag::CodeBlock(_) => {
-                for line in [".PP", ".RS 4", ".nf"] {
-                    self.line(line);
-                }
+                self.line(".PP");
+                self.code_begins = self.out.len();
                 self.in_code = true;
             }
             Tag::Strong => self.text("\\fB"),
@@ -137,9 +142,12 @@ impl Page {
             }
             TagEnd::CodeBlock => {
                 self.in_code = false;
-                for line in [".fi", ".RE"] {
-                    self.line(line);
-                }
+                let code = self.out.split_off(self.code_begins);
+                let wide = code.lines().any(|line| line.replace('\\', "").chars().count() > WIDEST_INDENTED);
+                let (before, after) = if wide { (".in 2n\n.nf", ".fi\n.in") } else { (".RS 4\n.nf", ".fi\n.RE") };
+                self.line(before);
+                self.line(code.trim_end_matches('\n'));
+                self.line(after);
             }
             TagEnd::Strong | TagEnd::Emphasis => self.text("\\fR"),
             TagEnd::TableCell => self.cells.push(std::mem::take(&mut self.cell)),

@@ -6,7 +6,7 @@
 use super::markdown::{body, escaped};
 use clap::{Arg, Command};
 use dm_remap::cli::complete::tools;
-use dm_remap::config::{GROUPS, KEYS, Scope, Spec, Value, sample};
+use dm_remap::config::{GROUPS, KEYS, Scope, Spec, Value};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -326,9 +326,7 @@ fn configuration_page(root: &Path) -> std::io::Result<String> {
             key(&mut page, spec);
         }
     }
-    page.push_str(".SH EXAMPLE\n.PP\nThe whole file, with every key at its default:\n.PP\n.nf\n");
-    page.push_str(&escaped(&sample()));
-    page.push_str(".fi\n");
+    page.push_str(&addition(root, "dm-remap.conf.5.end.md")?);
     see_also(&mut page, &["dm-remap(8)", "dm-remap-config(8)", "dm-remap-validate(8)"]);
     Ok(page)
 }
