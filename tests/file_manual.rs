@@ -347,12 +347,12 @@ fn interactive(folder: &Path) -> [(&'static str, String); 4] {
     put("lazy.bash", "source /usr/share/bash-completion/bash_completion\nPS1='READY '\n");
     let zsh = format!("fpath=({} $fpath)\nautoload -Uz compinit; compinit -u\nPS1='READY '\n", scripts.display());
     put("zdotdir/.zshrc", &zsh);
-    let fish = "function fish_prompt; echo 'READY '; end; set -g fish_complete_path";
+    let fish = "function fish_prompt; echo 'READY '; end; set -gp fish_complete_path";
     [
         ("bash", format!("bash --noprofile --rcfile {here}/plain.bash -i")),
         ("bash with bash-completion", format!("bash --noprofile --rcfile {here}/lazy.bash -i")),
         ("zsh", format!("env ZDOTDIR={here}/zdotdir zsh -d -i")),
-        ("fish", format!("fish --no-config -i -C \"{fish} {}\"", scripts.display())),
+        ("fish", format!("fish -i -C \"{fish} {}\"", scripts.display())),
     ]
 }
 
@@ -384,7 +384,19 @@ fn the_tab_key_completes_on_a_terminal_from_its_first_press_on() {
     ];
     std::fs::write(folder.path().join("backup.meta"), "").unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    // Most of the commands are for root.
+    std::fs::write(bin.join("sudo"), "#!/bin/bash\nexec \"$@\"\n").unwrap();
+    std::fs::set_permissions(bin.join("sudo"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     for (shell, command) in interactive(folder.path()) {
+        let mut lines = lines.to_vec();
+        // Without bash-completion bash completes nothing behind another command.
+        if shell != "bash" {
+            lines.push(("sudo dm-remap deactivate ar", "dm-remap deactivate archive"));
+            lines.push((
+                "sudo dm-remap create new --main=/dev/mapper/at",
+                "dm-remap create new --main=/dev/mapper/attic-root",
+            ));
+        }
         let pressed = folder.path().join("pressed");
         let _ = std::fs::remove_file(&pressed);
         let output = Command::new("zsh")
