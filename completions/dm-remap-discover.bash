@@ -1,16 +1,28 @@
 _clap_complete_dm_remap_discover() {
     local IFS=$'\013'
-    local _CLAP_COMPLETE_INDEX=${COMP_CWORD}
+    local _CLAP_COMPLETE_INDEX
     local _CLAP_COMPLETE_COMP_TYPE=${COMP_TYPE}
     if compopt +o nospace 2> /dev/null; then
         local _CLAP_COMPLETE_SPACE=false
     else
         local _CLAP_COMPLETE_SPACE=true
     fi
-    local words=("${COMP_WORDS[@]}")
-    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
-        words[COMP_CWORD]="$2"
-    fi
+    # Words as the program gets them: readline cuts them at '=' and ':', too.
+    local words=() rest="${COMP_LINE:0:COMP_POINT}" blanks piece joined=no i
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        blanks="${rest%%[![:blank:]]*}"
+        rest="${rest#"$blanks"}"
+        piece="${COMP_WORDS[i]}"
+        ((i < COMP_CWORD)) || piece="$rest"
+        rest="${rest#"$piece"}"
+        if ((i > 0)) && [[ -z $blanks && ($piece == [=:]* || $joined == yes) ]]; then
+            words[${#words[@]} - 1]+="$piece"
+        else
+            words+=("$piece")
+        fi
+        [[ $piece == *[=:] ]] && joined=yes || joined=no
+    done
+    _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1))
     COMPREPLY=( $( \
         _CLAP_IFS="$IFS" \
         _CLAP_COMPLETE_INDEX="$_CLAP_COMPLETE_INDEX" \
@@ -24,6 +36,10 @@ _clap_complete_dm_remap_discover() {
     elif [[ $_CLAP_COMPLETE_SPACE == false ]] && [[ "${COMPREPLY-}" =~ [=/:]$ ]]; then
         compopt -o nospace
     fi
+    # What readline has cut off it keeps, and must not get again.
+    local whole="${words[_CLAP_COMPLETE_INDEX]}"
+    [[ $piece != [=:]* ]] || piece=''
+    COMPREPLY=("${COMPREPLY[@]#"${whole%"$piece"}"}")
 }
 if [[ "${BASH_VERSINFO[0]}" -eq 4 && "${BASH_VERSINFO[1]}" -ge 4 || "${BASH_VERSINFO[0]}" -gt 4 ]]; then
     complete -o nospace -o bashdefault -o nosort -F _clap_complete_dm_remap_discover dm-remap-discover

@@ -17,7 +17,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs a program that scripts/install-deps installs; its output and errors.
+/// Runs a program that scripts/install-deps installs; what it says, without its pages.
 #[track_caller]
 fn run(program: &str, args: &[&str]) -> (bool, String) {
     let output = Command::new(program)
@@ -26,8 +26,9 @@ fn run(program: &str, args: &[&str]) -> (bool, String) {
         .env("MANWIDTH", "80")
         .output()
         .unwrap_or_else(|e| panic!("{program}: {e}. 'scripts/install-deps --manual' installs it"));
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    (output.status.success(), text)
+    // mandoc complains on its output, man beside the page.
+    let said = if program == "man" { output.stderr } else { [output.stdout, output.stderr].concat() };
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
 fn pages() -> Vec<PathBuf> {
@@ -85,15 +86,86 @@ fn every_key_of_the_configuration_is_in_its_page() {
     }
 }
 
+/// The lines of a text that run one of our programs, as arguments.
+fn examples(text: &str) -> Vec<Vec<String>> {
+    let text = text.replace("\\\n", " ");
+    let in_code = text.split("```").skip(1).step_by(2);
+    let lines = in_code.flat_map(str::lines).map(|line| {
+        line.split_once(" | ").map_or(
+            line,
+            |(before, after)| {
+                if before.starts_with("dm-remap") { before } else { after }
+            },
+        )
+    });
+    let ours = lines.filter(|line| line.starts_with("dm-remap"));
+    ours.map(|line| line.split_whitespace().map(str::to_string).collect()).collect()
+}
+
+#[test]
+fn every_example_is_a_command_line_that_the_program_takes() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root().join("docs/man")).unwrap() {
+        let path = entry.unwrap().path();
+        for words in examples(&std::fs::read_to_string(&path).unwrap()) {
+            let tools = dm_remap::cli::complete::tools();
+            let (_, tool) = tools.into_iter().find(|(name, _)| *name == words[0]).unwrap();
+            let taken = tool.try_get_matches_from(&words);
+            assert!(taken.is_ok(), "{}: {words:?}: {}", path.display(), taken.unwrap_err());
+            seen += 1;
+        }
+    }
+    assert!(seen > 50, "only {seen} examples");
+}
+
+#[test]
+fn the_example_of_a_configuration_is_one() {
+    let text = std::fs::read_to_string(root().join("docs/man/dm-remap.conf.5.end.md")).unwrap();
+    let yaml = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let reading = dm_remap::config::read(yaml.as_bytes(), dm_remap::config::Syntax::Yaml);
+    assert!(reading.mistakes.is_empty(), "{:?}", reading.mistakes);
+    assert_ne!(reading.config, dm_remap::config::Config::default());
+}
+
+#[test]
+fn pages_refer_to_pages_that_there_are() {
+    let mut seen = 0;
+    let all = pages();
+    for page in &all {
+        let text = std::fs::read_to_string(page).unwrap().replace("\\-", "-").replace("\\fR", "").replace("\\fB", "");
+        let words = text.split(|c: char| !(c.is_alphanumeric() || "-.()".contains(c)));
+        for word in words.filter(|word| word.starts_with("dm-remap")) {
+            let Some((name, section)) = word.split_once('(') else { continue };
+            let Some((section, _)) = section.split_once(')') else { continue };
+            let file = root().join(format!("man/{name}.{section}"));
+            assert!(all.contains(&file), "{}: {word}", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "only {seen} references");
+}
+
 #[test]
 fn man_and_mandoc_have_nothing_to_complain_of() {
     for page in pages() {
         let page = page.to_str().unwrap();
         let (ok, warnings) = run("man", &["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page]);
-        let warnings: Vec<&str> = warnings.lines().filter(|line| line.contains("warning")).collect();
-        assert!(ok && warnings.is_empty(), "{page}: {warnings:?}");
+        assert!(ok && warnings.is_empty(), "{page}: {warnings}");
         let (ok, said) = run("mandoc", &["-T", "lint", "-W", "warning", page]);
         assert!(ok && said.is_empty(), "{page}: {said}");
+    }
+}
+
+#[test]
+fn no_page_is_wider_than_a_terminal_of_80_columns() {
+    for page in pages() {
+        let output = Command::new("man").env("LC_ALL", "C.UTF-8").env("MANWIDTH", "80").arg("-l").arg(&page).output();
+        let output = output.unwrap_or_else(|e| panic!("man: {e}. 'scripts/install-deps --manual' installs it"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.lines().count() > 15, "{}: {text}", page.display());
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{}: {line}", page.display());
+        }
     }
 }
 
@@ -107,7 +179,8 @@ fn the_linters_would_complain() {
     assert!(run("man", &["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", page]).1.contains("warning"));
 }
 
-/// A machine with a setup 'archive', another device-mapper device, and two disks, of which one is empty.
+/// A machine with a setup 'archive' that is up, with its spare on sdr1; a setup 'attic' that is not; another device-mapper
+/// device, another disk, and a loop device that is not attached.
 fn machine(folder: &Path) {
     let put = |path: &str, text: &str| {
         let path = folder.join(path);
@@ -119,9 +192,29 @@ fn machine(folder: &Path) {
         put(&format!("{tree}/dm-0/dm/uuid"), "DMREMAP-7a5dd6a6-1c3f-4d04-9a2c-0a1f3bb9a001\n");
         put(&format!("{tree}/dm-1/dm/name"), "attic-root\n");
         put(&format!("{tree}/dm-1/dm/uuid"), "LVM-abc\n");
-        for (name, size) in [("dm-0", 9), ("dm-1", 9), ("sdq", 2048), ("sdq1", 1024), ("loop7", 0)] {
+        put(&format!("{tree}/dm-2/dm/name"), "archive-spare0\n");
+        put(&format!("{tree}/dm-2/dm/uuid"), "DMREMAP-7a5dd6a6-1c3f-4d04-9a2c-0a1f3bb9a001-spare0\n");
+        std::fs::create_dir_all(folder.join(tree).join("dm-2/slaves/sdr1")).unwrap();
+        for (name, size) in [
+            ("dm-0", 9),
+            ("dm-1", 9),
+            ("dm-2", 9),
+            ("sdq", 2048),
+            ("sdq1", 1024),
+            ("sdr", 9),
+            ("sdr1", 9),
+            ("loop7", 0),
+        ] {
             put(&format!("{tree}/{name}/size"), &format!("{size}\n"));
         }
+    }
+    // A record as commands write it; what of it the completion needs is read by the program's own reader.
+    let main = r#"{ "size": 8, "logical_block": 1, "physical_block": 1, "fingerprint": "" }"#;
+    for (uuid, name) in
+        [("7a5dd6a6-1c3f-4d04-9a2c-0a1f3bb9a001", "archive"), ("7a5dd6a6-1c3f-4d04-9a2c-0a1f3bb9a002", "attic")]
+    {
+        let text = format!(r#"{{ "setup": "{uuid}", "name": "{name}", "main": {main} }}"#);
+        put(&format!("etc/dm-remap/mains/{uuid}.main"), &text);
     }
 }
 
@@ -221,11 +314,110 @@ fn each_shell_completes_a_command_an_option_a_setup_and_a_device() {
         assert_eq!(offers("dm-remap map archive --format bad"), ["badblocks"], "{program}");
         assert_eq!(offers("dm-remap status a"), ["archive"], "{program}: only our own devices are setups");
         assert_eq!(offers("dm-remap scan --device /dev/sdq1"), ["/dev/sdq1"], "{program}");
-        assert_eq!(offers("dm-remap create new --main /dev/sd"), ["/dev/sdq", "/dev/sdq1"], "{program}");
+        assert_eq!(
+            offers("dm-remap create new --main /dev/sd"),
+            ["/dev/sdq", "/dev/sdq1", "/dev/sdr", "/dev/sdr1"],
+            "{program}"
+        );
         assert_eq!(offers("dm-remap spare add archive /dev/mapper/at"), ["/dev/mapper/attic-root"], "{program}");
         assert_eq!(offers("dm-remap-reassemble --safe"), ["--safe-mode"], "{program}");
         assert_eq!(offers("dm-remap-discover --device /dev/loop"), [""; 0], "{program}: it is not attached");
+        assert_eq!(offers("dm-remap activate a"), ["attic"], "{program}: what is up needs no activation");
+        assert_eq!(offers("dm-remap spare remove archive /dev/"), ["/dev/sdr1"], "{program}: a spare of a setup");
         assert_eq!(offers("dm-remap create a"), [""; 0], "{program}: a new name is nobody's");
+    }
+}
+
+/// How a person starts each shell, with the scripts where the shell looks for them itself. It says READY when it is.
+fn interactive(folder: &Path) -> [(&'static str, String); 4] {
+    let here = folder.display();
+    let put = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let scripts = root().join("completions");
+    let sources = "for script in completions/*.bash; do source $script; done\n";
+    put("plain.bash", &format!("cd {}\n{sources}cd {here}\nPS1='READY '\n", root().display()));
+    // bash-completion and zsh load a script when its command is completed for the first time.
+    for (tool, _) in dm_remap::cli::complete::tools() {
+        let text = std::fs::read_to_string(scripts.join(format!("{tool}.bash"))).unwrap();
+        put(&format!("data/bash-completion/completions/{tool}"), &text);
+    }
+    put("lazy.bash", "source /usr/share/bash-completion/bash_completion\nPS1='READY '\n");
+    let zsh = format!("fpath=({} $fpath)\nautoload -Uz compinit; compinit -u\nPS1='READY '\n", scripts.display());
+    put("zdotdir/.zshrc", &zsh);
+    let fish = "function fish_prompt; echo 'READY '; end; set -gp fish_complete_path";
+    [
+        ("bash", format!("bash --noprofile --rcfile {here}/plain.bash -i")),
+        ("bash with bash-completion", format!("bash --noprofile --rcfile {here}/lazy.bash -i")),
+        ("zsh", format!("env ZDOTDIR={here}/zdotdir zsh -d -i")),
+        ("fish", format!("fish -i -C \"{fish} {}\"", scripts.display())),
+    ]
+}
+
+#[test]
+fn the_tab_key_completes_on_a_terminal_from_its_first_press_on() {
+    let folder = fake();
+    let bin = folder.path().join("bin");
+    // What would be run is written down instead; the shell's questions go to the program.
+    for (tool, _) in dm_remap::cli::complete::tools() {
+        std::fs::remove_file(bin.join(tool)).unwrap();
+        let program = env!("CARGO_BIN_EXE_dm-remap");
+        let text = format!(
+            "#!/bin/bash\n[[ $DM_REMAP_COMPLETE ]] && exec -a {tool} {program} \"$@\"\necho {tool} \"$@\" >>$PRESSED\n"
+        );
+        std::fs::write(bin.join(tool), text).unwrap();
+        std::fs::set_permissions(bin.join(tool), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let lines = [
+        ("dm-remap recov", "dm-remap recover"),
+        ("dm-remap scan --time-b", "dm-remap scan --time-budget"),
+        ("dm-remap status ar", "dm-remap status archive"),
+        ("dm-remap create new --main /dev/sdq1", "dm-remap create new --main /dev/sdq1"),
+        ("dm-remap create new --main=/dev/mapper/at", "dm-remap create new --main=/dev/mapper/attic-root"),
+        ("dm-remap spare remove archive /dev/sdr", "dm-remap spare remove archive /dev/sdr1"),
+        ("dm-remap map archive --format=bad", "dm-remap map archive --format=badblocks"),
+        ("dm-remap metadata restore back", "dm-remap metadata restore backup.meta"),
+        ("dm-remap-reassemble --setup at", "dm-remap-reassemble --setup attic"),
+        ("dm-remap-discover --device /dev/sdq1 --val", "dm-remap-discover --device /dev/sdq1 --validate"),
+    ];
+    std::fs::write(folder.path().join("backup.meta"), "").unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    // Most of the commands are for root.
+    std::fs::write(bin.join("sudo"), "#!/bin/bash\nexec \"$@\"\n").unwrap();
+    std::fs::set_permissions(bin.join("sudo"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for (shell, command) in interactive(folder.path()) {
+        let mut lines = lines.to_vec();
+        // Without bash-completion bash completes nothing behind another command.
+        if shell != "bash" {
+            lines.push(("sudo dm-remap deactivate ar", "dm-remap deactivate archive"));
+            lines.push((
+                "sudo dm-remap create new --main=/dev/mapper/at",
+                "dm-remap create new --main=/dev/mapper/attic-root",
+            ));
+        }
+        let pressed = folder.path().join("pressed");
+        let _ = std::fs::remove_file(&pressed);
+        let output = Command::new("zsh")
+            .arg("-f")
+            .arg(root().join("tests/completion/press-tab.zsh"))
+            .arg(&command)
+            .args(lines.iter().map(|(typed, _)| typed))
+            .env("PRESSED", &pressed)
+            .env("PATH", &path)
+            .env("DM_REMAP_COMPLETE_ROOT", folder.path())
+            .env("HOME", folder.path())
+            .env("XDG_DATA_HOME", folder.path().join("data"))
+            .env("TERM", "xterm")
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|e| panic!("zsh: {e}. 'scripts/install-deps --manual' installs it"));
+        let shown = String::from_utf8_lossy(&output.stdout);
+        let run = std::fs::read_to_string(&pressed).unwrap_or_default();
+        let wanted: Vec<&str> = lines.iter().map(|(_, run)| *run).collect();
+        assert_eq!(run.lines().map(str::trim_end).collect::<Vec<_>>(), wanted, "{shell}:\n{shown}");
     }
 }
 
@@ -240,4 +432,13 @@ fn an_ordinary_run_is_not_taken_for_a_question_of_the_shell() {
     assert!(run("COMPLETE", "bash").starts_with("dm-remap "));
     assert!(run("DM_REMAP_COMPLETE", "").starts_with("dm-remap "));
     assert_eq!(run("DM_REMAP_COMPLETE", "no-shell"), "");
+}
+
+#[test]
+fn every_code_of_status_has_a_section() {
+    let page = std::fs::read_to_string(root().join("man/dm-remap.7")).unwrap();
+    for message in dm_remap::messages::Trouble::ALL.map(dm_remap::messages::Trouble::message) {
+        let mark = format!(".SS \"{}: ", message.code.replace('-', "\\-"));
+        assert!(page.contains(&mark), "{mark}");
+    }
 }

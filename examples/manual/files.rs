@@ -30,17 +30,78 @@ fn completion(shell: &dyn EnvCompleter, tool: &str) -> std::io::Result<Vec<u8>> 
     let mut script = Vec::new();
     registration(shell, tool, &mut script)?;
     let script = String::from_utf8(script).map_err(std::io::Error::other)?;
-    let call = match shell.name() {
-        "bash" => (format!("\"{tool}\" --"), format!("PATH=\"$PATH:/usr/local/sbin:/usr/sbin:/sbin\" \"{tool}\" -- ")),
-        "zsh" => (format!("{tool} --"), format!("PATH=\"$PATH:/usr/local/sbin:/usr/sbin:/sbin\" {tool} -- ")),
-        _ => (
-            format!("=fish {tool} --"),
-            format!("=fish PATH=\\\"\\$PATH:/usr/local/sbin:/usr/sbin:/sbin\\\" {tool} -- "),
-        ),
+    let path = "PATH=\"$PATH:/usr/local/sbin:/usr/sbin:/sbin\"";
+    let changes: Vec<(String, String)> = match shell.name() {
+        "bash" => vec![
+            (format!("\"{tool}\" --"), format!("{path} \"{tool}\" --")),
+            (BASH_WORDS.into(), BASH_WHOLE_WORDS.into()),
+            ("local _CLAP_COMPLETE_INDEX=${COMP_CWORD}\n".into(), "local _CLAP_COMPLETE_INDEX\n".into()),
+            (BASH_END.into(), BASH_SHORTER_END.into()),
+        ],
+        "zsh" => {
+            let function = format!("_clap_dynamic_completer_{}", tool.replace('-', "_"));
+            let last = format!("compdef {function} {tool}\n");
+            vec![
+                (format!("{tool} --"), format!("{path} {tool} --")),
+                (last.clone(), format!("{last}{}", zsh_first_time(tool, &function))),
+            ]
+        }
+        _ => {
+            let path = path.replace('"', "\\\"").replace('$', "\\$");
+            vec![(format!("=fish {tool} --"), format!("=fish {path} {tool} --"))]
+        }
     };
-    if !script.contains(&call.0) {
-        return Err(std::io::Error::other(format!("the script for {} is not as it was", shell.name())));
+    let mut script = format!("{}\n", script.trim());
+    for (from, to) in changes {
+        if !script.contains(&from) {
+            let was = format!("the library's script for {} is not as it was: no '{from}' in it", shell.name());
+            return Err(std::io::Error::other(was));
+        }
+        script = script.replace(&from, &to);
     }
-    let script = script.replace(&call.0, call.1.trim_end());
-    Ok(format!("{}\n", script.trim()).into_bytes())
+    Ok(script.into_bytes())
+}
+
+/// Where the library takes the words as readline cuts them.
+const BASH_WORDS: &str = r#"    local words=("${COMP_WORDS[@]}")
+    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+        words[COMP_CWORD]="$2"
+    fi
+"#;
+
+/// Readline cuts words at '=' and ':', and the program must have them whole: `--main=/dev/sda` is one.
+const BASH_WHOLE_WORDS: &str = r#"    # Words as the program gets them: readline cuts them at '=' and ':', too.
+    local words=() rest="${COMP_LINE:0:COMP_POINT}" blanks piece joined=no i
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        blanks="${rest%%[![:blank:]]*}"
+        rest="${rest#"$blanks"}"
+        piece="${COMP_WORDS[i]}"
+        ((i < COMP_CWORD)) || piece="$rest"
+        rest="${rest#"$piece"}"
+        if ((i > 0)) && [[ -z $blanks && ($piece == [=:]* || $joined == yes) ]]; then
+            words[${#words[@]} - 1]+="$piece"
+        else
+            words+=("$piece")
+        fi
+        [[ $piece == *[=:] ]] && joined=yes || joined=no
+    done
+    _CLAP_COMPLETE_INDEX=$((${#words[@]} - 1))
+"#;
+
+/// The end of the library's function.
+const BASH_END: &str = "        compopt -o nospace\n    fi\n}\n";
+
+/// What readline has cut off it keeps by itself.
+const BASH_SHORTER_END: &str = r#"        compopt -o nospace
+    fi
+    # What readline has cut off it keeps, and must not get again.
+    local whole="${words[_CLAP_COMPLETE_INDEX]}"
+    [[ $piece != [=:]* ]] || piece=''
+    COMPREPLY=("${COMPREPLY[@]#"${whole%"$piece"}"}")
+}
+"#;
+
+/// zsh loads the script as a function when it is first needed: then it has to complete, not only to say how.
+fn zsh_first_time(tool: &str, function: &str) -> String {
+    format!("[[ $funcstack[1] != _{tool} ]] || {function} \"$@\"\n")
 }

@@ -33,6 +33,10 @@ pub(crate) fn escaped(text: &str) -> String {
 /// Cells above this make a table unreadable in 80 columns, in bytes.
 const LONGEST_CELL: usize = 150;
 
+/// Code that is wider begins at the edge, as hex dumps do, so that it fits 80 columns: 7 are the page's own indent, 4 that
+/// of code.
+const WIDEST_INDENTED: usize = 69;
+
 /// The state of a rendering.
 #[derive(Default)]
 struct Page {
@@ -40,7 +44,11 @@ struct Page {
     /// Numbers of the lists that are open: `None` for bullets.
     lists: Vec<Option<u64>>,
     in_code: bool,
+    /// Where in the output the code begins.
+    code_begins: usize,
     in_table: bool,
+    /// Names of sections are in capitals, as in other pages.
+    in_section: bool,
     /// The next paragraph follows the mark of its list entry.
     at_mark: bool,
     cells: Vec<String>,
@@ -83,6 +91,7 @@ impl Page {
                 self.out.pop();
                 self.out.push_str(macro_name);
                 self.in_code = true;
+                self.in_section = *level <= HeadingLevel::H2;
             }
             Tag::Paragraph if self.at_mark => self.at_mark = false,
             Tag::Paragraph => self.line(if self.lists.is_empty() { ".PP" } else { ".IP" }),
@@ -104,9 +113,8 @@ impl Page {
                 self.at_mark = true;
             }
             Tag::CodeBlock(_) => {
-                for line in [".PP", ".RS 4", ".nf"] {
-                    self.line(line);
-                }
+                self.line(".PP");
+                self.code_begins = self.out.len();
                 self.in_code = true;
             }
             Tag::Strong => self.text("\\fB"),
@@ -121,7 +129,7 @@ impl Page {
     fn end(&mut self, tag: TagEnd) {
         match tag {
             TagEnd::Heading(_) => {
-                self.in_code = false;
+                (self.in_code, self.in_section) = (false, false);
                 self.out.push('\n');
             }
             TagEnd::Paragraph => self.out.push('\n'),
@@ -134,9 +142,12 @@ impl Page {
             }
             TagEnd::CodeBlock => {
                 self.in_code = false;
-                for line in [".fi", ".RE"] {
-                    self.line(line);
-                }
+                let code = self.out.split_off(self.code_begins);
+                let wide = code.lines().any(|line| line.replace('\\', "").chars().count() > WIDEST_INDENTED);
+                let (before, after) = if wide { (".in 2n\n.nf", ".fi\n.in") } else { (".RS 4\n.nf", ".fi\n.RE") };
+                self.line(before);
+                self.line(code.trim_end_matches('\n'));
+                self.line(after);
             }
             TagEnd::Strong | TagEnd::Emphasis => self.text("\\fR"),
             TagEnd::TableCell => self.cells.push(std::mem::take(&mut self.cell)),
@@ -151,10 +162,18 @@ impl Page {
 
     /// A table with long texts: a list, marked by the first column.
     fn list_of(&mut self, rows: &[Vec<String>]) {
+        let heads = rows.first().map(Vec::as_slice).unwrap_or_default();
         for row in rows.iter().skip(1) {
             if let [first, middle @ .., last] = row.as_slice() {
-                let middle = middle.iter().filter(|cell| !cell.trim().is_empty());
-                let middle: String = middle.map(|cell| format!(" ({})", cell.trim())).collect();
+                let several = middle.len() > 1;
+                let named = heads.iter().skip(1).zip(middle).filter(|(_, cell)| !cell.trim().is_empty());
+                let middle: Vec<String> =
+                    named
+                        .map(|(head, cell)| {
+                            if several { format!("{}: {}", head.trim(), cell.trim()) } else { cell.trim().to_string() }
+                        })
+                        .collect();
+                let middle = if middle.is_empty() { String::new() } else { format!(" ({})", middle.join("; ")) };
                 for line in [".TP", &format!("{}{middle}", first.trim()), last.trim()] {
                     self.line(line);
                 }
@@ -201,6 +220,7 @@ pub(crate) fn body(markdown: &str) -> String {
             _ if in_title => {}
             Event::Start(tag) => page.start(&tag),
             Event::End(tag) => page.end(tag),
+            Event::Text(text) if page.in_section => page.text(&escaped(&text.to_uppercase())),
             Event::Text(text) => page.text(&escaped(&text)),
             Event::Code(code) => page.text(&format!("\\fB{}\\fR", escaped(&code))),
             Event::SoftBreak => page.text(if page.in_table { " " } else { "\n" }),

@@ -6,7 +6,7 @@
 use super::markdown::{body, escaped};
 use clap::{Arg, Command};
 use dm_remap::cli::complete::tools;
-use dm_remap::config::{GROUPS, KEYS, Scope, Spec, Value, sample};
+use dm_remap::config::{GROUPS, KEYS, Scope, Spec, Value};
 use dm_remap::messages::Trouble;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -38,9 +38,12 @@ fn untidy(root: &Path) -> std::io::Result<BTreeMap<String, String>> {
     let mut program = tools.first().map(|(_, command)| command.clone()).unwrap_or_default();
     program.build();
     let commands: Vec<Command> = program.get_subcommands().filter(|c| !c.is_hide_set()).cloned().collect();
-    let is_tool = |command: &Command| tools.iter().any(|(name, _)| *name == format!("dm-remap-{}", command.get_name()));
+    let tool = |command: &Command| {
+        let named = |(name, _): &&(&str, Command)| *name == format!("dm-remap-{}", command.get_name());
+        tools.iter().find(named).map(|(_, tool)| tool)
+    };
     for command in &commands {
-        let page = command_page(root, command, is_tool(command))?;
+        let page = command_page(root, command, tool(command))?;
         pages.insert(format!("dm-remap-{}.8", command.get_name()), page);
     }
     let names: Vec<String> = commands.iter().map(|c| format!("dm-remap-{}(8)", c.get_name())).collect();
@@ -52,7 +55,8 @@ fn untidy(root: &Path) -> std::io::Result<BTreeMap<String, String>> {
     ] {
         let section = if source == "docs/FORMAT.md" { 5 } else { 7 };
         let mut page = head(name, section, about);
-        page.push_str(&body(&std::fs::read_to_string(root.join(source))?));
+        let text = std::fs::read_to_string(root.join(source))?;
+        page.push_str(&body(&if section == 5 { as_page(&text) } else { text }));
         if section == 7 {
             messages(&mut page);
         }
@@ -64,6 +68,12 @@ fn untidy(root: &Path) -> std::io::Result<BTreeMap<String, String>> {
         pages.insert(format!("{name}.{section}"), page);
     }
     Ok(pages)
+}
+
+/// docs/FORMAT.md without its list of contents, and what stands before its first section in one of its own.
+fn as_page(text: &str) -> String {
+    let paragraphs: Vec<&str> = text.split("\n\n").filter(|paragraph| !paragraph.starts_with("Contents: ")).collect();
+    paragraphs.join("\n\n").replacen("\n\n", "\n\n## Description\n\n", 1)
 }
 
 /// When the pages were last looked through: a date of today would make them out of date tomorrow.
@@ -113,6 +123,13 @@ fn addition(root: &Path, file: &str) -> std::io::Result<String> {
     }
 }
 
+/// A sentence of words that have no capital and no full stop.
+fn sentence(words: &str) -> String {
+    let mut letters = words.chars();
+    let first: String = letters.next().map(|letter| letter.to_uppercase().collect()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
 /// A first sentence as NAME has it: without its full stop.
 fn about(command: &Command) -> String {
     let text = command.get_about().map(ToString::to_string).unwrap_or_default();
@@ -126,10 +143,12 @@ fn about(command: &Command) -> String {
 const EVERYWHERE: [&str; 5] = ["json", "quiet", "config", "help", "version"];
 
 fn synopsis(path: &str, command: &Command) -> String {
-    let mut command = command.clone().bin_name(path.to_string());
+    let mut command = command.clone();
+    // A command that was built keeps the name that it has as part of the program.
+    let own = command.get_bin_name().unwrap_or(command.get_name()).to_string();
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim();
-    let rest = usage.strip_prefix(path).unwrap_or(usage).trim();
+    let rest = usage.strip_prefix(&own).unwrap_or(usage).trim();
     let lines: Vec<&str> = rest.lines().map(str::trim).collect();
     format!("\\fB{}\\fR {}\n", escaped(path), escaped(&lines.join(" ")))
 }
@@ -159,9 +178,9 @@ fn options(arguments: &[&Arg]) -> String {
     out
 }
 
-/// clap takes the full stop off short texts.
+/// clap takes the full stop off short texts, and what stands in brackets at the end is part of the sentence before it.
 fn full_stop(text: &str) -> String {
-    if text.ends_with(['.', ']', ')', ':']) || text.is_empty() { text.to_string() } else { format!("{text}.") }
+    if text.ends_with(['.', ']', ':']) || text.is_empty() { text.to_string() } else { format!("{text}.") }
 }
 
 /// How an argument is written.
@@ -198,8 +217,14 @@ fn paragraphs(text: &str) -> String {
     out
 }
 
-fn description(command: &Command) -> String {
-    let text = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
+fn description(command: &Command, tool: Option<&Command>) -> String {
+    // As a program of its own it may say more of itself.
+    let text = tool
+        .and_then(Command::get_long_about)
+        .or(command.get_long_about())
+        .or(command.get_about())
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let mut out = paragraphs(&text);
     // The general words stand in dm-remap(8).
@@ -209,17 +234,18 @@ fn description(command: &Command) -> String {
     out
 }
 
-fn command_page(root: &Path, command: &Command, is_tool: bool) -> std::io::Result<String> {
+/// The page of a command; `tool` is the same command as a program of its own, where it is one.
+fn command_page(root: &Path, command: &Command, tool: Option<&Command>) -> std::io::Result<String> {
     let name = format!("dm-remap-{}", command.get_name());
     let path = format!("dm-remap {}", command.get_name());
     let mut page = head(&name, 8, &about(command));
     let subcommands: Vec<&Command> = command.get_subcommands().filter(|c| !c.is_hide_set()).collect();
     page.push_str(".SH SYNOPSIS\n");
     if subcommands.is_empty() {
-        page.push_str(&synopsis(&path, command));
-        if is_tool {
-            let _ = write!(page, ".br\n{}", synopsis(&name, command));
+        if tool.is_some() {
+            let _ = writeln!(page, "{}.br", synopsis(&name, command));
         }
+        page.push_str(&synopsis(&path, command));
     }
     for (number, sub) in subcommands.iter().enumerate() {
         if number > 0 {
@@ -227,7 +253,7 @@ fn command_page(root: &Path, command: &Command, is_tool: bool) -> std::io::Resul
         }
         page.push_str(&synopsis(&format!("{path} {}", sub.get_name()), sub));
     }
-    let _ = writeln!(page, ".SH DESCRIPTION\n{}", description(command).trim_end());
+    let _ = writeln!(page, ".SH DESCRIPTION\n{}", description(command, tool).trim_end());
     if subcommands.is_empty() {
         let options = options(&own(command));
         if !options.is_empty() {
@@ -237,26 +263,55 @@ fn command_page(root: &Path, command: &Command, is_tool: bool) -> std::io::Resul
         page.push_str(".SH COMMANDS\n");
         for sub in subcommands {
             let _ = writeln!(page, ".SS {}", escaped(&format!("{} {}", command.get_name(), sub.get_name())));
-            page.push_str(&description(sub));
+            page.push_str(&description(sub, None));
             page.push_str(&options(&own(sub)));
         }
     }
     page.push_str(".PP\nOptions that all commands take, and exit codes, are in \\fBdm\\-remap\\fR(8).\n");
     page.push_str(&addition(root, &format!("{name}.8.md"))?);
-    see_also(&mut page, &["dm-remap(8)", "dm-remap(7)", "dm-remap.conf(5)"]);
+    see_also(&mut page, &related(command.get_name()));
     Ok(page)
+}
+
+/// What to read next to the page of a command: those that do the opposite, or what comes before or after.
+fn related(command: &str) -> Vec<&'static str> {
+    let near: &[&str] = match command {
+        "create" => &["dm-remap-scan(8)", "dm-remap-spare(8)", "dm-remap-destroy(8)", "dm-remap.conf(5)"],
+        "remap" => &["dm-remap-scan(8)", "dm-remap-restore(8)", "badblocks(8)", "ddrescue(1)", "dm-remap.conf(5)"],
+        "restore" => &["dm-remap-remap(8)", "dm-remap-map(8)", "dm-remap-destroy(8)"],
+        "map" => &["dm-remap-status(8)", "dm-remap-compact(8)", "dmsetup(8)", "badblocks(8)"],
+        "status" => &["dm-remap-list(8)", "dm-remap-acknowledge(8)", "dm-remap-recover(8)"],
+        "list" => &["dm-remap-status(8)", "dm-remap-discover(8)"],
+        "activate" => &["dm-remap-deactivate(8)", "dm-remap-reassemble(8)", "dm-remap-discover(8)"],
+        "deactivate" => &["dm-remap-activate(8)", "dm-remap-destroy(8)"],
+        "destroy" => &["dm-remap-create(8)", "dm-remap-restore(8)", "dm-remap-deactivate(8)"],
+        "recover" => &["dm-remap-status(8)", "dm-remap-metadata(8)"],
+        "acknowledge" => &["dm-remap-status(8)", "dm-remap-scan(8)"],
+        "policy" => &["dm-remap-create(8)", "dm-remap-config(8)", "dm-remap.conf(5)"],
+        "compact" => &["dm-remap-map(8)", "dm-remap-spare(8)"],
+        "scan" => &["dm-remap-watch(8)", "dm-remap-remap(8)", "dm-remap-status(8)", "dm-remap.conf(5)", "cron(8)"],
+        "watch" => &["dm-remap-scan(8)", "dm-remap-status(8)", "dm-remap.conf(5)", "dmesg(1)"],
+        "spare" => &["dm-remap-status(8)", "dm-remap-compact(8)", "losetup(8)"],
+        "metadata" => &["dm-remap-validate(8)", "dm-remap-recover(8)", "dm-remap-format(5)"],
+        "discover" => &["dm-remap-reassemble(8)", "dm-remap-validate(8)", "dm-remap-list(8)"],
+        "reassemble" => &["dm-remap-discover(8)", "dm-remap-activate(8)", "dm-remap.conf(5)", "udev(7)"],
+        "config" => &["dm-remap-validate(8)", "dm-remap-policy(8)", "dm-remap.conf(5)"],
+        "validate" => &["dm-remap-metadata(8)", "dm-remap-config(8)", "dm-remap.conf(5)", "dm-remap-format(5)"],
+        _ => &["dm-remap.conf(5)"],
+    };
+    ["dm-remap(8)", "dm-remap(7)"].into_iter().chain(near.iter().copied()).collect()
 }
 
 fn program_page(root: &Path, program: &Command, commands: &[Command]) -> std::io::Result<String> {
     let mut page = head("dm-remap", 8, &about(program));
     page.push_str(".SH SYNOPSIS\n\\fBdm\\-remap\\fR \\fICOMMAND\\fR [\\fIOPTIONS\\fR]\n");
-    let _ = writeln!(page, ".SH DESCRIPTION\n{}", paragraphs(&addition_text(program)).trim_end());
+    page.push_str(".SH DESCRIPTION\n");
     page.push_str(&addition(root, "dm-remap.8.md")?);
     page.push_str(".SH COMMANDS\n");
     for command in commands {
         let _ = writeln!(page, ".TP\n\\fBdm\\-remap\\-{}\\fR(8)", escaped(command.get_name()));
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        page.push_str(&escaped(&about));
+        page.push_str(&escaped(&full_stop(&about)));
         page.push('\n');
     }
     page.push_str(".SH OPTIONS\n");
@@ -271,26 +326,21 @@ fn program_page(root: &Path, program: &Command, commands: &[Command]) -> std::io
     ] {
         let _ = writeln!(page, ".TP\n\\fB{code}\\fR\n{}", escaped(meaning));
     }
+    page.push_str(&addition(root, "dm-remap.8.end.md")?);
     see_also(&mut page, &["dm-remap(7)", "dm-remap.conf(5)", "dm-remap-format(5)", "dmsetup(8)"]);
     Ok(page)
-}
-
-fn addition_text(program: &Command) -> String {
-    program.get_long_about().or(program.get_about()).map(ToString::to_string).unwrap_or_default()
 }
 
 fn configuration_page(root: &Path) -> std::io::Result<String> {
     let mut page = head("dm-remap.conf", 5, "configuration of dm-remap");
     page.push_str(&addition(root, "dm-remap.conf.5.md")?);
     for (group, about) in GROUPS {
-        let _ = writeln!(page, ".SH \"SECTION {}\"\n.PP\n{}.", group.to_uppercase(), escaped(about));
+        let _ = writeln!(page, ".SH \"SECTION {}\"\n.PP\n{}", group.to_uppercase(), escaped(&sentence(about)));
         for spec in KEYS.iter().filter(|spec| spec.group == group) {
             key(&mut page, spec);
         }
     }
-    page.push_str(".SH EXAMPLE\n.PP\nThe whole file, with every key at its default:\n.PP\n.nf\n");
-    page.push_str(&escaped(&sample()));
-    page.push_str(".fi\n");
+    page.push_str(&addition(root, "dm-remap.conf.5.end.md")?);
     see_also(&mut page, &["dm-remap(8)", "dm-remap-config(8)", "dm-remap-validate(8)"]);
     Ok(page)
 }

@@ -4,18 +4,21 @@
 //! line, with the names of the setups that are up and the devices that there are.
 //!
 //! Invariants:
-//! - nothing is opened but directories of /sys and /dev: no device is read, and root is not needed;
+//! - nothing is opened but /sys, folders of /dev, and the record of this machine's mains: no device is read, and root is
+//!   not needed;
 //! - whatever goes wrong, the answer is empty.
 
 use super::{Exit, TOOLS};
 use crate::block::host::Host;
-use crate::engine::session::setup_of_uuid;
+use crate::engine::registry;
+use crate::engine::session::{UUID_PREFIX, setup_of_uuid};
+use crate::units::{Bytes, Sectors};
 use clap::{Arg, Command};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter};
 use clap_complete::env::{CompleteEnv, EnvCompleter};
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The environment variable that says which shell asks. Its name is ours: one of a more common name could be set by
 /// accident, and a command would then do nothing.
@@ -51,23 +54,44 @@ pub fn tools() -> Vec<(&'static str, Command)> {
 
 /// Gives every argument the completer that its kind has.
 fn with_completers(path: &str, command: Command) -> Command {
-    let is_new = path.ends_with("create");
-    command.mut_args(|arg| with_completer(arg, is_new)).mut_subcommands(|sub| {
+    let place = match path.rsplit([' ', '-']).next() {
+        Some("create") => Place::New,
+        Some("activate" | "reassemble") => Place::Down,
+        _ => Place::Up,
+    };
+    command.mut_args(|arg| with_completer(arg, place)).mut_subcommands(|sub| {
         let path = format!("{path} {}", sub.get_name());
         with_completers(&path, sub)
     })
 }
 
-fn with_completer(arg: Arg, is_new: bool) -> Arg {
+/// Which setups a command is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// One that there is not yet.
+    New,
+    /// Those that are not up.
+    Down,
+    /// Those that are.
+    Up,
+}
+
+fn with_completer(arg: Arg, place: Place) -> Arg {
     let kind = arg.get_value_names().and_then(<[_]>::first).map(|name| name.to_string());
     let kind = kind.unwrap_or_else(|| arg.get_id().as_str().to_uppercase());
-    match kind.as_str() {
-        "NAME" | "NAMES" | "NAME|UUID" if !is_new => arg.add(ArgValueCompleter::new(setups)),
-        "DEV" | "DEVICES" | "SPARE" | "OLD" | "NEW" | "SPARE|DEV" => arg.add(ArgValueCompleter::new(devices)),
-        "DEV|NAME" => arg.add(ArgValueCompleter::new(devices_and_setups)),
-        "FILE" => arg.add(ArgValueCompleter::new(PathCompleter::file())),
-        _ => arg,
-    }
+    let completer = match (kind.as_str(), place) {
+        // An option that wants a plain name gives a new one.
+        ("NAME" | "NAMES" | "NAME|UUID", Place::New) => return arg,
+        ("NAME", _) if !arg.is_positional() => return arg,
+        ("NAME" | "NAMES" | "NAME|UUID", Place::Down) => ArgValueCompleter::new(setups_that_are_down),
+        ("NAME" | "NAMES" | "NAME|UUID", Place::Up) => ArgValueCompleter::new(setups),
+        ("DEV" | "DEVICES" | "NEW", _) => ArgValueCompleter::new(devices),
+        ("SPARE" | "OLD" | "SPARE|DEV", _) => ArgValueCompleter::new(spares),
+        ("DEV|NAME", _) => ArgValueCompleter::new(devices_and_setups),
+        ("FILE", _) => ArgValueCompleter::new(PathCompleter::file()),
+        _ => return arg,
+    };
+    arg.add(completer)
 }
 
 fn host() -> Host {
@@ -96,16 +120,43 @@ fn setup_names(host: &Host) -> Vec<String> {
     names
 }
 
-/// Devices that hold anything, by the path that people write: but for loop devices that are not attached.
-fn device_paths(host: &Host) -> Vec<PathBuf> {
-    let class = host.sys().join("class/block");
-    let read = |device: &str, what: &str| std::fs::read_to_string(class.join(device).join(what)).ok();
-    let path = |device: &String| {
-        let size = read(device, "size")?;
-        let named = read(device, "dm/name").map(|name| Path::new("/dev/mapper").join(name.trim()));
-        (size.trim() != "0").then(|| named.unwrap_or_else(|| Path::new("/dev").join(device.replace('!', "/"))))
+/// Names of the setups that this machine has had up and that are not up now.
+fn names_on_record(host: &Host) -> Vec<String> {
+    // Under the same root as /dev.
+    let root = host.dev().parent().unwrap_or(Path::new("/"));
+    let up = setup_names(host);
+    let known = registry::all(&root.join("etc/dm-remap/mains"));
+    let mut names: Vec<String> = known.into_iter().map(|known| known.name).filter(|name| !up.contains(name)).collect();
+    names.sort();
+    names
+}
+
+/// A file of a block device's folder in sysfs, without blanks at its ends.
+fn attribute(host: &Host, device: &str, what: &str) -> Option<String> {
+    let path = host.sys().join("class/block").join(device).join(what);
+    Some(std::fs::read_to_string(path).ok()?.trim().to_string())
+}
+
+/// The path that people write for a device, and its size; none for what holds nothing, as loop devices that are not
+/// attached.
+fn described(host: &Host, device: &str) -> Option<(OsString, Bytes)> {
+    let size = Sectors(attribute(host, device, "size")?.parse().ok()?);
+    let path = match attribute(host, device, "dm/name") {
+        Some(name) => Path::new("/dev/mapper").join(name),
+        None => Path::new("/dev").join(device.replace('!', "/")),
     };
-    entries(&class).iter().filter_map(path).collect()
+    (size > Sectors(0)).then_some((path.into_os_string(), size.to_bytes()?))
+}
+
+/// The devices that serve as spares of the setups that are up: what their private devices lie on.
+fn spare_devices(host: &Host) -> Vec<String> {
+    let class = host.sys().join("class/block");
+    let is_private = |device: &String| {
+        let uuid = attribute(host, device, "dm/uuid").unwrap_or_default();
+        uuid.starts_with(UUID_PREFIX) && setup_of_uuid(&uuid).is_none()
+    };
+    let private = entries(&class).into_iter().filter(is_private);
+    private.flat_map(|device| entries(&class.join(device).join("slaves"))).collect()
 }
 
 fn candidates(current: &OsStr, all: impl IntoIterator<Item = OsString>) -> Vec<CompletionCandidate> {
@@ -117,10 +168,29 @@ fn setups(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(current, setup_names(&host()).into_iter().map(OsString::from))
 }
 
+fn setups_that_are_down(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates(current, names_on_record(&host()).into_iter().map(OsString::from))
+}
+
+/// Devices with their sizes, in the order of their names.
+fn sized(current: &OsStr, host: &Host, names: &[String]) -> Vec<CompletionCandidate> {
+    let begins = |path: &OsString| path.as_encoded_bytes().starts_with(current.as_encoded_bytes());
+    let found = names.iter().filter_map(|name| described(host, name)).filter(|(path, _)| begins(path));
+    found.map(|(path, size)| CompletionCandidate::new(path).help(Some(size.to_string().into()))).collect()
+}
+
 /// Devices; other paths (links under /dev/disk, image files) when none begins so.
 fn devices(current: &OsStr) -> Vec<CompletionCandidate> {
-    let found = candidates(current, device_paths(&host()).into_iter().map(PathBuf::into_os_string));
+    let host = host();
+    let found = sized(current, &host, &entries(&host.sys().join("class/block")));
     if found.is_empty() { PathCompleter::file().complete(current) } else { found }
+}
+
+/// Devices that are spares; any when none of these begins so.
+fn spares(current: &OsStr) -> Vec<CompletionCandidate> {
+    let host = host();
+    let found = sized(current, &host, &spare_devices(&host));
+    if found.is_empty() { devices(current) } else { found }
 }
 
 fn devices_and_setups(current: &OsStr) -> Vec<CompletionCandidate> {
