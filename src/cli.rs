@@ -9,6 +9,7 @@
 pub mod args;
 mod choices;
 mod commands;
+pub mod complete;
 mod context;
 mod output;
 mod progress;
@@ -20,7 +21,7 @@ mod syslog;
 use crate::engine::EngineError;
 use crate::plan::Refusal;
 use args::{Cli, Command, Tool};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use context::Context;
 use output::Output;
 use std::ffi::OsString;
@@ -42,30 +43,56 @@ pub enum Exit {
     Refused = 4,
 }
 
-/// Reads the arguments of a tool of this name.
-type Parse = fn(&'static str, Vec<OsString>) -> Result<Cli, clap::Error>;
+/// One of the programs that this one is.
+struct ToolOf {
+    /// Reads its arguments.
+    parse: fn(&'static str, Vec<OsString>) -> Result<Cli, clap::Error>,
+    /// The definition of its command line.
+    command: fn() -> clap::Command,
+}
 
 /// The tools that this program is, by the exact name that it is called by. A command that is a program of its own has a
 /// line here: nothing else knows of it.
-const TOOLS: [(&str, Parse); 4] = [
-    ("dm-remap", |_, args| Cli::try_parse_from(args)),
-    ("dm-remap-discover", |name, args| Tool::parse(name, Command::Discover, args)),
-    ("dm-remap-reassemble", |name, args| Tool::parse(name, Command::Reassemble, args)),
-    ("dm-remap-validate", |name, args| Tool::parse(name, Command::Validate, args)),
+const TOOLS: [(&str, ToolOf); 4] = [
+    ("dm-remap", ToolOf { parse: |_, args| Cli::try_parse_from(args), command: Cli::command }),
+    (
+        "dm-remap-discover",
+        ToolOf {
+            parse: |name, args| Tool::parse(name, Command::Discover, args),
+            command: Tool::<args::assembly::Discover>::command,
+        },
+    ),
+    (
+        "dm-remap-reassemble",
+        ToolOf {
+            parse: |name, args| Tool::parse(name, Command::Reassemble, args),
+            command: Tool::<args::assembly::Reassemble>::command,
+        },
+    ),
+    (
+        "dm-remap-validate",
+        ToolOf {
+            parse: |name, args| Tool::parse(name, Command::Validate, args),
+            command: Tool::<args::validate::Validate>::command,
+        },
+    ),
 ];
 
 /// Runs the program with the given arguments, the name that it was called by first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let called = args.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
-    let Some((name, parse)) = TOOLS.iter().find(|(name, _)| called == *name) else {
+    let Some((name, tool)) = TOOLS.iter().find(|(name, _)| called == *name) else {
         let known: Vec<&str> = TOOLS.iter().map(|(name, _)| *name).collect();
         let (called, known) = (called.to_string_lossy(), known.join(", "));
         output::complain(&format!("'{called}' is not a tool of this program, which is: {known}"));
         return ExitCode::from(Exit::Usage as u8);
     };
+    if let Some(exit) = complete::answer(name, tool.command, &args) {
+        return ExitCode::from(exit as u8);
+    }
     output::be_called(name);
-    ExitCode::from(run(parse(name, args)) as u8)
+    ExitCode::from(run((tool.parse)(name, args)) as u8)
 }
 
 fn run(parsed: Result<Cli, clap::Error>) -> Exit {

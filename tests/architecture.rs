@@ -50,7 +50,7 @@ const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];
 
 /// Crates that belong to the command line.
-const FOR_CLI_ONLY: [&str; 3] = ["clap", "indicatif", "anyhow"];
+const FOR_CLI_ONLY: [&str; 4] = ["clap", "clap_complete", "indicatif", "anyhow"];
 
 /// The files that may contain `unsafe`.
 const UNSAFE: [&str; 9] = [

@@ -166,8 +166,18 @@ impl Context {
         Ok(Member { devno: device.devno, disk: Arc::new(disk) })
     }
 
-    /// Opens an active setup for a changing command: lock first, then devices and metadata.
+    /// Opens an active setup for a changing command: lock first, then devices and metadata. If it is in order, what a
+    /// killed command has left beside it goes first: also a command with nothing to do must not leave it there.
     pub(super) fn locked_session(&self, name: &str) -> Result<(Lock, Session<'_>)> {
+        let (lock, mut session) = self.locked_session_as_it_is(name)?;
+        if session.check_live().is_ok() {
+            session.clear_leftovers()?;
+        }
+        Ok((lock, session))
+    }
+
+    /// The same, and nothing is touched.
+    pub(super) fn locked_session_as_it_is(&self, name: &str) -> Result<(Lock, Session<'_>)> {
         let dm = self.dm()?;
         let live = live_devices(dm, name)?;
         let lock = self.lock(&live.setup.to_string(), name)?;

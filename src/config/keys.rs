@@ -278,7 +278,7 @@ pub static KEYS: [&Spec; 21] = [
 ];
 
 /// The sections, in order, and what they are about.
-pub(super) const GROUPS: [(&str, &str); 6] = [
+pub static GROUPS: [(&str, &str); 6] = [
     ("scan", "finding bad and slow sectors"),
     ("remap", "moving bad sectors to the spares"),
     ("watch", "reacting to the kernel's error reports"),

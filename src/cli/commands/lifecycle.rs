@@ -138,7 +138,7 @@ pub(super) fn recover(context: &Context, args: &Recover, out: &mut Output) -> Re
         };
         return Ok(said(out, &args.name, true, &what));
     }
-    let (_lock, mut session) = context.locked_session(&args.name)?;
+    let (_lock, mut session) = context.locked_session_as_it_is(&args.name)?;
     let found = recovery::recover(&mut session, &context.progress)?;
     if found != Recovered::Nothing {
         context.keep_backup(&session.metadata);

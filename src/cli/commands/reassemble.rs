@@ -44,10 +44,9 @@ fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) ->
     if dry_run || node.exists() {
         return Err(Refusal::AlreadyActive(name.into()).into());
     }
-    let (_lock, mut session) = context.locked_session(name)?;
+    // A table that a killed command has loaded is gone then: else the next call would swap it in.
+    let (_lock, session) = context.locked_session(name)?;
     session.check_live()?;
-    // Else the next call would swap in a table that a killed command has loaded.
-    session.clear_leftovers()?;
     session.dm.activate(name, false)?;
     Ok(super::lifecycle::said(out, name, false, "was up already, without its node: that is there now"))
 }

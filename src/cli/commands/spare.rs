@@ -44,9 +44,7 @@ fn add(context: &Context, args: &SpareAdd, out: &mut Output) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let (_lock, mut session) = context.locked_session(&args.name)?;
-    // A device that a killed command has left claimed is free.
     session.check_live()?;
-    session.clear_leftovers()?;
     let claiming = context.claim_lock()?;
     let (devices, plan) = plan_addition(context, &session, &args.devices, args.force_signature)?;
     run_addition(context, &mut session, &devices, &plan)?;

@@ -340,8 +340,6 @@ pub(super) fn replace(context: &Context, args: &SpareReplace, out: &mut Output) 
     let mut signals = take_signals()?;
     let (lock, mut session) = context.locked_session(&args.name)?;
     session.check_live()?;
-    // A device that a killed command has left claimed is free.
-    session.clear_leftovers()?;
     let claiming = context.claim_lock()?;
     let Some(replacing) = prepare_replace(context, &session, args)? else {
         return Ok(replaced_already(out, args));

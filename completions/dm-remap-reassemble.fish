@@ -1,0 +1,1 @@
+complete --keep-order --exclusive --command dm-remap-reassemble --arguments "(DM_REMAP_COMPLETE=fish PATH=\"\$PATH:/usr/local/sbin:/usr/sbin:/sbin\" dm-remap-reassemble -- (commandline --current-process --tokenize --cut-at-cursor) (commandline --current-token))"
