@@ -23,7 +23,8 @@ install() {
     local file
     inst_multiple /usr/sbin/dm-remap /usr/sbin/dm-remap-reassemble
     for file in /usr/lib/udev/rules.d/*dm-remap*.rules; do inst_rules "${file##*/}"; done
-    inst_multiple -o /etc/dm-remap/config.yaml /etc/dm-remap/config.yml /etc/dm-remap/config.json
+    while read -r file; do inst_simple "$file"; done < <(find /etc/dm-remap -type f 2>/dev/null)
     # shellcheck disable=SC2154
     inst_hook initqueue/settled 90 "$moddir/dm-remap-reassemble.sh"
+    inst_hook initqueue/timeout 90 "$moddir/dm-remap-last-resort.sh"
 }
