@@ -23,6 +23,7 @@ pub mod import;
 pub mod lock;
 pub mod members;
 pub mod recover;
+pub mod registry;
 pub mod rewrite;
 pub mod salvage;
 pub mod samples;

@@ -126,6 +126,19 @@ pub enum Command {
     Config(config::Config),
     /// Judge a configuration or a spare, and change nothing.
     Validate(Validate),
+    /// Tell udev what a device is to dm-remap.
+    #[command(hide = true)]
+    UdevProbe(UdevProbe),
+}
+
+/// Arguments of `udev-probe`, which the rules in packaging/udev call.
+#[derive(Debug, Args)]
+pub struct UdevProbe {
+    /// The device.
+    pub device: PathBuf,
+    /// Do not read from it: only ask whether it is the main of a setup.
+    #[arg(long)]
+    pub main: bool,
 }
 
 /// Arguments of `create`.
@@ -393,7 +406,11 @@ pub struct Activate {
 #[derive(Debug, Args)]
 pub struct Deactivate {
     /// The setup.
-    pub name: String,
+    #[arg(required_unless_present = "all")]
+    pub name: Option<String>,
+    /// All that are up; those in use are left, with a word.
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
     /// Print what would be done, and do nothing.
     #[arg(long, short = 'n')]
     pub dry_run: bool,

@@ -6,6 +6,7 @@ mod config;
 mod create;
 mod cron;
 mod discover;
+mod incremental;
 mod lifecycle;
 mod metadata;
 mod moves;
@@ -23,6 +24,7 @@ mod spare_empty;
 mod spare_facts;
 mod spare_find;
 mod status;
+mod udev;
 mod validate;
 mod watch;
 
@@ -56,5 +58,6 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),
         Command::Config(args) => config::run(context, args, out),
         Command::Validate(args) => validate::validate(context, args, out),
+        Command::UdevProbe(args) => udev::probe(context, args, out),
     }
 }

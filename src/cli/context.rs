@@ -13,9 +13,9 @@ use crate::dm::{DeviceMapper, DmError};
 use crate::engine::activate::{Mark, remove_remains};
 use crate::engine::lock::{self, Lock};
 use crate::engine::session::{LiveDevices, Session, UUID_PREFIX, live_devices, setup_of_uuid};
-use crate::engine::{DiskSource, EngineError, Member, backup};
+use crate::engine::{DiskSource, EngineError, Member, backup, registry};
 use crate::files::{self, Owned};
-use crate::format::metadata::Metadata;
+use crate::format::metadata::{Metadata, SetupState};
 use crate::map::Loss;
 use crate::units::{DevNo, Range};
 use anyhow::Result;
@@ -254,8 +254,33 @@ impl Context {
         self.state.join("backup")
     }
 
-    /// Keeps a copy of committed metadata in a file. A failure is only told.
+    /// Where the mains of this machine's setups are on record. It is read before /var is there.
+    pub(super) fn registry(&self) -> PathBuf {
+        PathBuf::from("/etc/dm-remap/mains")
+    }
+
+    /// Puts the main of a setup on record, or takes it off (`None`). A failure is only told.
+    pub(super) fn record_main(&self, setup: Uuid, metadata: Option<&Metadata>) {
+        let directory = self.registry();
+        let changed = match metadata {
+            Some(metadata) => registry::remember(&directory, metadata),
+            None => registry::forget(&directory, setup),
+        };
+        if let Err(error) = changed {
+            self.note(&format!("the record of mains under {} is not up to date: {error}", directory.display()));
+        }
+    }
+
+    /// Has udev look at a device again, because what it is to us has changed. Without udev nothing happens.
+    pub(super) fn announce(&self, devno: DevNo) {
+        let _ = std::fs::write(self.host.sys().join(format!("dev/block/{devno}/uevent")), "change");
+    }
+
+    /// Keeps a copy of committed metadata in a file, and its main on record. A failure is only told.
     pub(super) fn keep_backup(&self, metadata: &Metadata) {
+        if metadata.config.state == SetupState::Ready {
+            self.record_main(metadata.setup, Some(metadata));
+        }
         if let Err(error) = backup::save(&self.backups(), metadata) {
             self.note(&format!("no metadata backup under {}: {error}", self.state.display()));
         }

@@ -252,8 +252,24 @@ pub static METRICS_TEXTFILE: Key<Option<String>> = Key {
     default: None,
 };
 
+/// Whether a setup comes up by itself.
+pub static BOOT_ACTIVATE: Key<bool> = switch(
+    ["boot", "activate"],
+    true,
+    &["reassemble --incremental", "reassemble --boot"],
+    "Bring the setup up by itself, when the machine starts or its devices appear.",
+);
+/// What becomes of a setup with spares missing when the machine starts.
+pub static BOOT_INCOMPLETE: Key<&'static str> = word(
+    ["boot", "incomplete"],
+    &["refuse", "degraded"],
+    "refuse",
+    &["reassemble --last-resort"],
+    "What to do with a setup whose spares have not all appeared when the last-resort timer has run out: refuse, or bring it up degraded (what lives on the missing spares answers EIO).",
+);
+
 /// All keys, in the order in which they are shown; those of a section stand together.
-pub static KEYS: [&Spec; 21] = [
+pub static KEYS: [&Spec; 23] = [
     &SCAN_METHOD.spec,
     &SCAN_RETRIES.spec,
     &SCAN_SLOW_MS.spec,
@@ -275,14 +291,17 @@ pub static KEYS: [&Spec; 21] = [
     &ALERTS_PROGRAM.spec,
     &ALERTS_MAIL.spec,
     &METRICS_TEXTFILE.spec,
+    &BOOT_ACTIVATE.spec,
+    &BOOT_INCOMPLETE.spec,
 ];
 
 /// The sections, in order, and what they are about.
-pub static GROUPS: [(&str, &str); 6] = [
+pub static GROUPS: [(&str, &str); 7] = [
     ("scan", "finding bad and slow sectors"),
     ("remap", "moving bad sectors to the spares"),
     ("watch", "reacting to the kernel's error reports"),
     ("pool", "the room on the spares"),
     ("alerts", "telling somebody"),
     ("metrics", "for monitoring"),
+    ("boot", "coming up when the machine starts"),
 ];

@@ -36,6 +36,21 @@ pub struct Patience {
     pub timeout: Duration,
 }
 
+/// What a person decides, and no start script: the configuration speaks there.
+const FOR_A_PERSON: [&str; 11] = [
+    "auto",
+    "setup",
+    "devices",
+    "safe_mode",
+    "main",
+    "degraded",
+    "update_stale",
+    "takeover",
+    "accept_changed_main",
+    "read_only",
+    "rename",
+];
+
 /// Put setups together again from their spares, and bring them up.
 #[derive(Debug, Args)]
 #[command(
@@ -47,6 +62,16 @@ pub struct Reassemble {
     /// All setups that are found and not up.
     #[arg(long, group = "which", conflicts_with_all = ["setup", "main", "rename"])]
     pub auto: bool,
+    /// For udev: this device has appeared. The setups whose spare or main it is come up if they are complete and beyond
+    /// doubt, and boot.activate does not say no; if something is missing still, that is no error.
+    #[arg(long, value_name = "DEV", group = "which", conflicts_with_all = FOR_A_PERSON)]
+    pub incremental: Option<PathBuf>,
+    /// For a start script: the same for all setups that are found. Those with something missing are named.
+    #[arg(long, group = "which", conflicts_with_all = FOR_A_PERSON)]
+    pub boot: bool,
+    /// For a timer: this setup has not come up in time. It comes up degraded if boot.incomplete says so.
+    #[arg(long, value_name = "UUID", group = "which", conflicts_with_all = FOR_A_PERSON)]
+    pub last_resort: Option<String>,
     /// This setup, by name or UUID.
     #[arg(long, value_name = "NAME|UUID", group = "which")]
     pub setup: Option<String>,

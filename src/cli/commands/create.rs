@@ -56,6 +56,7 @@ pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Resu
         context.note(warning);
     }
     context.keep_backup(&session.metadata);
+    context.announce(session.main.devno);
     report(out, &plan, Some(&activation.node));
     Ok(Exit::Done)
 }

@@ -3,7 +3,9 @@
 use super::assembly::{self, Search, Wanted};
 use super::{Context, Exit, Output, moves};
 use crate::cli::args::{Acknowledge, Deactivate, Destroy, Recover};
+use crate::cli::output::complain;
 use crate::cli::report::{count, loss_words};
+use crate::cli::{exit_of, worse};
 use crate::engine::activate as engine;
 use crate::engine::held::list_again;
 use crate::engine::recover::{self as recovery, Recovered};
@@ -24,12 +26,59 @@ fn open_by(context: &Context, session: &Session<'_>) -> String {
 }
 
 pub(super) fn deactivate(context: &Context, args: &Deactivate, out: &mut Output) -> Result<Exit> {
-    if args.dry_run {
-        let session = context.reading_session(&args.name)?;
-        refuse_unless_idle(context, &session)?;
-        return Ok(said(out, &args.name, true, "would be taken down (dry run: nothing was changed)"));
+    match &args.name {
+        Some(name) => deactivate_one(context, name, args.dry_run, out),
+        None => deactivate_all(context, args.dry_run, out),
     }
-    let (_lock, mut session) = context.locked_session_to_take_down(&args.name)?;
+}
+
+/// Takes down what can be taken down. A setup below another one (a spare may be a setup of its own) goes after it.
+fn deactivate_all(context: &Context, dry_run: bool, out: &mut Output) -> Result<Exit> {
+    let mut left: Vec<String> = context.active()?.into_iter().map(|live| live.state.name).collect();
+    let mut each = Vec::new();
+    loop {
+        let mut refused = Vec::new();
+        let before = left.len();
+        for name in left {
+            let mut one = Output::new(out.is_json());
+            match deactivate_one(context, &name, dry_run, &mut one) {
+                Ok(_) => each.push(one.into_text()),
+                Err(error) => refused.push((name, error)),
+            }
+        }
+        if dry_run || refused.is_empty() || refused.len() == before {
+            return Ok(tell_all(each, &refused, out));
+        }
+        left = refused.into_iter().map(|(name, _)| name).collect();
+    }
+}
+
+fn tell_all(each: Vec<String>, refused: &[(String, anyhow::Error)], out: &mut Output) -> Exit {
+    if out.is_json() {
+        let mut rows: Vec<serde_json::Value> = each.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        rows.extend(
+            refused.iter().map(|(name, error)| serde_json::json!({ "name": name, "error": format!("{error:#}") })),
+        );
+        out.json(&serde_json::json!({ "setups": rows }));
+    } else {
+        each.iter().for_each(|text| out.text(text));
+        if each.is_empty() && refused.is_empty() {
+            out.line("no setup is up");
+        }
+    }
+    for (_, error) in refused {
+        complain(&format!("{error:#}"));
+    }
+    refused.iter().map(|(_, error)| exit_of(error)).fold(Exit::Done, worse)
+}
+
+fn deactivate_one(context: &Context, name: &str, dry_run: bool, out: &mut Output) -> Result<Exit> {
+    if dry_run {
+        let session = context.reading_session(name)?;
+        refuse_unless_idle(context, &session)?;
+        return Ok(said(out, name, true, "would be taken down (dry run: nothing was changed)"));
+    }
+    let (_lock, mut session) = context.locked_session_to_take_down(name)?;
     session.clear_leftovers()?;
     let uses = open_by(context, &session);
     engine::deactivate(&mut session, || uses)?;
@@ -37,7 +86,7 @@ pub(super) fn deactivate(context: &Context, args: &Deactivate, out: &mut Output)
         context.keep_backup(&session.metadata);
     }
     moves::tell_failed(context, &session);
-    Ok(said(out, &args.name, false, "is down; 'dm-remap activate' brings it up again"))
+    Ok(said(out, name, false, "is down; 'dm-remap activate' brings it up again"))
 }
 
 /// What a dry run must see too: taking down is refused while the device is open or suspended.
@@ -112,6 +161,8 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
     let uses = open_by(context, &session);
     context.keep_backup(&session.metadata);
     dissolve::destroy(&mut session, args.discard_extents, || uses)?;
+    context.record_main(session.setup(), None);
+    context.announce(session.main.devno);
     Ok(said(out, &args.name, false, "is dissolved; main can be used by itself, the spares hold no metadata any more"))
 }
 

@@ -1,6 +1,7 @@
 //! `activate` and `reassemble`: bringing up setups that are not up.
 
 use super::assembly::{Search, Wanted, bring_up};
+use super::incremental;
 use super::{Context, Exit, Output};
 use crate::cli::args::Activate;
 use crate::cli::args::assembly::Reassemble;
@@ -52,6 +53,9 @@ fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) ->
 }
 
 pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output) -> Result<Exit> {
+    if let Some(occasion) = incremental::occasion(args) {
+        return incremental::reassemble(context, &occasion, args.patience.timeout, args.dry_run, out);
+    }
     context.dm()?;
     if !args.dry_run {
         context.remove_remains()?;
@@ -79,12 +83,21 @@ pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output)
     if setups.is_empty() && !out.is_json() {
         out.line("no setup was found that is not up");
     }
+    let mut bring = |setup, one: &mut Output| bring_up(context, &mut search, setup, &options, args.dry_run, one);
+    Ok(each_alone(&setups, out, &mut bring))
+}
+
+/// Does something with each setup: one that is refused does not keep the others down.
+pub(super) fn each_alone(
+    setups: &[Uuid],
+    out: &mut Output,
+    work: &mut dyn FnMut(Uuid, &mut Output) -> Result<Exit>,
+) -> Exit {
     let mut exit = Exit::Done;
     let mut each = Vec::new();
-    for setup in setups {
-        // One that is refused does not keep the others down.
+    for setup in setups.iter().copied() {
         let mut one = Output::new(out.is_json());
-        let done = bring_up(context, &mut search, setup, &options, args.dry_run, &mut one).unwrap_or_else(|error| {
+        let done = work(setup, &mut one).unwrap_or_else(|error| {
             let exit = exit_of(&error);
             if one.is_json() {
                 one.json(&serde_json::json!({ "uuid": setup, "error": format!("{error:#}"), "exit_code": exit as u8 }));
@@ -101,7 +114,7 @@ pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output)
     } else {
         each.iter().for_each(|text| out.text(text));
     }
-    Ok(exit)
+    exit
 }
 
 /// The setups that are meant.
