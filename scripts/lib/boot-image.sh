@@ -95,7 +95,7 @@ boot_image() {
     truncate -s "$size" "$image"
     printf 'label: gpt\nstart=2048, name=root\n' | sfdisk -q "$image"
     # Without a journal, as nothing here loses power; the first mebibyte and the second table are the partition table's.
-    mke2fs -q -F -t ext4 -O ^has_journal -E offset=1048576,lazy_itable_init=1 -d "$root" "$image" \
+    mke2fs -q -F -t ext4 -b 4096 -O ^has_journal -E offset=1048576,lazy_itable_init=1 -d "$root" "$image" \
         "$((($(stat -c %s "$image") - 2 * 1048576) / 1024))k"
 }
 
