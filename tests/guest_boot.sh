@@ -61,7 +61,9 @@ LIB
 boot() {
     local name=$1 begin=$EPOCHSECONDS rc=0
     { cat "$work/lib"; cat; } >"$work/share/step"
+    : >"$work/$name.out"
     boot_uml "$work" "${@:2}" || rc=$?
+    [[ -z ${TEST_DIR:-} ]] || cp "$work/console" "$TEST_DIR/$name.console"
     [[ ! -e $work/share/out ]] || sed "s/^\(not ok\|ok\) /\1 $name: /" "$work/share/out" | tee "$work/$name.out"
     ! grep -q '^not ok' "$work/$name.out" || failures=$((failures + 1))
     if ((rc == 0)) && grep -q 'reboot: System halted' "$work/console"; then
@@ -72,7 +74,7 @@ boot() {
         failures=$((failures + 1))
     fi
     if [[ $name != root ]]; then
-        if grep -aE 'Detaching DM|Could not detach|Stopping timed out|A stop job' "$work/console" ||
+        if grep -aE 'Detaching DM [0-9]|Could not detach|Stopping timed out|A stop job' "$work/console" ||
             ! grep -aq 'All DM devices detached' "$work/console"; then
             echo "not ok $name: no device was left at the end"
             failures=$((failures + 1))
@@ -95,7 +97,7 @@ check 'main is offered before' test -e /dev/disk/by-label/marked
 check 'create' dm-remap create data --main /dev/ubdb1 --spare /dev/ubdc /dev/ubdd
 udevadm settle
 mkdir -p /data
-echo '/dev/mapper/data /data ext4 nofail,x-systemd.device-timeout=20s 0 2' >>/etc/fstab
+echo '/dev/mapper/data /data ext4 nofail,x-systemd.device-timeout=45s 0 2' >>/etc/fstab
 systemctl daemon-reload
 check 'mount -a' mount -a
 head -c 3000000 /dev/urandom >/data/file
@@ -148,7 +150,8 @@ modprobe -a sd_mod scsi_debug dev_size_mb=16 opts=2 medium_error_start=9000 medi
 udevadm settle
 truncate -s 16M /run/spare.img
 check 'a second setup' dm-remap create weak --main /dev/sda --spare "$(losetup -f --show /run/spare.img)"
-mkdir -p /run/systemd/system/dm-remap-scan.timer.d
+mkdir -p /run/systemd/system/dm-remap-scan.timer.d /etc/dm-remap
+printf 'defaults:\n  scan:\n    interval: 1s\n' >/etc/dm-remap/config.yaml
 printf '[Timer]\nOnCalendar=\nOnActiveSec=1\nAccuracySec=100ms\nRandomizedDelaySec=0\n' \
     >/run/systemd/system/dm-remap-scan.timer.d/test.conf
 systemctl daemon-reload
@@ -190,10 +193,9 @@ refused_still() { ! [ -e /dev/mapper/data ]; }
 check 'it is still refused' refused_still
 suspended() { ! dmsetup info -c --noheadings -o suspended | grep -i '^suspended'; }
 check 'nothing is suspended' suspended
-mkdir -p /etc/dm-remap
 printf 'defaults:\n  boot:\n    incomplete: degraded\n' >/etc/dm-remap/config.yaml
 check 'the configuration permits it from now on' dm-remap-validate --config /etc/dm-remap/config.yaml
-sed -i 's/device-timeout=20s/device-timeout=60s/' /etc/fstab
+sed -i 's/device-timeout=45s/device-timeout=90s/' /etc/fstab
 STEP
 
 boot degraded 180 "${missing[@]}" -- root=/dev/ubda1 <<'STEP'
