@@ -145,8 +145,8 @@ check 'no unit has failed' [ -z "$(systemctl --failed --plain --no-legend)" ]
 check 'links by name' [ "$(readlink -f /dev/disk/by-id/dm-remap-name-data)" = "$(readlink -f /dev/mapper/data)" ]
 
 # A disk with a bad sector, and the timer.
-modprobe -a sd_mod scsi_debug dev_size_mb=16 opts=2 medium_error_start=9000 medium_error_count=1 delay=0 2>/dev/null ||
-    { modprobe sd_mod; modprobe scsi_debug dev_size_mb=16 opts=2 medium_error_start=9000 medium_error_count=1 delay=0; }
+modprobe sd_mod
+modprobe scsi_debug dev_size_mb=16 opts=2 medium_error_start=9000 medium_error_count=1 delay=0
 udevadm settle
 truncate -s 16M /run/spare.img
 check 'a second setup' dm-remap create weak --main /dev/sda --spare "$(losetup -f --show /run/spare.img)"
