@@ -18,6 +18,7 @@ mod identify;
 pub mod judge;
 mod links;
 pub mod loop_file;
+mod openers;
 mod overlap;
 pub mod parallel;
 mod partition_table;

@@ -75,7 +75,7 @@ fn a_live_udev_makes_and_removes_the_node() {
     assert!(is_link(&node), "udev did not make {}", node.display());
     assert!(!made.err.contains("udev"), "{made:?}");
     println!("create took {:?}", begun.elapsed());
-    for round in 0..5 {
+    for round in 0..2 {
         setup.command("remap", &["96+8", "1000+24"]).expect(&[0]);
         setup.command("restore", &["--all"]).expect(&[0]);
         assert_eq!(leads_to(&node), Some(number("udev")), "round {round}");
@@ -113,6 +113,121 @@ fn no_cookies_left() {
         key.is_some_and(|key| (key >> 16) & 0xFFFF == 0x0D4D)
     });
     assert_eq!(cookies.count(), 0, "{list}");
+}
+
+/// What udev knows of a device.
+fn properties(device: &str) -> String {
+    must("udevadm", &["settle"]);
+    must("udevadm", &["info", "--query=property", device])
+}
+
+/// Puts the rules of the package where udev looks for them, and a writable /etc over the guest's own.
+fn install_rules() {
+    std::fs::create_dir_all("/run/udev/rules.d").unwrap();
+    let program = live::program();
+    for name in ["59-dm-remap.rules", "61-dm-remap.rules"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/udev").join(name);
+        let rules = std::fs::read_to_string(path).unwrap().replace("/usr/sbin/dm-remap ", &format!("{program} "));
+        let rules = rules.replace("\"/usr/sbin/dm-remap\"", &format!("\"{program}\""));
+        std::fs::write(Path::new("/run/udev/rules.d").join(name), rules).unwrap();
+    }
+    for folder in ["/tmp/etc", "/tmp/work"] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    let options = "lowerdir=/etc,upperdir=/tmp/etc,workdir=/tmp/work";
+    must("mount", &["-t", "overlay", "-o", options, "overlay", "/etc"]);
+    must("udevadm", &["control", "--reload"]);
+}
+
+#[test]
+fn what_belongs_to_a_setup_is_hidden_and_it_comes_up_by_itself() {
+    if !udev() {
+        return;
+    }
+    install_rules();
+    // udev has the setup open while its rules run, and they run slowly here.
+    let run = |args: &[&str], code: i32| {
+        must("udevadm", &["settle"]);
+        dm_remap(args).expect(&[code]).out
+    };
+    // A partition has a stable name, which a disk of this guest has not.
+    let table = "label: dos\nlabel-id: 0x5ca1ab1e\nstart=2048, type=83\n";
+    must("sh", &["-c", &format!("printf '{table}' | sfdisk -q {}", disk(0).display())]);
+    must("udevadm", &["settle"]);
+    let main = format!("{}1", disk(0).display());
+    must("mkfs.ext4", &["-q", "-F", "-L", "hidden", &main]);
+    must("udevadm", &["trigger", "--settle", &main]);
+    assert!(properties(&main).contains("ID_FS_TYPE=ext4"));
+    let file = "/tmp/spare.img";
+    std::fs::File::create(file).unwrap().set_len(16 << 20).unwrap();
+    let attach = || must("losetup", &["--find", "--show", file]).trim().to_string();
+    let (spare, late) = (disk(1).to_str().unwrap().to_string(), attach());
+    run(&["create", "udev", "--main", &main, "--spare", &spare, &late], 0);
+    run(&["remap", "udev", "96+8", "4000+8"], 0);
+    let number = number("udev");
+    // While it is up.
+    let label = Path::new("/dev/disk/by-label/hidden");
+    let hidden = |what: &str| {
+        let main = properties(&main);
+        for line in ["ID_FS_TYPE=dm_remap_main", "SYSTEMD_READY=0", "UDISKS_IGNORE=1"] {
+            assert!(main.lines().any(|l| l == line), "{what}: {line} is missing:\n{main}");
+        }
+        assert!(!main.contains("by-uuid") && !main.contains("by-label") && !main.contains("hidden"), "{what}: {main}");
+    };
+    hidden("up");
+    assert_eq!(leads_to(label).as_deref(), Some(&*number), "the filesystem is the setup's");
+    let found = properties(&spare);
+    assert!(found.contains("ID_FS_TYPE=dm_remap_spare") && found.contains("UDISKS_IGNORE=1"), "{found}");
+    let setup = found.lines().find_map(|line| line.strip_prefix("DM_REMAP_SETUP=")).unwrap().to_string();
+    let uuid_link = PathBuf::from(format!("/dev/disk/by-id/dm-remap-uuid-{setup}"));
+    for link in [&uuid_link, Path::new("/dev/disk/by-id/dm-remap-name-udev")] {
+        assert_eq!(leads_to(link).as_deref(), Some(&*number), "{}", link.display());
+    }
+    for private in ["udev-spare0", "udev-spare1"] {
+        assert_eq!(links_to(&self::number(private)), Vec::<PathBuf>::new());
+    }
+    let shown = must("lsblk", &["-rno", "FSTYPE", &main, &spare]);
+    assert!(shown.contains("dm_remap_main") && shown.contains("dm_remap_spare"), "{shown}");
+    // While it is down: main is on record.
+    run(&["deactivate", "--all"], 0);
+    must("udevadm", &["trigger", "--action=add", "--settle", &main]);
+    hidden("down");
+    assert!(!label.exists());
+    // One spare is late.
+    must("losetup", &["-d", &late]);
+    must("udevadm", &["settle"]);
+    let waits = run(&["reassemble", "--incremental", &spare], 0);
+    assert!(waits.contains("waits") && !Path::new("/dev/mapper/udev").exists(), "{waits}");
+    let refused = dm_remap(&["reassemble", "--last-resort", &setup]).expect(&[4]);
+    assert!(refused.err.contains("spare"), "{refused:?}");
+    let late = attach();
+    let up = run(&["reassemble", "--incremental", &late], 0);
+    assert!(up.contains("is up"), "{up}");
+    assert_eq!(run(&["reassemble", "--last-resort", &setup], 0), "");
+    // It never comes, and the configuration permits that.
+    run(&["deactivate", "udev"], 0);
+    must("losetup", &["-d", &late]);
+    let config = "/tmp/degraded.yaml";
+    std::fs::write(config, "setups:\n  udev:\n    boot:\n      incomplete: degraded\n").unwrap();
+    run(&["--config", config, "reassemble", "--last-resort", &setup], 3);
+    run(&["deactivate", "udev"], 0);
+    std::fs::write(config, "defaults:\n  boot:\n    activate: false\n").unwrap();
+    run(&["--config", config, "reassemble", "--boot"], 0);
+    assert!(!Path::new("/dev/mapper/udev").exists(), "boot.activate says no");
+    // Dissolved, main is an ordinary disk again.
+    let late = attach();
+    run(&["activate", "udev", "--update-stale"], 0);
+    run(&["destroy", "udev", "--merge-back"], 0);
+    assert!(properties(&main).contains("ID_FS_TYPE=ext4"), "{}", properties(&main));
+    assert!(label.exists() && std::fs::read_dir("/etc/dm-remap/mains").unwrap().count() == 0);
+    assert!(!properties(&spare).contains("dm_remap"), "{}", properties(&spare));
+    must("losetup", &["-d", &late]);
+    must("wipefs", &["-aq", disk(0).to_str().unwrap()]);
+    // The other tests count processes of ours, and the rules start some.
+    std::fs::remove_dir_all("/run/udev/rules.d").unwrap();
+    must("udevadm", &["control", "--reload"]);
+    must("udevadm", &["settle"]);
+    must("umount", &["/etc"]);
 }
 
 /// Stops all of udev while it lives.

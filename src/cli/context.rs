@@ -266,7 +266,10 @@ impl Context {
             Some(metadata) => registry::remember(&directory, metadata),
             None => registry::forget(&directory, setup),
         };
-        if let Err(error) = changed {
+        // Where /etc is never written, there is no record: nothing that a person could put right.
+        if let Err(error) = changed
+            && error.kind() != std::io::ErrorKind::ReadOnlyFilesystem
+        {
             self.note(&format!("the record of mains under {} is not up to date: {error}", directory.display()));
         }
     }

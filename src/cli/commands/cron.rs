@@ -182,7 +182,8 @@ impl Job<'_> {
         match &ended.trouble {
             Some(error) if is_busy(error) => Exit::Done,
             Some(_) => Exit::Failed,
-            None if report.needs_attention() || left || !lost.is_empty() => Exit::Attention,
+            // What an earlier part of the pass has found was told then.
+            None if changed && (report.needs_attention() || left || !lost.is_empty()) => Exit::Attention,
             None => Exit::Done,
         }
     }

@@ -17,12 +17,18 @@ use crate::map::{Fate, Loss, SpareIndex};
 use crate::plan::Refusal;
 use crate::plan::moves::plan_restore;
 use anyhow::Result;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn open_by(context: &Context, session: &Session<'_>) -> String {
-    let live = live_devices(session.dm, &session.name).map(|live| context.uses(live.state.devno));
-    let uses = live.unwrap_or_default();
-    if uses.is_empty() { "a process has it open".into() } else { uses.join("; ") }
+    let Ok(live) = live_devices(session.dm, &session.name) else { return "a process has it open".into() };
+    let devno = live.state.devno;
+    let uses = context.uses(devno);
+    let by = if uses.is_empty() { context.host.openers(devno) } else { uses };
+    match by.as_slice() {
+        [] => "a process has it open".into(),
+        [_, ..] if by.iter().all(|one| one.contains("(process ")) => format!("open by {}", by.join(", ")),
+        _ => by.join("; "),
+    }
 }
 
 pub(super) fn deactivate(context: &Context, args: &Deactivate, out: &mut Output) -> Result<Exit> {
@@ -78,6 +84,7 @@ fn deactivate_one(context: &Context, name: &str, dry_run: bool, out: &mut Output
         refuse_unless_idle(context, &session)?;
         return Ok(said(out, name, true, "would be taken down (dry run: nothing was changed)"));
     }
+    wait_for_udev(context, name)?;
     let (_lock, mut session) = context.locked_session_to_take_down(name)?;
     session.clear_leftovers()?;
     let uses = open_by(context, &session);
@@ -87,6 +94,21 @@ fn deactivate_one(context: &Context, name: &str, dry_run: bool, out: &mut Output
     }
     moves::tell_failed(context, &session);
     Ok(said(out, name, false, "is down; 'dm-remap activate' brings it up again"))
+}
+
+/// How long a device may be open by somebody who is not known: udev looks at each that has come up or was written.
+const UDEV_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Waits while udev may be looking at the device. Whoever has it open for longer, or is known, is not waited for.
+fn wait_for_udev(context: &Context, name: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let (state, _) = find_active(context.dm()?, name)?;
+        if state.open_count == 0 || begun.elapsed() > UDEV_PATIENCE || !context.uses(state.devno).is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// What a dry run must see too: taking down is refused while the device is open or suspended.
@@ -117,6 +139,9 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         context.remove_remains()?;
     }
     let active = find_active(dm, &args.name).is_ok();
+    if active && !args.dry_run {
+        wait_for_udev(context, &args.name)?;
+    }
     let (_lock, mut session) = match (active, args.dry_run) {
         (true, false) => {
             let (lock, session) = context.locked_session(&args.name)?;
