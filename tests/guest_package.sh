@@ -1,6 +1,6 @@
 #!/bin/bash
 # The Debian package and scripts/install in a clean root: installed, upgraded, removed, purged, nothing left. lintian has
-# no errors. Boots nothing; needs root on the host.
+# no errors. The RPM spec builds. Boots nothing; needs root on the host.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 # shellcheck source=scripts/lib/apt.sh
@@ -31,7 +31,7 @@ dpkg_ok() { boot_chroot "$root" dpkg "$@"; }
 # shellcheck disable=SC2016 # for dpkg-query
 version_is() { [[ $(boot_chroot "$root" dpkg-query -W -f '${Version} ${db:Status-Status}' dm-remap) == "$1 installed" ]]; }
 
-apt_install lintian fdisk >&2 || exit 127
+apt_install lintian rpm fdisk >&2 || exit 127
 new=$(scripts/package --profile dev --output "$work/new.deb")
 old=$(scripts/package --profile dev --output "$work/old.deb" --version 0.0.9-1)
 tar=$(boot_root target/boot)
@@ -90,4 +90,15 @@ check 'nothing in it names the program of the package' names_itself
 check 'scripts/install --uninstall' scripts/install --destdir "$stage" --prefix /usr/local --uninstall
 no_file() { ! find "$stage" ! -type d | grep .; }
 check 'it leaves no file' no_file
+
+# The RPM spec, around the program that is there. Fedora's own macros are not on Debian.
+rpm_builds() {
+    rpmbuild -bb --quiet --build-in-place --nodeps --define "program $PWD/target/debug/dm-remap" \
+        --define "_topdir $work/rpm" --define '_unitdir /usr/lib/systemd/system' --define 'debug_package %{nil}' \
+        --define '_udevrulesdir /usr/lib/udev/rules.d' --define '_sharedstatedir /var/lib' \
+        --define '_binary_payload w1.gzdio' packaging/rpm/dm-remap.spec || return
+    rpm -qlp "$work"/rpm/RPMS/*/*.rpm >"$work/list"
+    grep -qx /usr/sbin/dm-remap-discover "$work/list" && grep -qx /usr/share/man/man8/dm-remap.8 "$work/list"
+}
+check 'an RPM is built by the spec' rpm_builds
 ((failures == 0))
