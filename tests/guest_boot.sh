@@ -32,7 +32,9 @@ cp "$deb" "$root/tmp/dm-remap.deb"
 boot_chroot "$root" dpkg -i /tmp/dm-remap.deb >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; exit 1; }
 boot_chroot "$root" mkinitramfs -o /tmp/initrd "$version" 2>"$work/initramfs.log" || { cat "$work/initramfs.log"; exit 1; }
 mv "$root/tmp/initrd" "$work/initrd"
-rm "$root/tmp/dm-remap.deb" "$deb"
+mv "$root/tmp/dm-remap.deb" "$work/share/"
+rm "$deb"
+sed -i 's/^update_initramfs=.*/update_initramfs=no/' "$root/etc/initramfs-tools/update-initramfs.conf" # slow in the guest
 boot_image "$root" "$image" 640M
 rm -rf "$root"
 
@@ -214,6 +216,18 @@ quick() {
     [ "$(systemctl show -P ActiveEnterTimestampMonotonic local-fs.target)" -lt 50000000 ]
 }
 check 'the boot waited for the timer, and no longer' quick
+
+# The package comes and goes on a machine whose setup is in use.
+again() {
+    dpkg -i /host/dm-remap.deb && findmnt /data && systemctl is-active dm-remap-activate.service dm-remap-scan.timer
+}
+check 'installed anew, the setup stays up' again
+removed() {
+    dpkg -r dm-remap >/tmp/removed 2>&1
+    cat /tmp/removed
+    grep -q 'data' /tmp/removed && findmnt /data && sha256sum -c /data/sum && ! systemctl is-active dm-remap-scan.timer
+}
+check 'removed, it stays up until the machine goes down' removed
 STEP
 
 # The root filesystem under a setup of its own; what moves is overwritten on main.
