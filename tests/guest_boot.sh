@@ -125,6 +125,8 @@ hidden() { ! grep -E '^ubd[bcd]1? ext4' /tmp/lsblk; }
 check 'lsblk shows a filesystem on the setup alone' hidden
 pv() { pvs -a --noheadings -o pv_name 2>&1; ! pvs -a --noheadings -o pv_name 2>/dev/null | grep -E 'ubd[cd]|ubdb1'; }
 check 'LVM offers neither main nor a spare' pv
+finds() { [ "$(blkid -L marked)" = /dev/mapper/data ] && [ "$(findfs LABEL=marked)" = /dev/mapper/data ] && ! blkid /dev/ubdc; }
+check 'blkid leads to the setup, and sees nothing on a spare' finds
 refuses() { ! mount /dev/ubdb1 /mnt; }
 check 'main cannot be mounted' refuses
 systemctl is-system-running >/tmp/state || true
