@@ -44,7 +44,7 @@ boot_kernel() {
     cp "$from"/modules.{order,builtin*} "$to/"
     depmod -b "$root" "$version"
     mkdir -p "$root/boot"
-    gzip -dc /usr/share/doc/user-mode-linux/config.gz >"$root/boot/config-$version" # mkinitramfs asks it for compression
+    printf 'CONFIG_RD_%s=y\n' GZIP ZSTD >"$root/boot/config-$version" # mkinitramfs asks how it may compress
     printf '%s\n' "$version"
 }
 
