@@ -100,7 +100,7 @@ check 'main is offered before' test -e /dev/disk/by-label/marked
 check 'create' dm-remap create data --main /dev/ubdb1 --spare /dev/ubdc /dev/ubdd
 udevadm settle
 mkdir -p /data
-echo '/dev/mapper/data /data ext4 nofail,x-systemd.device-timeout=45s 0 2' >>/etc/fstab
+echo '/dev/mapper/data /data ext4 nofail,x-systemd.device-timeout=120s 0 2' >>/etc/fstab
 systemctl daemon-reload
 check 'mount -a' mount -a
 head -c 3000000 /dev/urandom >/data/file
@@ -210,7 +210,7 @@ check 'main is hidden while the setup is down, too' hidden
 printf 'defaults:\n  boot:\n    incomplete: degraded\n' >/etc/dm-remap/config.yaml
 check 'the configuration permits it from now on' dm-remap-validate --config /etc/dm-remap/config.yaml
 # The next boot cannot go on without it.
-sed -i 's/nofail,x-systemd.device-timeout=45s/x-systemd.device-timeout=200s/' /etc/fstab
+sed -i 's/nofail,x-systemd.device-timeout=120s/x-systemd.device-timeout=200s/' /etc/fstab
 STEP
 
 boot degraded 300 "${missing[@]}" -- root=/dev/ubda1 <<'STEP'
