@@ -14,6 +14,7 @@ mod context;
 mod output;
 mod progress;
 mod report;
+mod selection;
 mod settings;
 mod signals;
 mod syslog;
@@ -142,7 +143,9 @@ fn worse(one: Exit, other: Exit) -> Exit {
 
 fn exit_of(error: &anyhow::Error) -> Exit {
     let refused = matches!(error.downcast_ref(), Some(EngineError::Refused(_)));
-    if refused || error.is::<Refusal>() {
+    if let Some(failed) = error.downcast_ref::<commands::WorkerFailed>() {
+        failed.exit()
+    } else if refused || error.is::<Refusal>() {
         Exit::Refused
     } else if error.is::<context::Usage>() || error.is::<settings::BadConfig>() {
         Exit::Usage

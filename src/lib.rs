@@ -1,7 +1,7 @@
 //! dm-remap: keep a block device with bad sectors in service, with stock device-mapper targets.
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
-//! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`].
+//! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`], [`messages`].
 //! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
@@ -17,6 +17,7 @@ pub mod files;
 pub mod format;
 pub mod identity;
 pub mod map;
+pub mod messages;
 pub mod plan;
 pub mod pool;
 pub mod scan;

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 18] = [
+const PARTS: [(&str, &[&str]); 19] = [
     ("units", &[]),
     ("identity", &["units"]),
+    ("messages", &[]),
     ("map", &["units"]),
     ("format", &["units", "identity", "map"]),
     ("segments", &["units", "map"]),
@@ -29,14 +30,14 @@ const PARTS: [(&str, &[&str]); 18] = [
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "config", "validate",
+            "engine", "scan", "watch", "config", "validate", "messages",
         ],
     ),
     (
         "bin",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "config", "validate", "cli",
+            "engine", "scan", "watch", "config", "validate", "messages", "cli",
         ],
     ),
 ];
@@ -45,7 +46,7 @@ const PARTS: [(&str, &[&str]); 18] = [
 const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
-const PURE: [&str; 8] = ["units", "identity", "format", "map", "segments", "pool", "plan", "config"];
+const PURE: [&str; 9] = ["messages", "units", "identity", "format", "map", "segments", "pool", "plan", "config"];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];
 

@@ -7,6 +7,7 @@ use super::markdown::{body, escaped};
 use clap::{Arg, Command};
 use dm_remap::cli::complete::tools;
 use dm_remap::config::{GROUPS, KEYS, Scope, Spec, Value, sample};
+use dm_remap::messages::Trouble;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -53,6 +54,9 @@ fn untidy(root: &Path) -> std::io::Result<BTreeMap<String, String>> {
         let mut page = head(name, section, about);
         page.push_str(&body(&std::fs::read_to_string(root.join(source))?));
         if section == 7 {
+            messages(&mut page);
+        }
+        if section == 7 {
             see_also(&mut page, &names.iter().map(String::as_str).collect::<Vec<_>>());
         } else {
             see_also(&mut page, &["dm-remap(8)", "dm-remap-metadata(8)", "dm-remap-validate(8)"]);
@@ -88,6 +92,16 @@ fn see_also(page: &mut String, pages: &[&str]) {
         .collect();
     page.push_str(&references.join(",\n"));
     page.push('\n');
+}
+
+/// What the codes mean that status names.
+fn messages(page: &mut String) {
+    page.push_str(".SH MESSAGES\nThe codes that \\fBdm\\-remap\\-status\\fR(8) names.\n");
+    for message in Trouble::ALL.map(Trouble::message) {
+        let _ = writeln!(page, ".SS \"{}: {}\"", escaped(message.code), escaped(message.title));
+        page.push_str(&paragraphs(message.meaning));
+        page.push_str(&paragraphs(message.remedy));
+    }
 }
 
 /// What docs/man/ adds to a page; nothing when there is no such file.

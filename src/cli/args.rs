@@ -92,7 +92,7 @@ pub enum Command {
     /// Show state, spares and losses.
     Status(Status),
     /// List the active setups.
-    List,
+    List(List),
     /// Bring a setup up again from its spares.
     Activate(Activate),
     /// Take a setup down; nothing is lost.
@@ -287,7 +287,7 @@ pub struct Watch {
     A scan that was stopped goes on with --resume."
 )]
 pub struct Scan {
-    /// The setup. With --cron any number of them; all active ones when none is named.
+    /// The setup. With --cron any number of them, also by pattern ('data*'); all active ones when none is named.
     #[arg(value_name = "NAME", required_unless_present_any = ["device", "cron"])]
     pub names: Vec<String>,
     /// Read this device instead of a setup, and only report what is found.
@@ -306,7 +306,7 @@ pub struct Scan {
     #[arg(long, conflicts_with = "resume")]
     pub restart: bool,
     /// Stop after this time (for example 90s, 30m, 2h); --resume goes on.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, overrides_with = "time_budget")]
     pub time_budget: Option<Duration>,
     /// Read at most so many bytes a second (for example 500K, 20M, 1G), or 'max': without giving way to anybody.
     #[arg(long, value_name = "RATE")]
@@ -349,6 +349,10 @@ pub struct Scan {
     /// With --cron: the time that a whole pass is spread over; what is left of it is for later runs. [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron")]
     pub interval: Option<Duration>,
+    // What the process of several setups starts for each of them.
+    #[allow(missing_docs)]
+    #[arg(long, hide = true, value_name = "NAME", requires = "cron")]
+    pub only: Option<String>,
     /// With --cron: wait a random time up to this before beginning, so that not all machines begin at once. [default: 0s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron")]
     pub jitter: Option<Duration>,
@@ -363,11 +367,29 @@ pub enum Method {
     Verify,
 }
 
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// The setups, by name or pattern ('data*'); all active ones when none is named.
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
 /// Arguments of `status`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Of several setups each has a line, and those that are not well are shown in full below. What DMR codes mean is in dm-remap(7)."
+)]
 pub struct Status {
-    /// The setups; all active ones when none is named.
+    /// The setups, by name or pattern ('data*'); all active ones when none is named.
+    #[arg(value_name = "NAME")]
     pub names: Vec<String>,
+    /// Show all of them in full.
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// How long a device may take to answer.
+    #[command(flatten)]
+    pub patience: assembly::Patience,
     /// Where to stop looking for files.
     #[command(flatten)]
     pub files: FileSearch,

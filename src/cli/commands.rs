@@ -5,6 +5,7 @@ mod compact;
 mod config;
 mod create;
 mod cron;
+mod cron_each;
 mod discover;
 mod incremental;
 mod lifecycle;
@@ -24,9 +25,13 @@ mod spare_empty;
 mod spare_facts;
 mod spare_find;
 mod status;
+mod status_many;
+mod status_view;
 mod udev;
 mod validate;
 mod watch;
+
+pub(super) use status_many::Failed as WorkerFailed;
 
 use super::Exit;
 use super::args::{Cli, Command};
@@ -41,8 +46,8 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Remap(args) => moves::remap(context, args, out),
         Command::Restore(args) => moves::restore(context, args, out),
         Command::Map(args) => show::map(context, args, out),
-        Command::Status(args) => status::status(context, args, out),
-        Command::List => show::list(context, out),
+        Command::Status(args) => status_many::status(context, args, out),
+        Command::List(args) => show::list(context, args, out),
         Command::Activate(args) => reassemble::activate(context, args, out),
         Command::Deactivate(args) => lifecycle::deactivate(context, args, out),
         Command::Destroy(args) => lifecycle::destroy(context, args, out),

@@ -197,6 +197,32 @@ impl Context {
         Ok(Session::open(self.dm()?, self, name, false)?)
     }
 
+    /// Names of the active setups, sorted. Nothing of them is looked at.
+    pub(super) fn active_names(&self) -> Result<Vec<String>, EngineError> {
+        let dm = self.dm()?;
+        let mut names = Vec::new();
+        for (name, _) in dm.list()? {
+            if dm.state(&name)?.is_some_and(|state| state.active && setup_of_uuid(&state.uuid).is_some()) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The same machine and choices, for a process of its own: nothing that is open is shared.
+    pub(super) fn anew(&self) -> Context {
+        Context {
+            host: self.host.clone(),
+            progress: Progress::new(true),
+            quiet: true,
+            dm: OnceCell::new(),
+            state: self.state.clone(),
+            config: self.config.clone(),
+            loaded: OnceCell::new(),
+        }
+    }
+
     /// Active setups by name.
     pub(super) fn active(&self) -> Result<Vec<LiveDevices>> {
         let dm = self.dm()?;

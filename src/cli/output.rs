@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 pub(super) const SCHEMA_VERSION: u32 = 1;
 
 /// The results of a command.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Output {
     text: String,
     json: bool,
@@ -39,6 +39,11 @@ impl Output {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         Output { text: String::new(), json, colour: wanted && !dumb && std::io::stdout().is_terminal() }
+    }
+
+    /// An empty one, to be printed where `other` is.
+    pub(super) fn like(other: &Output) -> Output {
+        Output { text: String::new(), json: other.json, colour: other.colour }
     }
 
     /// Whether JSON was asked for.

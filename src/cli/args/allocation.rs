@@ -36,7 +36,7 @@ impl From<Allocation> for AllocationPolicy {
 #[command(after_help = "Without a choice it shows what the setup has. A change is for what is remapped from now on; \
     what is remapped already stays where it is.")]
 pub struct Policy {
-    /// The setup.
+    /// The setup, or a pattern for several ('data*').
     pub name: String,
     /// Where on the spares the next extent goes. Sectors beside an extent are kept with it, whatever the choice.
     #[arg(long, value_enum)]

@@ -5,6 +5,7 @@
 //! - trouble with one setup does not keep the others from being scanned;
 //! - the place in the kernel log is kept only after what was reported up to there was probed.
 
+use super::cron_each;
 use super::probe::{Probed, is_busy, probe_and_act, scan_options};
 use super::scan::signals;
 use super::scan_report::{Report, Subject, summary};
@@ -14,6 +15,7 @@ use super::{Context, Exit, Output};
 use crate::cli::args::Scan;
 use crate::cli::choices::ScanChoices;
 use crate::cli::output::complain;
+use crate::cli::selection::select;
 use crate::cli::signals::Signals;
 use crate::cli::syslog::{self, Severity};
 use crate::cli::worse;
@@ -34,26 +36,42 @@ use std::time::{Duration, Instant};
 pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<Exit> {
     let run = ScanChoices::new(args, context.settings(None)?);
     let signals = signals()?;
+    if let Some(name) = &args.only {
+        return scan_these(context, args, std::slice::from_ref(name), run.time_budget, &signals, out);
+    }
     if !wait(jitter(run.jitter), &signals) {
         return Ok(Exit::Done);
     }
-    let mut names = args.names.clone();
-    if names.is_empty() {
-        names = context.active()?.into_iter().map(|live| live.state.name).collect();
+    let names = select(context, &args.names)?;
+    if names.len() > 1 {
+        return cron_each::scan(&names, run.time_budget, &signals);
     }
+    scan_these(context, args, &names, run.time_budget, &signals, out)
+}
+
+/// Scans one after the other.
+fn scan_these(
+    context: &Context,
+    args: &Scan,
+    names: &[String],
+    time: Option<Duration>,
+    signals: &RefCell<Signals>,
+    out: &mut Output,
+) -> Result<Exit> {
     let begun = Instant::now();
     let mut worst = Exit::Done;
     let mut interrupted = false;
     for (number, name) in names.iter().enumerate() {
         // What one setup leaves of its share is for those after it.
         let left = u32::try_from(names.len() - number).unwrap_or(u32::MAX);
-        let share = run.time_budget.map(|budget| budget.saturating_sub(begun.elapsed()) / left);
+        let share = time.map(|budget| budget.saturating_sub(begun.elapsed()) / left);
         let settings = context.settings(Some(name))?;
         let choices = ScanChoices::new(args, settings);
         // What the setup's own section says is the most for this setup.
-        let most = settings.own(&SCAN_TIME_BUDGET).flatten().filter(|_| args.time_budget.is_none());
+        let most =
+            settings.own(&SCAN_TIME_BUDGET).flatten().filter(|_| args.time_budget.is_none() || args.only.is_some());
         let budget = share.into_iter().chain(most).min();
-        let mut job = Job { context, args, choices: &choices, name, signals: &signals, out };
+        let mut job = Job { context, args, choices: &choices, name, signals, out };
         let exit = match job.run(budget) {
             Ok((exit, stopped)) => {
                 interrupted |= stopped == Some(Stopped::Interrupted);

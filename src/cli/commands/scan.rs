@@ -12,6 +12,7 @@ use crate::cli::choices::ScanChoices;
 use crate::cli::context::Usage;
 use crate::cli::exit_of;
 use crate::cli::output::complain;
+use crate::cli::selection::select;
 use crate::cli::signals::Signals;
 use crate::engine::{EngineError, now};
 use crate::files::Owned;
@@ -27,7 +28,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 pub(super) fn scan(context: &Context, args: &Scan, out: &mut Output) -> Result<Exit> {
-    match (&args.device, args.names.as_slice()) {
+    let names = if args.cron || args.device.is_some() { Vec::new() } else { select(context, &args.names)? };
+    match (&args.device, names.as_slice()) {
         (Some(path), _) => scan_device(context, args, &context.device(path)?, out),
         (None, _) if args.cron => cron::cron(context, args, out),
         (None, [name]) => scan_setup(context, args, name, out),

@@ -1,17 +1,24 @@
 //! `list` and `map`: they read, and never write.
 
 use super::{Context, Exit, Output};
-use crate::cli::args::{Map, MapFormat};
+use crate::cli::args::{List, Map, MapFormat};
 use crate::cli::context::Usage;
 use crate::cli::report;
+use crate::cli::selection::select;
 use crate::dm::{DeviceMapper, TableSlot};
-use crate::engine::session::LiveDevices;
+use crate::engine::session::{LiveDevices, live_devices};
 use crate::units::Sectors;
 use anyhow::Result;
 use serde::Serialize;
 
-pub(super) fn list(context: &Context, out: &mut Output) -> Result<Exit> {
-    let active = context.active()?;
+pub(super) fn list(context: &Context, args: &List, out: &mut Output) -> Result<Exit> {
+    let active = if args.names.is_empty() {
+        context.active()?
+    } else {
+        let dm = context.dm()?;
+        let live = |name: &String| Ok(live_devices(dm, name)?);
+        select(context, &args.names)?.iter().map(live).collect::<Result<_>>()?
+    };
     if out.is_json() {
         let rows: Vec<_> = active.iter().map(|live| row(context, live)).collect();
         out.json(&serde_json::json!({ "setups": rows }));

@@ -1,32 +1,31 @@
 //! `status`: how a setup is doing. `gather` collects it once, for every command that tells of it. It reads, and never
 //! writes.
 
+use super::Context;
 use super::lifecycle::indexes;
 use super::room::RoomReport;
 use super::scan_report::summary;
 use super::show::row;
 use super::spare::state_word;
-use super::{Context, Exit, Output};
-use crate::cli::args::Status;
-use crate::cli::output::Colour;
 use crate::cli::report::{LossRow, count, loss_rows, sizes};
 use crate::engine::session::{Session, find_active, live_devices};
 use crate::engine::{held, now};
 use crate::format::choose::Expected;
 use crate::format::copy::Judge;
 use crate::map::{Fate, Loss, SpareIndex};
+use crate::messages::Trouble;
 use crate::pool::Pool;
 use crate::scan::checkpoint;
 use crate::scan::pass::Subject;
 use crate::store::{SpareReading, read_copies_by};
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// How a setup is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
     /// All in order.
@@ -41,6 +40,24 @@ pub(super) enum State {
     Unsettled,
     /// No spare has metadata that can be used.
     Unreadable,
+    /// A device did not answer in time.
+    Silent,
+}
+
+impl State {
+    /// What a trouble makes of a setup that is well but for it.
+    pub(super) fn of(trouble: Trouble) -> State {
+        match trouble {
+            Trouble::Suspended => State::Suspended,
+            Trouble::Unsettled => State::Unsettled,
+            Trouble::Unreadable => State::Unreadable,
+            Trouble::NoAnswer => State::Silent,
+            Trouble::SpareMissing | Trouble::SpareFailed => State::Degraded,
+            Trouble::SpareDraining | Trouble::Held | Trouble::Lost | Trouble::RoomShort | Trouble::CopiesLagging => {
+                State::Attention
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -64,6 +81,8 @@ pub(super) struct StatusReport {
     pub(super) state: State,
     pub(super) status: Vec<String>,
     pub(super) action: Vec<String>,
+    /// Codes of what is the matter, one for each status: sections of dm-remap(7).
+    pub(super) messages: Vec<&'static str>,
     pub(super) main: String,
     pub(super) sectors: Sectors,
     pub(super) unit: Sectors,
@@ -104,37 +123,6 @@ fn last_scan(context: &Context, setup: Uuid) -> Option<ScanRow> {
     })
 }
 
-pub(super) fn status(context: &Context, args: &Status, out: &mut Output) -> Result<Exit> {
-    let names: Vec<String> = if args.names.is_empty() {
-        context.active()?.into_iter().map(|live| live.state.name).collect()
-    } else {
-        args.names.clone()
-    };
-    let mut exit = Exit::Done;
-    let mut reports = Vec::new();
-    for name in names {
-        let report = gather(context, &name, args.files.patience())?;
-        if report.state != State::Healthy {
-            exit = Exit::Attention;
-        }
-        reports.push(report);
-    }
-    if out.is_json() {
-        out.json(&serde_json::json!({ "setups": reports }));
-        return Ok(exit);
-    }
-    if reports.is_empty() {
-        out.line("no active setups");
-    }
-    for (number, report) in reports.iter().enumerate() {
-        if number > 0 {
-            out.line("");
-        }
-        render(out, report);
-    }
-    Ok(exit)
-}
-
 /// How the active setup `name` is doing; the files of lost sectors are looked for within `patience`.
 ///
 /// # Errors
@@ -164,6 +152,7 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
         state: State::Healthy,
         status: Vec::new(),
         action: Vec::new(),
+        messages: Vec::new(),
         main: context.path_of(session.main.devno),
         sectors: map.main_len(),
         unit: map.unit(),
@@ -185,6 +174,7 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
 fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<StatusReport> {
     let live = live_devices(context.dm()?, name)?;
     let row = row(context, &live);
+    let trouble = if live.state.suspended { Trouble::Suspended } else { Trouble::Unreadable };
     let spare = |(index, device, _): &(SpareIndex, DevNo, DevNo)| SpareReport {
         index: *index,
         device: Some(context.path_of(*device)),
@@ -200,12 +190,13 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
         name: row.name,
         uuid: row.uuid,
         device: row.device,
-        state: if live.state.suspended { State::Suspended } else { State::Unreadable },
+        state: State::of(trouble),
         status: vec![format!("{error:#}")],
         action: vec![
             "the device works as its table says; put the spares right before it is taken down, and copy the data off"
                 .into(),
         ],
+        messages: vec![trouble.message().code],
         main: row.main.unwrap_or_default(),
         sectors: row.sectors,
         unit: Sectors::ZERO,
@@ -255,22 +246,23 @@ fn examine_spare(
 /// Fills in state, status and action.
 fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
     let name = report.name.clone();
-    let mut found = |state: State, status: String, action: String| {
+    let mut found = |trouble: Trouble, status: String, action: String| {
         if report.state == State::Healthy {
-            report.state = state;
+            report.state = State::of(trouble);
         }
+        report.messages.push(trouble.message().code);
         report.status.push(status);
         report.action.push(action);
     };
     if let Err(error) = session.check_live() {
         let suspended = session.dm.state(&name)?.is_some_and(|s| s.suspended);
-        let state = if suspended { State::Suspended } else { State::Unsettled };
+        let trouble = if suspended { Trouble::Suspended } else { Trouble::Unsettled };
         let what = if suspended {
             "I/O to the device waits: a command is at work, or was interrupted".into()
         } else {
             error.to_string()
         };
-        found(state, what, format!("unless a command is at work, run 'dm-remap recover {name}'"));
+        found(trouble, what, format!("unless a command is at work, run 'dm-remap recover {name}'"));
     }
     let troubled: Vec<String> = report
         .spares
@@ -286,7 +278,7 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
             "look at its cable and its health; its extents are safe as long as it reads. 'dm-remap spare readd' takes it back,"
         };
         let action = format!("{first} 'dm-remap spare replace {name} OLD NEW' puts another in its place");
-        found(State::Degraded, troubled.join(", "), action);
+        found(if away { Trouble::SpareMissing } else { Trouble::SpareFailed }, troubled.join(", "), action);
     }
     for spare in report.spares.iter().filter(|s| s.state == "draining") {
         let left = if spare.used_sectors.0 > 0 {
@@ -295,7 +287,7 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
             "nothing lives on it any more".into()
         };
         found(
-            State::Attention,
+            Trouble::SpareDraining,
             format!("spare {} is being emptied and gets no new extents: {left}", spare.index),
             format!("go on with what was begun, or take it back with 'dm-remap spare readd {name} {}'", spare.index),
         );
@@ -307,7 +299,7 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
             n => format!(", {n} of which were written since"),
         };
         found(
-            State::Attention,
+            Trouble::Held,
             format!("{} could not be read and answer EIO until they are written{rewritten}", sizes(held)),
             "restore the files that were hit from a backup; writing the sectors makes them ordinary".into(),
         );
@@ -319,72 +311,20 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
         } else {
             format!("{others} runs of sectors have lost their data")
         };
-        found(State::Attention, what, format!("check the files that were hit, then run 'dm-remap acknowledge {name}'"));
+        found(Trouble::Lost, what, format!("check the files that were hit, then run 'dm-remap acknowledge {name}'"));
     }
     if let Some(room) = report.room.as_ref().filter(|room| room.is_short()) {
-        found(State::Attention, room.summary().to_string(), "get another spare before the room is used up".into());
+        found(Trouble::RoomShort, room.summary().to_string(), "get another spare before the room is used up".into());
     }
     let lagging =
         report.spares.iter().filter(|s| ["online", "draining"].contains(&s.state) && s.copies_current < 5).count();
     if lagging > 0 {
         let what = format!("{} with copies of the metadata that are not current", count(lagging, "spare"));
-        found(State::Attention, what, format!("see 'dm-remap metadata check {name}'; the next commit writes all five"));
+        found(
+            Trouble::CopiesLagging,
+            what,
+            format!("see 'dm-remap metadata check {name}'; the next commit writes all five"),
+        );
     }
     Ok(())
-}
-
-fn render(out: &mut Output, report: &StatusReport) {
-    let (colour, word) = match report.state {
-        State::Healthy => (Colour::Green, "healthy"),
-        State::Attention => (Colour::Yellow, "needs attention"),
-        State::Degraded => (Colour::Yellow, "degraded"),
-        State::Suspended => (Colour::Red, "suspended"),
-        State::Unsettled => (Colour::Red, "unsettled"),
-        State::Unreadable => (Colour::Red, "metadata unreadable"),
-    };
-    out.line(format!("  setup: {}", out.paint(Colour::Bold, &report.name)));
-    out.line(format!("  state: {}", out.paint(colour, word)));
-    for (status, action) in report.status.iter().zip(&report.action) {
-        out.line(format!(" status: {status}"));
-        out.line(format!(" action: {action}"));
-    }
-    out.line(format!(" device: {}, {}", report.device, sizes(report.sectors)));
-    out.line(format!("   main: {}", report.main));
-    let moved = if report.state == State::Unreadable {
-        "unknown".to_string()
-    } else if report.extents == 0 {
-        "nothing is remapped".to_string()
-    } else {
-        format!("{} in {}", sizes(report.remapped_sectors), count(report.extents, "extent"))
-    };
-    out.line(format!("  moved: {moved}"));
-    if let Some(room) = &report.room {
-        let words = room.summary();
-        out.line(format!("   room: {}", words.strip_prefix("room for ").unwrap_or(words)));
-    }
-    if let Some(scan) = &report.scan {
-        out.line(format!("   scan: {}", scan.summary));
-    }
-    let mut rows = vec![["SPARE", "DEVICE", "STATE", "COPIES", "USED", "FREE", "BAD"].map(String::from).to_vec()];
-    for spare in &report.spares {
-        rows.push(vec![
-            spare.index.to_string(),
-            spare.device.clone().unwrap_or_else(|| "-".into()),
-            spare.state.to_string(),
-            format!("{}/5", spare.copies_current),
-            spare.used_sectors.to_string(),
-            spare.free_sectors.to_string(),
-            spare.bad_sectors.to_string(),
-        ]);
-    }
-    out.table(8, &rows);
-    const MOST: usize = 20;
-    for loss in report.losses.iter().take(MOST) {
-        for (number, line) in loss.lines().iter().enumerate() {
-            out.line(format!("{}{line}", if number == 0 { "   lost: " } else { "         " }));
-        }
-    }
-    if report.losses.len() > MOST {
-        out.line(format!("   lost: … and {} more; see --json", report.losses.len() - MOST));
-    }
 }

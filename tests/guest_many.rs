@@ -1,0 +1,86 @@
+//! 128 setups on one machine: one command line for all of them, in sensible time and memory, and a device that does not
+//! answer holds nobody up.
+// guest: --disk 768M --disk 768M --timeout 600
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::indexing_slicing)]
+
+mod guest_support;
+
+use guest_support::{Guest, dm_remap, shell};
+use std::time::{Duration, Instant};
+
+const SETUPS: usize = 128;
+
+/// Seconds and peak memory (KiB) of one run, with its end.
+fn measured(line: &str) -> (f64, u64, guest_support::Ran) {
+    let begun = Instant::now();
+    let ran = dm_remap(line);
+    let seconds = begun.elapsed().as_secs_f64();
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+    (seconds, u64::try_from(usage.max_rss()).unwrap(), ran)
+}
+
+#[test]
+fn one_command_line_manages_128_setups_and_one_that_hangs_holds_nobody_up() {
+    let Some(guest) = Guest::begin() else { return };
+    // Mains of 64 KiB and spares of 5.5 MiB, cut out of two disks.
+    let (main, spare) = (&guest.disks[0], &guest.disks[1]);
+    let make = format!(
+        "table=''
+        for ((n = 0; n < {SETUPS}; n++)); do
+            table+=\"m$n,,,rw,0 128 linear {main} $((n * 128));s$n,,,rw,0 11264 linear {spare} $((n * 11264));\"
+        done
+        dmsetup create --concise \"$table\" || exit 1
+        for ((n = 0; n < {SETUPS}; n++)); do
+            printf -v name 'vol%03d' $n
+            $DMR --quiet create $name --main /dev/mapper/m$n --spare /dev/mapper/s$n >/dev/null || exit 1
+        done"
+    );
+    let begun = Instant::now();
+    shell(&make).ok();
+    println!("{SETUPS} setups made in {:.1} s", begun.elapsed().as_secs_f64());
+
+    let (seconds, memory, list) = measured("list");
+    assert_eq!(list.ok().out.lines().count(), SETUPS + 1);
+    println!("list: {seconds:.2} s, {memory} KiB");
+    let (seconds, memory, status) = measured("status");
+    let status = status.ok().out;
+    assert_eq!(status.lines().count(), SETUPS + 2, "{status}");
+    assert!(status.ends_with("128 setups, all healthy\n"), "{status}");
+    println!("status: {seconds:.2} s, {memory} KiB");
+    let (seconds, memory, scan) = measured("scan --cron --rate max");
+    assert_eq!(scan.ok().out, "");
+    println!("scan --cron: {seconds:.2} s, {memory} KiB");
+    assert!(memory < 256 << 10, "{memory} KiB at most for any command so far");
+    let json = dm_remap("--json status").ok().json();
+    let scanned = json["setups"].as_array().unwrap().iter().filter(|s| s["scan"]["finished"].is_u64());
+    assert_eq!(scanned.count(), SETUPS);
+
+    // Some by a pattern.
+    assert_eq!(dm_remap("list vol00*").ok().out.lines().count(), 11);
+    let ten = dm_remap("status vol00*").ok().out;
+    assert!(ten.lines().count() <= 23 && ten.lines().all(|line| line.chars().count() <= 80), "{ten}");
+    dm_remap("policy vol12? --allocation round-robin").ok();
+    for name in ["vol119", "vol120", "vol127"] {
+        let allocation = dm_remap(&format!("--json policy {name}")).ok().json()["allocation"].clone();
+        assert_eq!(allocation == "round-robin", name != "vol119", "{name}: {allocation}");
+    }
+    dm_remap("status x*").exits(2).complains(&["'x*' fits no setup that is up", "vol000"]);
+
+    // The device below one of the spares does not answer.
+    shell("dmsetup suspend --noflush --nolockfs s5").ok();
+    let (seconds, _, status) = measured("status --timeout 6s --file-search 0");
+    let status = status.exits(3).out;
+    println!("status with one that hangs: {seconds:.2} s");
+    assert!(status.contains("does not answer") && status.contains("DMR-04"), "{status}");
+    assert!(status.contains("128 setups, 127 healthy"), "{status}");
+    shell("(sleep 10; dmsetup resume s5) >/dev/null 2>&1 &").ok();
+    let begun = Instant::now();
+    shell("rm -rf /var/lib/dm-remap/scan; $DMR scan vol00[0-9] --cron --rate max; true").ok();
+    println!("scan --cron of ten, one of which hangs for 10 s: {:.2} s", begun.elapsed().as_secs_f64());
+    let json = dm_remap("--json status vol00*").ok().json();
+    let done = json["setups"].as_array().unwrap().iter().filter(|s| s["scan"]["finished"].is_u64()).count();
+    assert_eq!(done, 10);
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    shell("dmsetup ls | grep -c '^vol' && $DMR --quiet deactivate --all >/dev/null").ok();
+}
