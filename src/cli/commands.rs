@@ -1,5 +1,6 @@
 //! One file for each group of commands: options in, library calls, report out.
 
+mod alert;
 mod assembly;
 mod compact;
 mod config;
@@ -27,6 +28,8 @@ mod status;
 mod udev;
 mod validate;
 mod watch;
+
+pub(super) use alert::tell_changes;
 
 use super::Exit;
 use super::args::{Cli, Command};
@@ -56,6 +59,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Metadata(args) => metadata::run(context, args, out),
         Command::Discover(args) => discover::discover(context, args, out),
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),
+        Command::Alert(args) => alert::alert(context, args, out),
         Command::Config(args) => config::run(context, args, out),
         Command::Validate(args) => validate::validate(context, args, out),
         Command::UdevProbe(args) => udev::probe(context, args, out),
