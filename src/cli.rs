@@ -112,7 +112,12 @@ fn run(parsed: Result<Cli, clap::Error>) -> Exit {
         }
     };
     let mut out = Output::new(cli.globals.json);
-    let result = Context::new(&cli.globals).and_then(|context| commands::run(&context, &cli, &mut out));
+    let result = Context::new(&cli.globals).and_then(|context| {
+        let result = commands::run(&context, &cli, &mut out);
+        // Everything is resumed, and no lock is held.
+        commands::tell_changes(&context);
+        result
+    });
     match result {
         Ok(exit) => out.finish(exit),
         Err(error) => {

@@ -2,10 +2,11 @@
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
 //! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`], [`messages`].
-//! Edges: [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
+//! Edges: [`alert`], [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
+pub mod alert;
 pub mod block;
 // No fuzz target needs it, and it would double the time that the instrumented build takes.
 #[cfg(not(fuzzing))]

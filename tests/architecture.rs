@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 19] = [
+const PARTS: [(&str, &[&str]); 20] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("messages", &[]),
@@ -25,19 +25,20 @@ const PARTS: [(&str, &[&str]); 19] = [
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
     ("scan", &["units", "map", "format", "plan", "block", "engine"]),
     ("validate", &["units", "map", "format", "block", "store", "engine::Observer", "engine::find"]),
+    ("alert", &["units"]),
     ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "config", "validate", "messages",
+            "engine", "scan", "watch", "alert", "config", "validate", "messages",
         ],
     ),
     (
         "bin",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "config", "validate", "messages", "cli",
+            "engine", "scan", "watch", "alert", "config", "validate", "messages", "cli",
         ],
     ),
 ];

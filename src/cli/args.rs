@@ -1,5 +1,6 @@
 //! The one definition of the command line.
 
+pub mod alert;
 mod allocation;
 pub mod assembly;
 pub mod config;
@@ -121,6 +122,8 @@ pub enum Command {
     Discover(Discover),
     /// Put setups together again from their spares, and bring them up.
     Reassemble(Reassemble),
+    /// Prove that alerts reach somebody; list what is told.
+    Alert(alert::Alert),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Config),

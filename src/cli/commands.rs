@@ -1,5 +1,6 @@
 //! One file for each group of commands: options in, library calls, report out.
 
+mod alert;
 mod assembly;
 mod compact;
 mod config;
@@ -31,6 +32,7 @@ mod udev;
 mod validate;
 mod watch;
 
+pub(super) use alert::tell_changes;
 pub(super) use status_many::Failed as WorkerFailed;
 
 use super::Exit;
@@ -61,6 +63,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Metadata(args) => metadata::run(context, args, out),
         Command::Discover(args) => discover::discover(context, args, out),
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),
+        Command::Alert(args) => alert::alert(context, args, out),
         Command::Config(args) => config::run(context, args, out),
         Command::Validate(args) => validate::validate(context, args, out),
         Command::UdevProbe(args) => udev::probe(context, args, out),

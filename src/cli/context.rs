@@ -17,10 +17,11 @@ use crate::engine::{DiskSource, EngineError, Member, backup, registry};
 use crate::files::{self, Owned};
 use crate::format::metadata::{Metadata, SetupState};
 use crate::map::Loss;
-use crate::units::{DevNo, Range};
+use crate::units::{DevNo, Range, RangeSet};
 use anyhow::Result;
 use nix::errno::Errno;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub(super) struct Context {
     state: PathBuf,
     config: Option<PathBuf>,
     loaded: OnceCell<Loaded>,
+    touched: RefCell<BTreeMap<String, RangeSet>>,
 }
 
 impl Context {
@@ -56,7 +58,21 @@ impl Context {
             state: PathBuf::from("/var/lib/dm-remap"),
             config: globals.config.clone(),
             loaded: OnceCell::new(),
+            touched: RefCell::default(),
         })
+    }
+
+    /// Remembers that something may have changed at a setup, or was learnt of it, so that it is told of when the command
+    /// is done. `weak`: what is moved only because it reads slowly.
+    pub(super) fn touch(&self, name: &str, weak: impl IntoIterator<Item = Range>) {
+        let mut touched = self.touched.borrow_mut();
+        let known = touched.entry(name.to_string()).or_default();
+        weak.into_iter().for_each(|range| known.insert(range));
+    }
+
+    /// The setups that were touched since this was last asked.
+    pub(super) fn take_touched(&self) -> BTreeMap<String, RangeSet> {
+        self.touched.take()
     }
 
     /// Where state is kept that may be lost.
@@ -181,6 +197,7 @@ impl Context {
         let dm = self.dm()?;
         let live = live_devices(dm, name)?;
         let lock = self.lock(&live.setup.to_string(), name)?;
+        self.touch(name, []);
         Ok((lock, Session::open(dm, self, name, true)?))
     }
 
@@ -219,6 +236,7 @@ impl Context {
             dm: OnceCell::new(),
             state: self.state.clone(),
             config: self.config.clone(),
+            touched: Default::default(),
             loaded: OnceCell::new(),
         }
     }
@@ -307,6 +325,7 @@ impl Context {
 
     /// Keeps a copy of committed metadata in a file, and its main on record. A failure is only told.
     pub(super) fn keep_backup(&self, metadata: &Metadata) {
+        self.touch(&metadata.config.name, []);
         if metadata.config.state == SetupState::Ready {
             self.record_main(metadata.setup, Some(metadata));
         }

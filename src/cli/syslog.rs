@@ -21,12 +21,12 @@ const DAEMON: u32 = 3;
 /// Datagrams that are longer are refused or cut by some.
 const LONGEST: usize = 1024;
 
-/// Writes a line to the system's log.
-pub(in crate::cli) fn log(severity: Severity, text: &str) {
-    let Ok(socket) = UnixDatagram::unbound() else { return };
-    if socket.set_nonblocking(true).is_ok() && socket.connect("/dev/log").is_ok() {
-        let _ = socket.send(line(severity, std::process::id(), text).as_bytes());
-    }
+/// Writes a line to the system's log; whether somebody took it.
+pub(in crate::cli) fn log(severity: Severity, text: &str) -> bool {
+    let Ok(socket) = UnixDatagram::unbound() else { return false };
+    socket.set_nonblocking(true).is_ok()
+        && socket.connect("/dev/log").is_ok()
+        && socket.send(line(severity, std::process::id(), text).as_bytes()).is_ok()
 }
 
 /// As RFC 3164 has it, without a time: the receiver's clock is as good, and it knows the local time.

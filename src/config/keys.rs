@@ -73,6 +73,25 @@ const fn text(path: [&'static str; 2], kind: Kind, used_by: Commands, doc: &'sta
     Key { spec: spec(path, kind, Value::Unset, used_by, doc), take, default: None }
 }
 
+/// The commands that tell of what has changed.
+const TELLING: Commands = &[
+    "alert",
+    "create",
+    "activate",
+    "reassemble",
+    "remap",
+    "restore",
+    "scan",
+    "scan --cron",
+    "watch",
+    "spare",
+    "compact",
+    "metadata",
+    "acknowledge",
+    "policy",
+    "recover",
+];
+
 /// How a scan asks the disk.
 pub static SCAN_METHOD: Key<&'static str> = word(
     ["scan", "method"],
@@ -215,28 +234,32 @@ pub static POOL_WARN_FREE_PERCENT: Key<u64> = integer(
     ["pool", "warn_free_percent"],
     (0, 100),
     10,
-    &[],
+    TELLING,
     "Warn when less than this share of the spares is free; 0 for never.",
 );
 /// What is told.
 pub static ALERTS_ON: Key<Vec<&'static str>> = Key {
     spec: spec(
         ["alerts", "on"],
-        Kind::Words(&["bad", "moved", "lost", "degraded", "space", "failed"]),
+        Kind::Words(&["bad", "weak", "lost", "failed", "space", "degraded", "whole", "attention", "scan"]),
         Value::Words(Vec::new()),
-        &[],
-        "What to tell of: bad sectors found, sectors moved, data lost, a spare failed or missing, little room on the \
-         spares, a scan that failed.",
+        TELLING,
+        "What to tell of, and nothing else; all but 'scan' when it is empty. 'dm-remap alert --list' says what each \
+         of them means.",
     ),
     take: |value| if let Value::Words(words) = value { Some(words.clone()) } else { None },
     default: Vec::new(),
 };
 /// Who is run.
-pub static ALERTS_PROGRAM: Key<Option<String>> =
-    text(["alerts", "program"], Kind::Path, &[], "A program to run: it is handed the event, the setup and a text.");
+pub static ALERTS_PROGRAM: Key<Option<String>> = text(
+    ["alerts", "program"],
+    Kind::Path,
+    TELLING,
+    "A program to run, without a shell: it is handed what happened in variables DM_REMAP_* and as JSON on its standard input, and has 30 seconds.",
+);
 /// Who is written to.
 pub static ALERTS_MAIL: Key<Option<String>> =
-    text(["alerts", "mail"], Kind::Mail, &[], "An address to write to, by the mail program of the system.");
+    text(["alerts", "mail"], Kind::Mail, TELLING, "An address to write to, by the mail program of the system.");
 /// Where metrics go.
 pub static METRICS_TEXTFILE: Key<Option<String>> = Key {
     spec: Spec {

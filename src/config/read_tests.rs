@@ -107,7 +107,7 @@ scan: {}
         "15:10: '7' is not right here: 'remap' holds lines of KEY: VALUE",
         "17:3: '-x' is not a name that a setup can have: write at most",
         "20:7: 'scan.jitter' cannot be set for one setup: put it under 'defaults'",
-        "22:17: alerts.on: 'bda' is not right here: write a list of some of bad, moved, lost",
+        "22:17: alerts.on: 'bda' is not right here: write a list of some of bad, weak, lost",
         "23:16: alerts.program: 'relative' is not right here: write an absolute path",
         "24:1: there is no key 'scan' at the top: put it under 'defaults'",
     ];

@@ -58,6 +58,7 @@ pub(super) struct Ended {
 
 /// Scans a setup; `None` when nothing is due.
 pub(super) fn run(scanner: Scanner<'_>, name: &str) -> Result<Option<Ended>> {
+    scanner.context.touch(name, []);
     let (context, args) = (scanner.context, scanner.args);
     let session = context.reading_session(name)?;
     session.check_live()?;
@@ -127,6 +128,12 @@ impl Stage for SetupStage<'_> {
             return Ok(());
         }
         drop(session);
+        if place == Place::Main {
+            let bad = |range: Range| found.bad.overlaps(range);
+            self.scanner
+                .context
+                .touch(self.name, found.weak.iter().map(|weak| weak.range).filter(|range| !bad(*range)));
+        }
         let options = scan_options(self.scanner.context, self.scanner.choices);
         let acted = match act_patiently(self.scanner.context, self.name, place, found, &options) {
             Ok(acted) => acted,

@@ -20,9 +20,9 @@ use crate::watch::suspects::{Suspects, around_slots};
 use crate::watch::watcher::Watcher;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result<Exit> {
     // A mistake in it must be told now, not when a disk fails.
@@ -34,7 +34,8 @@ pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result
         settle: settle(args, settings),
         trace: !args.no_trace,
     };
-    let teller = Teller { context, args, config: &context.loaded()?.config, json: out.is_json() };
+    let teller =
+        Teller { context, args, config: &context.loaded()?.config, json: out.is_json(), alerted: Cell::new(None) };
     let mut watcher = Watcher::begin(context.dm()?, &context.host, options, teller).map_err(plain)?;
     watcher.run().map_err(plain)?;
     Ok(Exit::Done)
@@ -55,7 +56,12 @@ struct Teller<'a> {
     args: &'a Watch,
     config: &'a Config,
     json: bool,
+    /// When changes were last told by program and mail.
+    alerted: Cell<Option<Instant>>,
 }
+
+/// A disk that dies gives new bad sectors every few seconds: nobody wants as many messages.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Keeps what is noted while something is done. Nothing is drawn: this may run for months.
 #[derive(Debug, Default)]
@@ -284,8 +290,16 @@ fn outcome_of(error: &anyhow::Error) -> Outcome {
     }
 }
 
-impl Handler for Teller<'_> {
-    fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome {
+impl Teller<'_> {
+    /// Tells what has changed, at most once in [`QUIET`]: what is left out is told with what comes next, or at the end.
+    fn alert(&self) {
+        if self.alerted.get().is_none_or(|last| last.elapsed() >= QUIET) {
+            super::tell_changes(self.context);
+            self.alerted.set(Some(Instant::now()));
+        }
+    }
+
+    fn judge(&self, setup: &Watched, suspects: &Suspects) -> Outcome {
         // Main first: trouble with a spare is no reason to leave it alone.
         let main = self.main(setup, suspects);
         for (index, ranges) in &suspects.spares {
@@ -299,7 +313,7 @@ impl Handler for Teller<'_> {
         main
     }
 
-    fn settle(&mut self, setup: &Watched) -> Outcome {
+    fn settle_and_tell(&self, setup: &Watched) -> Outcome {
         let notes = Notes::default();
         let settled = self.settle_now(setup, &notes);
         self.tell_notes(setup, &notes, &[]);
@@ -313,6 +327,20 @@ impl Handler for Teller<'_> {
             }
             Err(error) => outcome_of(&error),
         }
+    }
+}
+
+impl Handler for Teller<'_> {
+    fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome {
+        let outcome = self.judge(setup, suspects);
+        self.alert();
+        outcome
+    }
+
+    fn settle(&mut self, setup: &Watched) -> Outcome {
+        let outcome = self.settle_and_tell(setup);
+        self.alert();
+        outcome
     }
 
     fn tell(&mut self, event: Event) {
