@@ -15,11 +15,17 @@ const SWAY_PERCENT: u64 = 5;
 const MOST_RUNS: usize = 20_000;
 
 /// A set of sectors as it is remembered.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     sectors: Sectors,
     /// `None` when there were too many runs.
     runs: Option<RangeSet>,
+}
+
+impl Default for Known {
+    fn default() -> Known {
+        Known::from(RangeSet::default())
+    }
 }
 
 impl From<RangeSet> for Known {

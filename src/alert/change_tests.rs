@@ -26,7 +26,7 @@ fn what_is_new_is_told_once_the_gravest_first() {
     assert_eq!(
         texts,
         [
-            "1 sector (1002+1) could not be read: their data is lost",
+            "1 sector (1002) could not be read: their data is lost",
             "8 sectors (1000+8) were moved to a spare",
             "8 sectors (2000+8) read slowly and were moved to a spare"
         ]
