@@ -28,7 +28,7 @@ fn suspended_points(campaign: &Campaign, way: Way) -> Vec<Call> {
 /// Starts a move and holds it at a point of its window; the command and its guardian. Under load a run may make more
 /// calls than the one that the point was taken from, so that it is held elsewhere: then it is let go, and tried again.
 fn hold(campaign: &Campaign, point: &Call, way: Way) -> Option<(Held, i32)> {
-    for _ in 0..8 {
+    for _ in 0..4 {
         let held = Held::start(point, hold_time(), &campaign.args(way));
         let begun = Instant::now();
         wait_for(hold_time(), || campaign.setup.suspended());
@@ -196,8 +196,8 @@ pub fn killed_with_its_guardian(campaign: &Campaign, all: bool) {
     let mut round = 0;
     for i in 0..there.len().max(back.len()) {
         for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
-            // A sample takes every ninth point of each.
-            let wanted = all || (i + 4 * usize::from(way == Way::Back)).is_multiple_of(9);
+            // A sample takes every twelfth point of each.
+            let wanted = all || (i + 4 * usize::from(way == Way::Back)).is_multiple_of(12);
             if let Some(point) = points.get(i).filter(|_| wanted)
                 && let Some(words) = die_together(campaign, point, way, round + 1)
             {
