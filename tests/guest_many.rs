@@ -74,13 +74,19 @@ fn one_command_line_manages_128_setups_and_one_that_hangs_holds_nobody_up() {
     println!("status with one that hangs: {seconds:.2} s");
     assert!(status.contains("does not answer") && status.contains("DMR-04"), "{status}");
     assert!(status.contains("128 setups, 127 healthy"), "{status}");
-    shell("(sleep 10; dmsetup resume s5) >/dev/null 2>&1 &").ok();
+    // A cron scan goes on with the others, and leaves that one behind. ('--' must not make it start itself for ever.)
     let begun = Instant::now();
-    shell("rm -rf /var/lib/dm-remap/scan; $DMR scan vol00[0-9] --cron --rate max; true").ok();
-    println!("scan --cron of ten, one of which hangs for 10 s: {:.2} s", begun.elapsed().as_secs_f64());
-    let json = dm_remap("--json status vol00*").ok().json();
-    let done = json["setups"].as_array().unwrap().iter().filter(|s| s["scan"]["finished"].is_u64()).count();
-    assert_eq!(done, 10);
+    shell("rm -rf /var/lib/dm-remap/scan").ok();
+    dm_remap("scan --cron --rate max --give-up 4s -- vol00*")
+        .exits(1)
+        .complains(&["vol005: its disk has not answered"]);
+    println!("scan --cron of ten, one of which hangs: {:.2} s", begun.elapsed().as_secs_f64());
+    shell("dmsetup resume s5").ok();
+    let finished = || {
+        let json = dm_remap("--json status vol00*").ok().json();
+        json["setups"].as_array().unwrap().iter().filter(|s| s["scan"]["finished"].is_u64()).count()
+    };
+    assert!(finished() >= 9);
     assert!(begun.elapsed() < Duration::from_secs(60));
     shell("dmsetup ls | grep -c '^vol' && $DMR --quiet deactivate --all >/dev/null").ok();
 }

@@ -352,6 +352,9 @@ pub struct Scan {
     /// With --cron: the time that a whole pass is spread over; what is left of it is for later runs. [default: 24h]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron")]
     pub interval: Option<Duration>,
+    /// With --cron of several setups: leave one alone whose disk has not answered for so long.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, requires = "cron", default_value = "2min")]
+    pub give_up: Duration,
     // What the process of several setups starts for each of them.
     #[allow(missing_docs)]
     #[arg(long, hide = true, value_name = "NAME", requires = "cron")]

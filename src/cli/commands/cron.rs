@@ -16,6 +16,7 @@ use crate::cli::args::Scan;
 use crate::cli::choices::ScanChoices;
 use crate::cli::output::complain;
 use crate::cli::selection::select;
+use crate::cli::settings::BadConfig;
 use crate::cli::signals::Signals;
 use crate::cli::syslog::{self, Severity};
 use crate::cli::worse;
@@ -44,7 +45,13 @@ pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<E
     }
     let names = select(context, &args.names)?;
     if names.len() > 1 {
-        return cron_each::scan(&names, run.time_budget, &signals);
+        // What the setup's own section says is the most for this setup.
+        let own = |name: String| {
+            let most = context.settings(Some(&name))?.own(&SCAN_TIME_BUDGET).flatten();
+            Ok((name, most.filter(|_| args.time_budget.is_none())))
+        };
+        let shares: Vec<_> = names.into_iter().map(own).collect::<Result<_, BadConfig>>()?;
+        return cron_each::scan(&shares, run.time_budget, args.give_up, &signals);
     }
     scan_these(context, args, &names, run.time_budget, &signals, out)
 }
@@ -68,8 +75,7 @@ fn scan_these(
         let settings = context.settings(Some(name))?;
         let choices = ScanChoices::new(args, settings);
         // What the setup's own section says is the most for this setup.
-        let most =
-            settings.own(&SCAN_TIME_BUDGET).flatten().filter(|_| args.time_budget.is_none() || args.only.is_some());
+        let most = settings.own(&SCAN_TIME_BUDGET).flatten().filter(|_| args.time_budget.is_none());
         let budget = share.into_iter().chain(most).min();
         let mut job = Job { context, args, choices: &choices, name, signals, out };
         let exit = match job.run(budget) {

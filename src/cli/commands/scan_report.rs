@@ -240,6 +240,19 @@ fn bounded<T>(out: &mut Output, rows: &[T], words: impl Fn(&T) -> String) {
     }
 }
 
+/// How long the rest of a pass takes to read, if it goes on as it has.
+fn left(pass: &Pass) -> String {
+    let (done, total) = pass.standing();
+    let rest = u128::from(total.0.saturating_sub(done.0));
+    let milliseconds = u128::from(pass.milliseconds).saturating_mul(rest).checked_div(u128::from(done.0));
+    match milliseconds.map(|time| u64::try_from(time / 1000).unwrap_or(u64::MAX)) {
+        Some(seconds) if seconds > 0 => {
+            format!("; about {} of reading left", humantime::format_duration(Duration::from_secs(seconds)))
+        }
+        _ => String::new(),
+    }
+}
+
 /// How a pass went, in one line: for `status` and the system's log.
 pub(super) fn summary(pass: &Pass) -> String {
     let when = |seconds: u64| {
@@ -272,6 +285,6 @@ pub(super) fn summary(pass: &Pass) -> String {
     match (pass.finished, &pass.result.trouble) {
         (Some(time), _) => format!("finished {}: {found}", when(time)),
         (None, Some(trouble)) => format!("stopped at {} %, {}: {trouble}", pass.percent(), when(pass.updated)),
-        (None, None) => format!("at {} %, {}: {found} so far", pass.percent(), when(pass.updated)),
+        (None, None) => format!("at {} %, {}: {found} so far{}", pass.percent(), when(pass.updated), left(pass)),
     }
 }

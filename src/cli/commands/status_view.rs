@@ -90,6 +90,33 @@ pub(super) fn lines(out: &mut Output, lines: &[Line]) {
     out.line(format!("{all}, {word}"));
 }
 
+/// Main and the spares, in aligned columns.
+fn members(report: &StatusReport) -> Vec<Vec<String>> {
+    let heading = ["MEMBER", "DEVICE", "STATE", "SIZE", "USED", "FREE", "BAD", "COPIES"];
+    let mut rows = vec![heading.map(String::from).to_vec()];
+    let main = ["main", &report.main, "in use", &report.sectors.to_string(), "-", "-", "-", "-"];
+    rows.push(main.map(String::from).to_vec());
+    for spare in &report.spares {
+        let behind = match spare.generation {
+            Some(generation) if generation < report.generation => {
+                format!(", {} behind", report.generation.saturating_sub(generation))
+            }
+            _ => String::new(),
+        };
+        rows.push(vec![
+            format!("spare {}", spare.index),
+            spare.device.clone().unwrap_or_else(|| "-".into()),
+            spare.state.to_string(),
+            spare.sectors.to_string(),
+            spare.used_sectors.to_string(),
+            spare.free_sectors.to_string(),
+            spare.bad_sectors.to_string(),
+            format!("{}/5{behind}", spare.copies_current),
+        ]);
+    }
+    rows
+}
+
 pub(super) fn render(out: &mut Output, report: &StatusReport) {
     let (colour, word) = words(report.state);
     out.line(format!("  setup: {}", out.paint(Colour::Bold, &report.name)));
@@ -104,7 +131,6 @@ pub(super) fn render(out: &mut Output, report: &StatusReport) {
         out.line(format!("    see: dm-remap(7), {}", codes.join(", ")));
     }
     out.line(format!(" device: {}, {}", report.device, sizes(report.sectors)));
-    out.line(format!("   main: {}", report.main));
     let moved = if report.state == State::Unreadable {
         "unknown".to_string()
     } else if report.extents == 0 {
@@ -120,19 +146,7 @@ pub(super) fn render(out: &mut Output, report: &StatusReport) {
     if let Some(scan) = &report.scan {
         out.line(format!("   scan: {}", scan.summary));
     }
-    let mut rows = vec![["SPARE", "DEVICE", "STATE", "COPIES", "USED", "FREE", "BAD"].map(String::from).to_vec()];
-    for spare in &report.spares {
-        rows.push(vec![
-            spare.index.to_string(),
-            spare.device.clone().unwrap_or_else(|| "-".into()),
-            spare.state.to_string(),
-            format!("{}/5", spare.copies_current),
-            spare.used_sectors.to_string(),
-            spare.free_sectors.to_string(),
-            spare.bad_sectors.to_string(),
-        ]);
-    }
-    out.table(8, &rows);
+    out.table(8, &members(report));
     const MOST: usize = 20;
     for loss in report.losses.iter().take(MOST) {
         for (number, line) in loss.lines().iter().enumerate() {
