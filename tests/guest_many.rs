@@ -48,6 +48,12 @@ fn one_command_line_manages_128_setups_and_one_that_hangs_holds_nobody_up() {
     assert_eq!(status.lines().count(), SETUPS + 2, "{status}");
     assert!(status.ends_with("128 setups, all healthy\n"), "{status}");
     println!("status: {seconds:.2} s, {memory} KiB");
+    let (seconds, memory, metrics) = measured("metrics");
+    let metrics = metrics.ok().out;
+    let count = |text: &str, word: &str| text.lines().filter(|line| line.contains(word)).count();
+    assert_eq!(count(&metrics, "state=\"healthy\"} 1"), SETUPS);
+    assert_eq!(count(&metrics, "dm_remap_setup_scan_end"), 0);
+    println!("metrics: {seconds:.2} s, {memory} KiB, {} bytes", metrics.len());
     let (seconds, memory, scan) = measured("scan --cron --rate max");
     assert_eq!(scan.ok().out, "");
     println!("scan --cron: {seconds:.2} s, {memory} KiB");
@@ -74,6 +80,13 @@ fn one_command_line_manages_128_setups_and_one_that_hangs_holds_nobody_up() {
     println!("status with one that hangs: {seconds:.2} s");
     assert!(status.contains("does not answer") && status.contains("DMR-04"), "{status}");
     assert!(status.contains("128 setups, 127 healthy"), "{status}");
+    let (seconds, _, metrics) = measured("metrics vol00* --timeout 3s");
+    let metrics = metrics.exits(3).complains(&["vol005: a device of it has not answered in time"]).out;
+    println!("metrics of ten with one that hangs: {seconds:.2} s");
+    assert!(metrics.contains("dm_remap_setup_state{setup=\"vol005\",state=\"silent\"} 1"), "{metrics}");
+    assert_eq!(count(&metrics, "dm_remap_scrape_error"), 12);
+    assert_eq!(count(&metrics, "dm_remap_scrape_error{setup=\"vol005\"} 1"), 1);
+    assert_eq!(count(&metrics, "dm_remap_setup_scan_end"), 11);
     shell("(sleep 10; dmsetup resume s5) >/dev/null 2>&1 &").ok();
     let begun = Instant::now();
     shell("rm -rf /var/lib/dm-remap/scan; $DMR scan vol00[0-9] --cron --rate max; true").ok();

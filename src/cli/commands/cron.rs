@@ -37,14 +37,19 @@ pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<E
     let run = ScanChoices::new(args, context.settings(None)?);
     let signals = signals()?;
     if let Some(name) = &args.only {
-        return scan_these(context, args, std::slice::from_ref(name), run.time_budget, &signals, out);
+        let exit = scan_these(context, args, std::slice::from_ref(name), run.time_budget, &signals, out);
+        // The one that started this writes them, once.
+        context.set_metrics_due(false);
+        return exit;
     }
     if !wait(jitter(run.jitter), &signals) {
         return Ok(Exit::Done);
     }
     let names = select(context, &args.names)?;
     if names.len() > 1 {
-        return cron_each::scan(&names, run.time_budget, &signals);
+        let exit = cron_each::scan(&names, run.time_budget, &signals);
+        context.set_metrics_due(true);
+        return exit;
     }
     scan_these(context, args, &names, run.time_budget, &signals, out)
 }
