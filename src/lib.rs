@@ -19,6 +19,7 @@ pub mod format;
 pub mod identity;
 pub mod map;
 pub mod messages;
+pub mod metrics;
 pub mod plan;
 pub mod pool;
 pub mod scan;

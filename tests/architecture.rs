@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 20] = [
+const PARTS: [(&str, &[&str]); 21] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("messages", &[]),
+    ("metrics", &["units"]),
     ("map", &["units"]),
     ("format", &["units", "identity", "map"]),
     ("segments", &["units", "map"]),
@@ -31,14 +32,14 @@ const PARTS: [(&str, &[&str]); 20] = [
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "alert", "config", "validate", "messages",
+            "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics",
         ],
     ),
     (
         "bin",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "alert", "config", "validate", "messages", "cli",
+            "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "cli",
         ],
     ),
 ];
@@ -47,7 +48,8 @@ const PARTS: [(&str, &[&str]); 20] = [
 const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
-const PURE: [&str; 9] = ["messages", "units", "identity", "format", "map", "segments", "pool", "plan", "config"];
+const PURE: [&str; 10] =
+    ["messages", "metrics", "units", "identity", "format", "map", "segments", "pool", "plan", "config"];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];
 

@@ -96,7 +96,7 @@ fn killed_at_system_calls_under_load() {
     }
     assert!(strace::usable(), "strace cannot inject signals here");
     let campaign = campaign();
-    kill_there_and_back(&campaign, 16, 12);
+    kill_there_and_back(&campaign, 10, 8);
     campaign.end("killed at system calls");
 }
 

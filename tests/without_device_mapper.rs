@@ -16,6 +16,7 @@ fn every_command_that_needs_it_fails_with_exit_code_1_and_plain_words() {
     for line in [
         "list",
         "status",
+        "metrics",
         "status data",
         "map data",
         "remap data 8",

@@ -281,6 +281,7 @@ fn related(command: &str) -> Vec<&'static str> {
         "restore" => &["dm-remap-remap(8)", "dm-remap-map(8)", "dm-remap-destroy(8)"],
         "map" => &["dm-remap-status(8)", "dm-remap-compact(8)", "dmsetup(8)", "badblocks(8)"],
         "status" => &["dm-remap-list(8)", "dm-remap-acknowledge(8)", "dm-remap-recover(8)"],
+        "metrics" => &["dm-remap-status(8)", "dm-remap.conf(5)"],
         "list" => &["dm-remap-status(8)", "dm-remap-discover(8)"],
         "activate" => &["dm-remap-deactivate(8)", "dm-remap-reassemble(8)", "dm-remap-discover(8)"],
         "deactivate" => &["dm-remap-activate(8)", "dm-remap-destroy(8)"],

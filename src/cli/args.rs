@@ -5,6 +5,7 @@ mod allocation;
 pub mod assembly;
 pub mod config;
 mod metadata;
+pub mod metrics;
 mod spare;
 pub mod validate;
 
@@ -124,6 +125,8 @@ pub enum Command {
     Reassemble(Reassemble),
     /// Prove that alerts reach somebody; list what is told.
     Alert(alert::Alert),
+    /// Print what monitoring reads, in Prometheus' text format.
+    Metrics(metrics::Metrics),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Config),

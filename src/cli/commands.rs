@@ -11,6 +11,7 @@ mod discover;
 mod incremental;
 mod lifecycle;
 mod metadata;
+mod metrics;
 mod moves;
 mod policy;
 mod probe;
@@ -32,7 +33,6 @@ mod udev;
 mod validate;
 mod watch;
 
-pub(super) use alert::tell_changes;
 pub(super) use status_many::Failed as WorkerFailed;
 
 use super::Exit;
@@ -40,6 +40,13 @@ use super::args::{Cli, Command};
 use super::context::Context;
 use super::output::Output;
 use anyhow::Result;
+
+/// Tells of the setups that this command touched: alerts, and the file with metrics. To be called when everything is
+/// resumed and no lock is held.
+pub(super) fn tell_changes(context: &Context) {
+    alert::tell_changes(context);
+    metrics::write_configured(context);
+}
 
 /// Runs the command that was asked for.
 pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit> {
@@ -64,6 +71,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Discover(args) => discover::discover(context, args, out),
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),
         Command::Alert(args) => alert::alert(context, args, out),
+        Command::Metrics(args) => metrics::metrics(context, args, out),
         Command::Config(args) => config::run(context, args, out),
         Command::Validate(args) => validate::validate(context, args, out),
         Command::UdevProbe(args) => udev::probe(context, args, out),

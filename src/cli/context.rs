@@ -20,7 +20,7 @@ use crate::map::Loss;
 use crate::units::{DevNo, Range, RangeSet};
 use anyhow::Result;
 use nix::errno::Errno;
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,6 +46,7 @@ pub(super) struct Context {
     config: Option<PathBuf>,
     loaded: OnceCell<Loaded>,
     touched: RefCell<BTreeMap<String, RangeSet>>,
+    metrics_due: Cell<bool>,
 }
 
 impl Context {
@@ -59,6 +60,7 @@ impl Context {
             config: globals.config.clone(),
             loaded: OnceCell::new(),
             touched: RefCell::default(),
+            metrics_due: Cell::new(false),
         })
     }
 
@@ -68,6 +70,17 @@ impl Context {
         let mut touched = self.touched.borrow_mut();
         let known = touched.entry(name.to_string()).or_default();
         weak.into_iter().for_each(|range| known.insert(range));
+        self.metrics_due.set(true);
+    }
+
+    /// Says whether the metrics have to be written anew when the command is done.
+    pub(super) fn set_metrics_due(&self, due: bool) {
+        self.metrics_due.set(due);
+    }
+
+    /// Whether the metrics have to be written anew, since this was last asked.
+    pub(super) fn take_metrics_due(&self) -> bool {
+        self.metrics_due.take()
     }
 
     /// The setups that were touched since this was last asked.
@@ -206,6 +219,7 @@ impl Context {
         let dm = self.dm()?;
         let live = live_devices(dm, name)?;
         let lock = self.lock(&live.setup.to_string(), name)?;
+        self.set_metrics_due(true);
         Ok((lock, Session::open(dm, self, name, !live.state.read_only)?))
     }
 
@@ -237,6 +251,7 @@ impl Context {
             state: self.state.clone(),
             config: self.config.clone(),
             touched: Default::default(),
+            metrics_due: Cell::new(false),
             loaded: OnceCell::new(),
         }
     }

@@ -122,6 +122,11 @@ pub(super) fn loss_rows(losses: &[Loss], owned: &[Owned]) -> Vec<LossRow> {
 }
 
 impl LossRow {
+    /// How many sectors it is.
+    pub(super) fn sectors(&self) -> Sectors {
+        self.loss.range.len()
+    }
+
     /// As people read it: what became of the sectors, then a line for each thing that they belong to.
     pub(super) fn lines(&self) -> Vec<String> {
         let part = |owned: &Owned| {

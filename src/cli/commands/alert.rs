@@ -28,7 +28,7 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 const SENDMAIL: [&str; 2] = ["/usr/sbin/sendmail", "/usr/lib/sendmail"];
 
 /// Tells what has changed at the setups that this command touched. To be called when they are resumed and no lock is held.
-pub(in crate::cli) fn tell_changes(context: &Context) {
+pub(super) fn tell_changes(context: &Context) {
     for (name, weak) in context.take_touched() {
         if let Err(error) = tell(context, &name, weak) {
             context.note(&format!("{name}: what has changed could not be told: {error:#}"));

@@ -38,7 +38,10 @@ pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<E
     let run = ScanChoices::new(args, context.settings(None)?);
     let signals = signals()?;
     if let Some(name) = &args.only {
-        return scan_these(context, args, std::slice::from_ref(name), run.time_budget, &signals, out);
+        let exit = scan_these(context, args, std::slice::from_ref(name), run.time_budget, &signals, out);
+        // The one that started this writes them, once.
+        context.set_metrics_due(false);
+        return exit;
     }
     if !wait(jitter(run.jitter), &signals) {
         return Ok(Exit::Done);
@@ -51,7 +54,9 @@ pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<E
             Ok((name, most.filter(|_| args.time_budget.is_none())))
         };
         let shares: Vec<_> = names.into_iter().map(own).collect::<Result<_, BadConfig>>()?;
-        return cron_each::scan(&shares, run.time_budget, args.give_up, &signals);
+        let exit = cron_each::scan(&shares, run.time_budget, args.give_up, &signals);
+        context.set_metrics_due(true);
+        return exit;
     }
     scan_these(context, args, &names, run.time_budget, &signals, out)
 }

@@ -16,16 +16,16 @@ const SOON: u64 = 30 * DAY;
 /// Room on the spares.
 #[derive(Debug, Serialize)]
 pub(super) struct RoomReport {
-    sectors: Sectors,
+    pub(super) sectors: Sectors,
     unit: Sectors,
-    longest_run_sectors: Sectors,
+    pub(super) longest_run_sectors: Sectors,
     /// `exhausted`, `unknown`, `steady` or `growing`.
     outlook: &'static str,
     /// Days that the outlook is taken from.
     days: Option<u64>,
     sectors_per_day: Option<u64>,
     /// When no room is left at the present rate, seconds since 1970.
-    exhausted_at: Option<u64>,
+    pub(super) exhausted_at: Option<u64>,
     summary: String,
     #[serde(skip)]
     soon: bool,
