@@ -156,7 +156,20 @@ udevadm settle
 truncate -s 16M /run/spare.img
 check 'a second setup' dm-remap create weak --main /dev/sda --spare "$(losetup -f --show /run/spare.img)"
 mkdir -p /run/systemd/system/dm-remap-scan.timer.d /etc/dm-remap
-printf 'defaults:\n  scan:\n    interval: 1s\n' >/etc/dm-remap/config.yaml
+cat >/etc/dm-remap/config.yaml <<'CONFIG'
+defaults:
+  scan:
+    interval: 1s
+  alerts:
+    program: /usr/local/sbin/tell
+    mail: root
+  metrics:
+    textfile: /var/lib/metrics
+CONFIG
+mkdir -p /var/lib/metrics
+printf '#!/bin/sh\necho "$DM_REMAP_SETUP $DM_REMAP_EVENTS" >>/var/log/told\n' >/usr/local/sbin/tell
+printf '#!/bin/sh\n{ echo "From dm-remap"; cat; echo; } >>/var/mail/root\n' >/usr/sbin/sendmail
+chmod 755 /usr/local/sbin/tell /usr/sbin/sendmail
 printf '[Timer]\nOnCalendar=\nOnActiveSec=1\nAccuracySec=100ms\nRandomizedDelaySec=0\n' \
     >/run/systemd/system/dm-remap-scan.timer.d/test.conf
 systemctl daemon-reload
@@ -172,6 +185,15 @@ scanned() {
     dm-remap map weak | grep -q held
 }
 check 'the scan from the timer moves the bad sector' scanned
+sleep 1 # the messages are sent when the setup is free again
+told() { cat /var/log/told; [ "$(grep -c '^weak ' /var/log/told)" = 1 ] && grep -q '^weak .*bad' /var/log/told; }
+check 'the program is told once' told
+mailed() { cat /var/mail/root; [ "$(grep -c '^Subject:.*weak' /var/mail/root)" = 1 ]; }
+check 'mail comes once' mailed
+in_journal() { [ "$(journalctl -b -o cat DM_REMAP_SETUP=weak --no-pager | grep -c .)" -ge 1 ]; }
+check 'the journal has it, to be found by its field' in_journal
+metrics() { cat /var/lib/metrics/*.prom; grep -Eq '^dm_remap_setup_held_[a-z]+\{setup="weak"[^}]*\} [1-9]' /var/lib/metrics/*.prom; }
+check 'the metrics have changed' metrics
 # For the boots to come: what is missing is waited for so long.
 mkdir -p /etc/systemd/system/dm-remap-last-resort@.timer.d
 printf '[Timer]\nOnActiveSec=\nOnActiveSec=15\n' >/etc/systemd/system/dm-remap-last-resort@.timer.d/test.conf
