@@ -13,7 +13,7 @@ fn what_happens_to_a_setup_is_in_the_metrics_when_the_command_is_done() {
     let main = guest.scsi_debug(16, "");
     let spare = &guest.disks[0];
     sh(
-        "mkdir -p /tmp/work-metrics && printf 'version: 1\ndefaults:\n  metrics:\n    textfile: /tmp/work-metrics\n' >/tmp/work-metrics/config.yaml",
+        "mkdir -p /tmp/work-metrics && printf 'defaults:\n  metrics:\n    textfile: /tmp/work-metrics\n' >/tmp/work-metrics/config.yaml",
     );
     let run = |line: &str| dm_remap(&format!("--config /tmp/work-metrics/config.yaml {line}"));
     let file = || sh("cat /tmp/work-metrics/dm_remap.prom");
@@ -30,16 +30,18 @@ fn what_happens_to_a_setup_is_in_the_metrics_when_the_command_is_done() {
 
     // A bad sector that nobody can read: found by a scan from cron, and in the file by then.
     main.bad(8000, 1);
-    run("scan --cron").exits(3);
+    run("scan --cron --rate max").exits(3);
     has("dm_remap_setup_held_bytes{setup=\"data\"} 512");
     has("dm_remap_setup_trouble{setup=\"data\",code=\"DMR-08\"} 1");
     has("dm_remap_setup_state{setup=\"data\",state=\"attention\"} 1");
     assert!(file().contains("dm_remap_setup_scan_end_timestamp_seconds{setup=\"data\"} "));
     dm_remap("status --nagios").exits(1).says(&["DM_REMAP WARNING - data: attention", "DMR-08", "'data_held'=512B"]);
-    let answer = dm_remap("scan data --nagios").ok().out;
+    let answer = dm_remap("scan data --nagios --rate max --restart").ok().out;
     assert!(answer.starts_with("DM_REMAP OK - data: nothing bad | 'read'=") && answer.lines().count() == 1, "{answer}");
     main.bad(12_000, 1);
-    dm_remap("scan data --report-only --nagios").exits(2).says(&["DM_REMAP CRITICAL - data: ", "not moved"]);
+    dm_remap("scan data --report-only --nagios --rate max --restart")
+        .exits(2)
+        .says(&["DM_REMAP CRITICAL - data: ", "not moved"]);
     dm_remap("scan nothing --nagios").exits(3).says(&["DM_REMAP UNKNOWN - "]);
     dm_remap("status nothing --nagios").exits(2).says(&["DM_REMAP CRITICAL - nothing is not up"]);
 
