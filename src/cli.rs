@@ -11,6 +11,7 @@ mod choices;
 mod commands;
 pub mod complete;
 mod context;
+mod nagios;
 mod output;
 mod progress;
 mod report;
@@ -120,6 +121,11 @@ fn run(parsed: Result<Cli, clap::Error>) -> Exit {
     });
     match result {
         Ok(exit) => out.finish(exit),
+        Err(error) if cli.command.is_nagios() => {
+            let answer = nagios::Answer::unknown(&format!("{error:#}"));
+            out.line(answer.line());
+            out.finish(answer.verdict.exit())
+        }
         Err(error) => {
             let exit = exit_of(&error);
             let text = format!("{error:#}");

@@ -137,6 +137,17 @@ pub enum Command {
     UdevProbe(UdevProbe),
 }
 
+impl Command {
+    /// Whether the answer is for Nagios, errors too.
+    pub fn is_nagios(&self) -> bool {
+        match self {
+            Command::Status(status) => status.nagios,
+            Command::Scan(scan) => scan.nagios,
+            _ => false,
+        }
+    }
+}
+
 /// Arguments of `udev-probe`, which the rules in packaging/udev call.
 #[derive(Debug, Args)]
 pub struct UdevProbe {
@@ -345,6 +356,9 @@ pub struct Scan {
     /// Where to stop looking for files.
     #[command(flatten)]
     pub files: FileSearch,
+    /// Answer as a Nagios plugin: one line with performance data; exit code 0 OK, 1 warning, 2 critical, 3 unknown.
+    #[arg(long, conflicts_with_all = ["cron", "json"])]
+    pub nagios: bool,
     /// Show no progress bar.
     #[arg(long)]
     pub no_progress: bool,
@@ -396,6 +410,9 @@ pub struct Status {
     /// Show all of them in full.
     #[arg(long, short)]
     pub verbose: bool,
+    /// Answer as a Nagios plugin: one line with performance data; exit code 0 OK, 1 warning, 2 critical, 3 unknown.
+    #[arg(long, conflicts_with_all = ["verbose", "json"])]
+    pub nagios: bool,
     /// How long a device may take to answer.
     #[command(flatten)]
     pub patience: assembly::Patience,

@@ -88,7 +88,7 @@ fn page(context: &Context, names: &[String], timeout: Duration) -> Result<(Strin
     Ok((render(env!("CARGO_PKG_VERSION"), &readings, &codes), troubles))
 }
 
-fn readings(context: &Context, names: &[String], timeout: Duration) -> Result<(Vec<Reading>, Vec<String>)> {
+pub(super) fn readings(context: &Context, names: &[String], timeout: Duration) -> Result<(Vec<Reading>, Vec<String>)> {
     // Before any process is made: a machine without device-mapper says so once.
     context.dm()?;
     let names = select(context, names)?;

@@ -49,7 +49,7 @@ fn scan_setup(context: &Context, args: &Scan, name: &str, out: &mut Output) -> R
     let Some(ended) = scan_setup::run(scanner, name)? else { return Ok(Exit::Done) };
     let lost: Vec<_> = ended.acted.iter().flat_map(|acted| acted.outcome.lost.iter().copied()).collect();
     let owners = context.owners(name, &lost, choices.patience);
-    finish(Shown::Setup(name), ended, owners, out)
+    finish(args, Shown::Setup(name), ended, owners, out)
 }
 
 /// A device being scanned, which is nobody's main as far as this scan goes.
@@ -87,7 +87,7 @@ fn scan_device(context: &Context, args: &Scan, device: &BlockDevice, out: &mut O
         pass.areas.iter().flat_map(|area| area.found_so_far().bad.iter().collect::<Vec<_>>()).collect();
     let owners = context.owners_on(device, &bad, choices.patience);
     let ended = Ended { pass, acted: Vec::new(), stopped: stage.scanner.stopped, trouble };
-    finish(Shown::Device(&shown), ended, owners, out)
+    finish(args, Shown::Device(&shown), ended, owners, out)
 }
 
 /// What a device's checkpoint goes by. A device without a name of its own is known by its path only.
@@ -147,8 +147,14 @@ impl Stage for DeviceStage<'_> {
 }
 
 /// Reports, and gives the exit code.
-fn finish(shown: Shown<'_>, ended: Ended, owners: Vec<Owned>, out: &mut Output) -> Result<Exit> {
+fn finish(args: &Scan, shown: Shown<'_>, ended: Ended, owners: Vec<Owned>, out: &mut Output) -> Result<Exit> {
     let report = Report { shown, pass: &ended.pass, acted: &ended.acted, stopped: ended.stopped, owners: &owners };
+    if args.nagios {
+        let trouble = ended.trouble.as_ref().map(|error| format!("{error:#}"));
+        let answer = report.answer(trouble.as_deref());
+        out.line(answer.line());
+        return Ok(answer.verdict.exit());
+    }
     report.render(out);
     let attention = report.needs_attention();
     let moved = ended.pass.result.moved > Sectors::ZERO;

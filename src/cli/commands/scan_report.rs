@@ -3,6 +3,7 @@
 use super::Output;
 use super::moves::{block_row, block_words};
 use super::scanner::Stopped;
+use crate::cli::nagios::{Answer, Scanned};
 use crate::cli::report::{LossRow, count, loss_rows, move_rows, sizes};
 use crate::engine::salvage::BlockRecord;
 use crate::files::Owned;
@@ -78,6 +79,26 @@ impl Report<'_> {
         }
         let at_hand = self.pass.areas.iter().filter_map(|area| area.survey.as_ref());
         Sectors(at_hand.map(|survey| survey.found().bad.sectors().0).fold(0, u64::saturating_add))
+    }
+
+    /// The same for Nagios; `trouble` is what ended it.
+    pub(super) fn answer(&self, trouble: Option<&str>) -> Answer {
+        let (read, _) = self.pass.standing();
+        let sum = |part: &dyn Fn(&Found) -> u64| {
+            Sectors(self.found().iter().map(|(_, found)| part(found)).fold(0, u64::saturating_add))
+        };
+        let weak = |found: &Found| found.weak.iter().map(|weak| weak.range.len().0).fold(0, u64::saturating_add);
+        let scanned = Scanned {
+            read,
+            bad: sum(&|found| found.bad.sectors().0),
+            weak: sum(&weak),
+            moved: self.pass.result.moved,
+            lost: self.pass.result.lost,
+            left: self.needs_attention() && self.pass.result.lost == Sectors::ZERO,
+            trouble,
+            interrupted: self.stopped == Some(Stopped::Interrupted),
+        };
+        Answer::scan(self.name(), &scanned)
     }
 
     pub(super) fn render(&self, out: &mut Output) {

@@ -8,6 +8,7 @@ use super::status_view::{Line, lines, render, words};
 use super::{Context, Exit, Output};
 use crate::block::workers::{Outcome, in_workers};
 use crate::cli::args::Status;
+use crate::cli::nagios::Answer;
 use crate::cli::output::complain;
 use crate::cli::selection::select;
 use crate::cli::{exit_of, worse};
@@ -54,6 +55,12 @@ pub(super) fn each<T: Serialize + serde::de::DeserializeOwned>(
 }
 
 pub(super) fn status(context: &Context, args: &Status, out: &mut Output) -> Result<Exit> {
+    if args.nagios {
+        let (readings, _) = super::metrics::readings(context, &args.names, args.patience.timeout)?;
+        let answer = Answer::status(&readings);
+        out.line(answer.line());
+        return Ok(answer.verdict.exit());
+    }
     // Before any process is made: a machine without device-mapper says so once.
     context.dm()?;
     let names = select(context, &args.names)?;
