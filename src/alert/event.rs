@@ -204,4 +204,13 @@ mod tests {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
         }
     }
+
+    #[test]
+    fn the_page_has_every_identifier() {
+        let page = include_str!("../../docs/man/dm-remap-alert.8.md");
+        for kind in Kind::ALL {
+            let row = |line: &str| line.split_whitespace().eq([kind.name(), kind.message_id()]);
+            assert!(page.lines().any(row), "{}", kind.name());
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! From the tree to settings: which keys there are, what they may be, and what does not go together.
 
-use super::keys::{ALERTS_MAIL, ALERTS_ON, ALERTS_PROGRAM, GROUPS, KEYS, SCAN_IDLE, SCAN_RATE};
+use super::keys::{GROUPS, KEYS, SCAN_IDLE, SCAN_RATE};
 use super::rate::Rate;
 use super::settings::{Config, Section, Set};
 use super::tree::{Content, Mistake, Name, Node, Position, Syntax, position_of, quoted};
@@ -74,7 +74,6 @@ impl Reader {
                 _ => self.unknown(name, "at the top", &["defaults", "setups"]),
             }
         }
-        self.check_setups(&config);
         config
     }
 
@@ -171,25 +170,6 @@ impl Reader {
             let problem = "'scan.rate' is max and 'scan.idle' is true";
             let hint = "a scan gives way to nobody, or to everybody: leave one of them away";
             self.mistakes.push(Mistake::new(rate.at.max(idle.at), problem, hint));
-        }
-    }
-
-    /// Alerts that nobody would get.
-    fn check_setups(&mut self, config: &Config) {
-        let has = |section: &Section| {
-            [&ALERTS_PROGRAM.spec, &ALERTS_MAIL.spec].iter().any(|spec| section.get(spec).is_some())
-        };
-        let mute = |section: &Section| {
-            let on = section.get(&ALERTS_ON.spec)?;
-            let silent = on.value == Value::Words(Vec::new()) || has(section) || has(&config.defaults);
-            (!silent).then_some(on.at)
-        };
-        // Under defaults it may be meant for setups that name their own program.
-        let own_program = config.setups.values().any(has);
-        let defaults = mute(&config.defaults).filter(|_| !own_program);
-        for at in defaults.into_iter().chain(config.setups.values().filter_map(mute)) {
-            let hint = "say who: set 'program' or 'mail', too";
-            self.mistakes.push(Mistake::new(at, "'alerts.on' is set, but nobody is told", hint));
         }
     }
 }
