@@ -20,7 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ enum Said {
 pub(super) fn metrics(context: &Context, args: &Args, out: &mut Output) -> Result<Exit> {
     let timeout = args.patience.timeout;
     if let Some(directory) = &args.textfile {
-        let _lock = lock(directory).map_err(|error| cannot_write(directory, error))?;
+        let _lock = lock(context.host.run()).map_err(|error| cannot_write(directory, error))?;
         let (page, troubles) = page(context, &args.names, timeout)?;
         write_whole(directory, page.as_bytes()).map_err(|error| cannot_write(directory, error))?;
         return Ok(tell(&troubles));
@@ -63,7 +63,7 @@ pub(super) fn write_configured(context: &Context) {
     // A configuration that cannot be read was told of by what goes by it.
     let Ok(Some(directory)) = context.settings(None).map(|settings| settings.get(&METRICS_TEXTFILE)) else { return };
     let directory = PathBuf::from(directory);
-    let written = lock(&directory).map_err(anyhow::Error::from).and_then(|_lock| {
+    let written = lock(context.host.run()).map_err(anyhow::Error::from).and_then(|_lock| {
         let (page, _) = page(context, &[], PATIENCE)?;
         Ok(write_whole(&directory, page.as_bytes())?)
     });
@@ -166,9 +166,14 @@ fn facts(report: &StatusReport) -> Setup {
     }
 }
 
-/// Waits until no other command writes there.
-fn lock(directory: &Path) -> io::Result<Flock<File>> {
-    Flock::lock(File::open(directory)?, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+/// Waits until no other command writes there. The lock is a file of ours, which nobody else may open: one that anybody could
+/// take would let anybody keep commands waiting.
+fn lock(run: &Path) -> io::Result<Flock<File>> {
+    let folder = run.join("dm-remap");
+    fs::create_dir_all(&folder)?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("metrics.lock"))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 /// Puts the file in its place, all at once. The caller holds the lock.
@@ -202,9 +207,10 @@ mod tests {
     #[test]
     fn the_file_is_replaced_as_a_whole_and_may_be_read_by_anybody() {
         let dir = tempfile::tempdir().unwrap();
+        let run = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(format!(".{FILE}.new")), "left by a killed command").unwrap();
         for text in ["longer than the second\n", "second\n"] {
-            let _lock = lock(dir.path()).unwrap();
+            let _lock = lock(run.path()).unwrap();
             write_whole(dir.path(), text.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), text);
         }
