@@ -85,7 +85,7 @@ impl Campaign {
     /// Runs a move to its end, and checks that nothing of it is left beside the device.
     #[track_caller]
     pub fn move_on(&self, way: Way) -> Ended {
-        let ended = crate::live::dm_remap(&self.args(way)).expect(&[0, 3]);
+        let ended = crate::strace::steadily(|| crate::live::dm_remap(&self.args(way))).expect(&[0, 3]);
         assert_eq!(self.moved(), way == Way::There);
         self.nothing_beside();
         ended

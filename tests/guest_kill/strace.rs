@@ -39,7 +39,7 @@ pub fn trace(args: &[&str]) -> (Ended, Vec<Call>) {
     let file = "/tmp/trace";
     let program = program();
     let all: Vec<&str> = ["-o", file, &program].into_iter().chain(args.iter().copied()).collect();
-    let ended = run("strace", &all);
+    let ended = steadily(|| run("strace", &all));
     let calls = parse(&fs::read_to_string(file).unwrap());
     let first = calls.iter().position(|c| c.text.contains("/dev/mapper/control") || c.text.contains(".lock"));
     (ended, calls[first.unwrap_or(0)..].to_vec())
@@ -76,8 +76,26 @@ pub fn kill_at(call: &Call, args: &[&str]) -> bool {
     let mut all = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject, &program];
     all.extend(args);
     let ended = run("strace", &all);
-    assert!(matches!(ended.code, None | Some(137 | 0 | 3)), "{call:?}: {ended:?}");
-    !matches!(ended.code, Some(0 | 3))
+    assert!(matches!(ended.code, None | Some(137 | 0 | 3)) || unsteady(&ended), "{call:?}: {ended:?}");
+    !matches!(ended.code, Some(0 | 3)) && !unsteady(&ended)
+}
+
+/// Whether a move gave up, with nothing changed, because our load kept writing what it was copying: strace and a machine
+/// that others use make it slow.
+fn unsteady(ended: &Ended) -> bool {
+    ended.code == Some(1) && ended.err.contains("nothing was changed. Try again")
+}
+
+/// Does what the error says, a few times.
+pub fn steadily(run: impl Fn() -> Ended) -> Ended {
+    let mut ended = run();
+    for _ in 0..5 {
+        if !unsteady(&ended) {
+            break;
+        }
+        ended = run();
+    }
+    ended
 }
 
 /// A command that is held for a while before one of its system calls.
