@@ -17,7 +17,7 @@ const SPARE_SECTORS: u64 = 12_288;
 type Images = [Vec<u8>; 4];
 
 /// A disk of a case: an image on one of the guest's disks, under a name and with an identity of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Disk {
     image: Vec<u8>,
     /// Its name under /dev/mapper.
@@ -94,7 +94,7 @@ struct World {
     on_disk: Vec<Option<Vec<u8>>>,
     cases: usize,
     /// The case before, when it was refused.
-    refused: Option<String>,
+    refused: Option<(String, Vec<Disk>)>,
     /// Discover has judged these disks already.
     judged: bool,
     seen: BTreeMap<String, usize>,
@@ -140,12 +140,12 @@ impl World {
             return;
         }
         // What was refused has changed nothing: the same disks again are there already, and were judged.
-        let again = self.refused.as_deref() == Some(what);
+        let again = self.refused.as_ref().is_some_and(|(before, there)| before == what && there == disks);
         let paths = if again { Self::paths(disks) } else { self.place(disks) };
         self.judged = again;
         self.judge(what, &paths, kinds, args, ends);
         self.judged = false;
-        self.refused = matches!(ends, Ends::Refused(_)).then(|| what.to_string());
+        self.refused = matches!(ends, Ends::Refused(_)).then(|| (what.to_string(), disks.to_vec()));
     }
 
     fn paths(disks: &[Disk]) -> Vec<String> {
