@@ -28,7 +28,7 @@ fn suspended_points(campaign: &Campaign, way: Way) -> Vec<Call> {
 /// Starts a move and holds it at a point of its window; the command and its guardian. Under load a run may make more
 /// calls than the one that the point was taken from, so that it is held elsewhere: then it is let go, and tried again.
 fn hold(campaign: &Campaign, point: &Call, way: Way) -> Option<(Held, i32)> {
-    for _ in 0..4 {
+    for _ in 0..6 {
         let held = Held::start(point, hold_time(), &campaign.args(way));
         let begun = Instant::now();
         wait_for(hold_time(), || campaign.setup.suspended());
@@ -46,6 +46,20 @@ fn hold(campaign: &Campaign, point: &Call, way: Way) -> Option<(Held, i32)> {
     }
     println!("never held at {}({})", point.name, point.nth);
     None
+}
+
+/// Holds a move at a flush of its window. Where in its course that is varies with the load: it is looked for anew when
+/// it was not met.
+fn hold_at_flush(campaign: &Campaign) -> (Held, i32) {
+    for _ in 0..4 {
+        let points = suspended_points(campaign, Way::There);
+        campaign.move_on(Way::Back);
+        let point = points.iter().find(|c| c.name == "fdatasync").expect("no fdatasync");
+        if let Some(held) = hold(campaign, point, Way::There) {
+            return held;
+        }
+    }
+    panic!("never held")
 }
 
 /// Nothing may be called that could need memory or a file: the root filesystem may lie on the device.
@@ -119,10 +133,7 @@ pub fn what_is_called_while_suspended(campaign: &Campaign) {
 
 /// Guardian and command have their memory locked; the guardian holds the lock until it is done.
 pub fn what_the_guardian_is(campaign: &Campaign) {
-    let points = suspended_points(campaign, Way::There);
-    campaign.move_on(Way::Back);
-    let point = points.iter().find(|c| c.name == "fdatasync").expect("no fdatasync");
-    let (held, guardian) = hold(campaign, point, Way::There).expect("never held");
+    let (held, guardian) = hold_at_flush(campaign);
     for pid in [held.pid, guardian] {
         let locked = process_field(pid, "VmLck").unwrap_or_default();
         let kib: u64 = locked.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -153,11 +164,8 @@ pub fn what_the_guardian_is(campaign: &Campaign) {
 
 /// The signals that people send do nothing before the window is over.
 pub fn signals_wait(campaign: &Campaign) {
-    let points = suspended_points(campaign, Way::There);
-    campaign.move_on(Way::Back);
-    let point = points.iter().find(|c| c.name == "fdatasync").expect("no fdatasync");
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        let (held, guardian) = hold(campaign, point, Way::There).expect("never held");
+        let (held, guardian) = hold_at_flush(campaign);
         send(held.pid, signal);
         send(guardian, signal);
         std::thread::sleep(Duration::from_millis(50));
@@ -172,10 +180,7 @@ pub fn signals_wait(campaign: &Campaign) {
 
 /// A command that is stopped inside the window is killed at the guardian's deadline, and the window settled.
 pub fn a_stopped_command_is_killed(campaign: &Campaign) {
-    let points = suspended_points(campaign, Way::There);
-    campaign.move_on(Way::Back);
-    let point = points.iter().find(|c| c.name == "fdatasync").expect("no fdatasync");
-    let (held, _) = hold(campaign, point, Way::There).expect("never held");
+    let (held, _) = hold_at_flush(campaign);
     let begun = Instant::now();
     send(held.pid, Signal::SIGSTOP);
     let settled = wait_for(Duration::from_secs(120), || !campaign.setup.suspended());
