@@ -14,6 +14,7 @@ mod context;
 mod nagios;
 mod output;
 mod progress;
+mod replace;
 mod report;
 mod selection;
 mod settings;

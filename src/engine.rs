@@ -10,6 +10,7 @@
 pub mod activate;
 pub mod backup;
 mod copying;
+pub mod counting;
 pub mod create;
 pub mod destroy;
 pub mod dirty;

@@ -1,8 +1,9 @@
 //! dm-remap: keep a block device with bad sectors in service, with stock device-mapper targets.
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
-//! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`], [`messages`].
-//! Edges: [`alert`], [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
+//! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`], [`messages`],
+//! [`metrics`], [`stats`], [`report`].
+//! Edges: [`alert`], [`history`], [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
 
@@ -16,14 +17,17 @@ pub mod dm;
 pub mod engine;
 pub mod files;
 pub mod format;
+pub mod history;
 pub mod identity;
 pub mod map;
 pub mod messages;
 pub mod metrics;
 pub mod plan;
 pub mod pool;
+pub mod report;
 pub mod scan;
 pub mod segments;
+pub mod stats;
 pub mod store;
 pub mod units;
 pub mod validate;

@@ -8,6 +8,7 @@
 //! - sizes are bytes and times are seconds since 1970; what is not known has no sample, which is not a zero;
 //! - a page is the same for the same facts, and the samples of a metric stand together.
 
+use crate::stats::{Counters, SetupStats};
 use crate::units::Sectors;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -19,47 +20,60 @@ pub struct Metric {
     pub name: &'static str,
     /// What it says.
     pub help: &'static str,
+    /// `gauge`, `counter` or `histogram`.
+    pub kind: &'static str,
 }
 
 macro_rules! metrics {
-    ($($constant:ident $name:literal $help:literal;)*) => {
+    ($($constant:ident $kind:literal $name:literal $help:literal;)*) => {
         $(
             #[doc = $help]
-            pub const $constant: Metric = Metric { name: $name, help: $help };
+            pub const $constant: Metric = Metric { name: $name, help: $help, kind: $kind };
         )*
-        /// All metrics, in the order of the page. All are gauges.
+        /// All metrics, in the order of the page.
         pub const METRICS: &[Metric] = &[$($constant),*];
     };
 }
 
 metrics! {
-    BUILD_INFO "dm_remap_build_info" "The program that wrote this; always 1.";
-    SETUPS "dm_remap_setups" "Setups that this page tells of.";
-    SCRAPE_ERROR "dm_remap_scrape_error" "1 when the setup could not be looked at, 0 when it could.";
-    SETUP_INFO "dm_remap_setup_info" "The setup and its devices; always 1.";
-    SETUP_STATE "dm_remap_setup_state" "1 for the state that the setup is in, 0 for the others.";
-    SETUP_TROUBLE "dm_remap_setup_trouble" "1 when this is the matter with the setup (codes: dm-remap(7)), 0 when it is not.";
-    SETUP_SIZE "dm_remap_setup_size_bytes" "Size of the setup.";
-    SETUP_REMAPPED "dm_remap_setup_remapped_bytes" "What lives on spares.";
-    SETUP_EXTENTS "dm_remap_setup_extents" "Runs of sectors that live on spares.";
-    SETUP_HELD "dm_remap_setup_held_bytes" "What could not be read when it was moved, and answers EIO until it is written.";
-    SETUP_LOST "dm_remap_setup_lost_bytes" "Data that is gone, held or not, and was not acknowledged.";
-    SETUP_GENERATION "dm_remap_setup_generation" "Generation of the metadata; it grows with each change.";
-    ROOM "dm_remap_setup_room_bytes" "Room for further extents on all spares.";
-    ROOM_LONGEST "dm_remap_setup_room_longest_run_bytes" "The longest run of free space on a spare.";
-    ROOM_EXHAUSTED "dm_remap_setup_room_exhausted_timestamp_seconds" "When no room is left at the present rate; absent when nothing grows.";
-    SCAN_START "dm_remap_setup_scan_start_timestamp_seconds" "When the last scan began.";
-    SCAN_END "dm_remap_setup_scan_end_timestamp_seconds" "When the last scan ended; absent while it is not through.";
-    SCAN_PROGRESS "dm_remap_setup_scan_progress_ratio" "How far the last scan is, from 0 to 1.";
-    SCAN_BAD "dm_remap_setup_scan_bad_bytes" "What the last scan could not read.";
-    SCAN_TROUBLE "dm_remap_setup_scan_trouble" "1 when the last scan was ended by trouble, 0 when not.";
-    SPARE_INFO "dm_remap_spare_info" "A spare and its device; always 1.";
-    SPARE_STATE "dm_remap_spare_state" "1 for the state that the spare is in, 0 for the others.";
-    SPARE_USED "dm_remap_spare_used_bytes" "What lives on the spare.";
-    SPARE_FREE "dm_remap_spare_free_bytes" "Room for further extents on the spare.";
-    SPARE_BAD "dm_remap_spare_bad_bytes" "Bad places of the spare, which are not used.";
-    SPARE_COPIES "dm_remap_spare_copies_current" "Copies of the metadata on the spare that are whole and current; 5 when all is well.";
-    SPARE_GENERATION "dm_remap_spare_generation" "Generation of the newest metadata on the spare.";
+    BUILD_INFO "gauge" "dm_remap_build_info" "The program that wrote this; always 1.";
+    SETUPS "gauge" "dm_remap_setups" "Setups that this page tells of.";
+    SCRAPE_ERROR "gauge" "dm_remap_scrape_error" "1 when the setup could not be looked at, 0 when it could.";
+    SETUP_INFO "gauge" "dm_remap_setup_info" "The setup and its devices; always 1.";
+    SETUP_STATE "gauge" "dm_remap_setup_state" "1 for the state that the setup is in, 0 for the others.";
+    SETUP_TROUBLE "gauge" "dm_remap_setup_trouble" "1 when this is the matter with the setup (codes: dm-remap(7)), 0 when it is not.";
+    SETUP_SIZE "gauge" "dm_remap_setup_size_bytes" "Size of the setup.";
+    SETUP_REMAPPED "gauge" "dm_remap_setup_remapped_bytes" "What lives on spares.";
+    SETUP_EXTENTS "gauge" "dm_remap_setup_extents" "Runs of sectors that live on spares.";
+    SETUP_HELD "gauge" "dm_remap_setup_held_bytes" "What could not be read when it was moved, and answers EIO until it is written.";
+    SETUP_LOST "gauge" "dm_remap_setup_lost_bytes" "Data that is gone, held or not, and was not acknowledged.";
+    SETUP_GENERATION "gauge" "dm_remap_setup_generation" "Generation of the metadata; it grows with each change.";
+    ROOM "gauge" "dm_remap_setup_room_bytes" "Room for further extents on all spares.";
+    ROOM_LONGEST "gauge" "dm_remap_setup_room_longest_run_bytes" "The longest run of free space on a spare.";
+    ROOM_EXHAUSTED "gauge" "dm_remap_setup_room_exhausted_timestamp_seconds" "When no room is left at the present rate; absent when nothing grows.";
+    SCAN_START "gauge" "dm_remap_setup_scan_start_timestamp_seconds" "When the last scan began.";
+    SCAN_END "gauge" "dm_remap_setup_scan_end_timestamp_seconds" "When the last scan ended; absent while it is not through.";
+    SCAN_PROGRESS "gauge" "dm_remap_setup_scan_progress_ratio" "How far the last scan is, from 0 to 1.";
+    SCAN_BAD "gauge" "dm_remap_setup_scan_bad_bytes" "What the last scan could not read.";
+    SCAN_TROUBLE "gauge" "dm_remap_setup_scan_trouble" "1 when the last scan was ended by trouble, 0 when not.";
+    SETUP_READS "counter" "dm_remap_setup_reads_total" "Reads of the setup, while they are counted: see 'stats' in dm-remap(8).";
+    SETUP_READ_BYTES "counter" "dm_remap_setup_read_bytes_total" "What they read.";
+    SETUP_WRITES "counter" "dm_remap_setup_writes_total" "Writes to the setup, while they are counted.";
+    SETUP_WRITTEN_BYTES "counter" "dm_remap_setup_written_bytes_total" "What they wrote.";
+    SETUP_IN_FLIGHT "gauge" "dm_remap_setup_requests_in_flight" "Requests to the setup that have begun and not ended.";
+    SETUP_REQUEST_SECONDS "histogram" "dm_remap_setup_request_seconds" "How long reads and writes of the setup took.";
+    SPARE_INFO "gauge" "dm_remap_spare_info" "A spare and its device; always 1.";
+    SPARE_STATE "gauge" "dm_remap_spare_state" "1 for the state that the spare is in, 0 for the others.";
+    SPARE_USED "gauge" "dm_remap_spare_used_bytes" "What lives on the spare.";
+    SPARE_FREE "gauge" "dm_remap_spare_free_bytes" "Room for further extents on the spare.";
+    SPARE_BAD "gauge" "dm_remap_spare_bad_bytes" "Bad places of the spare, which are not used.";
+    SPARE_COPIES "gauge" "dm_remap_spare_copies_current" "Copies of the metadata on the spare that are whole and current; 5 when all is well.";
+    SPARE_GENERATION "gauge" "dm_remap_spare_generation" "Generation of the newest metadata on the spare.";
+    SPARE_READS "counter" "dm_remap_spare_reads_total" "Reads of the setup that touched what lives on the spare, while they are counted.";
+    SPARE_READ_BYTES "counter" "dm_remap_spare_read_bytes_total" "What they read.";
+    SPARE_WRITES "counter" "dm_remap_spare_writes_total" "Writes to the setup that touched what lives on the spare, while they are counted.";
+    SPARE_WRITTEN_BYTES "counter" "dm_remap_spare_written_bytes_total" "What they wrote.";
+    SPARE_SECONDS "counter" "dm_remap_spare_request_seconds_total" "How long these reads and writes took, all added up.";
 }
 
 /// The states that a setup can be in, as `status --json` names them.
@@ -103,6 +117,8 @@ pub struct Setup {
     pub scan: Option<Scan>,
     /// Its spares.
     pub spares: Vec<Spare>,
+    /// What was counted of its requests.
+    pub stats: SetupStats,
 }
 
 /// What the metadata say.
@@ -171,11 +187,14 @@ pub struct Spare {
 enum Value {
     Whole(u64),
     Percent(u64),
+    Nanoseconds(u64),
 }
 
 #[derive(Debug)]
 struct Sample {
     metric: &'static str,
+    /// What follows the name: a histogram has samples of three kinds.
+    suffix: &'static str,
     labels: Vec<(&'static str, String)>,
     value: Value,
 }
@@ -188,8 +207,12 @@ type Labels<'a> = [(&'static str, &'a str)];
 
 impl Page {
     fn add(&mut self, metric: &Metric, labels: &Labels<'_>, value: Value) {
+        self.add_part(metric, "", labels, value);
+    }
+
+    fn add_part(&mut self, metric: &Metric, suffix: &'static str, labels: &Labels<'_>, value: Value) {
         let labels = labels.iter().map(|(name, text)| (*name, (*text).to_string())).collect();
-        self.0.push(Sample { metric: metric.name, labels, value });
+        self.0.push(Sample { metric: metric.name, suffix, labels, value });
     }
 
     fn whole(&mut self, metric: &Metric, labels: &Labels<'_>, value: impl Into<Option<u64>>) {
@@ -257,7 +280,47 @@ impl Page {
             self.bytes(&SCAN_BAD, &labels, scan.bad);
             self.whole(&SCAN_TROUBLE, &labels, u64::from(scan.trouble));
         }
+        if let Some(counted) = &setup.stats.setup {
+            self.requests(&labels, &counted.counters);
+        }
         setup.spares.iter().for_each(|spare| self.spare(&setup.name, spare));
+        for spare in &setup.stats.spares {
+            let number = spare.index.to_string();
+            if let Some(counted) = &spare.counted {
+                self.spare_requests(&[labels[0], ("spare", &number)], &counted.counters);
+            }
+        }
+    }
+
+    fn requests(&mut self, labels: &Labels<'_>, counters: &Counters) {
+        self.whole(&SETUP_READS, labels, counters.reads);
+        self.bytes(&SETUP_READ_BYTES, labels, counters.read_sectors);
+        self.whole(&SETUP_WRITES, labels, counters.writes);
+        self.bytes(&SETUP_WRITTEN_BYTES, labels, counters.written_sectors);
+        self.whole(&SETUP_IN_FLIGHT, labels, counters.in_flight);
+        let histogram = &counters.histogram;
+        let mut below = 0u64;
+        for (bound, count) in histogram.bounds_ns.iter().zip(&histogram.counts) {
+            below = below.saturating_add(*count);
+            if is_exported(*bound) {
+                let bound = seconds(*bound);
+                let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+                self.add_part(&SETUP_REQUEST_SECONDS, "_bucket", &labels, Value::Whole(below));
+            }
+        }
+        let all: Vec<_> = labels.iter().copied().chain([("le", "+Inf")]).collect();
+        self.add_part(&SETUP_REQUEST_SECONDS, "_bucket", &all, Value::Whole(histogram.total()));
+        let sum = counters.read_ns.saturating_add(counters.write_ns);
+        self.add_part(&SETUP_REQUEST_SECONDS, "_sum", labels, Value::Nanoseconds(sum));
+        self.add_part(&SETUP_REQUEST_SECONDS, "_count", labels, Value::Whole(histogram.total()));
+    }
+
+    fn spare_requests(&mut self, labels: &Labels<'_>, counters: &Counters) {
+        self.whole(&SPARE_READS, labels, counters.reads);
+        self.bytes(&SPARE_READ_BYTES, labels, counters.read_sectors);
+        self.whole(&SPARE_WRITES, labels, counters.writes);
+        self.bytes(&SPARE_WRITTEN_BYTES, labels, counters.written_sectors);
+        self.add(&SPARE_SECONDS, labels, Value::Nanoseconds(counters.read_ns.saturating_add(counters.write_ns)));
     }
 
     fn spare(&mut self, setup: &str, spare: &Spare) {
@@ -287,7 +350,7 @@ pub fn render(version: &str, readings: &[Reading], codes: &[&str]) -> String {
         let mut samples = page.0.iter().filter(|sample| sample.metric == metric.name).peekable();
         if samples.peek().is_some() {
             // Writing to a string does not fail.
-            let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} gauge", metric.name, metric.help);
+            let _ = writeln!(out, "# HELP {0} {1}\n# TYPE {0} {2}", metric.name, metric.help, metric.kind);
             samples.for_each(|sample| write_sample(&mut out, sample));
         }
     }
@@ -296,6 +359,7 @@ pub fn render(version: &str, readings: &[Reading], codes: &[&str]) -> String {
 
 fn write_sample(out: &mut String, sample: &Sample) {
     out.push_str(sample.metric);
+    out.push_str(sample.suffix);
     if !sample.labels.is_empty() {
         let labels: Vec<String> =
             sample.labels.iter().map(|(name, text)| format!("{name}=\"{}\"", escaped(text))).collect();
@@ -304,7 +368,20 @@ fn write_sample(out: &mut String, sample: &Sample) {
     let _ = match sample.value {
         Value::Whole(value) => writeln!(out, " {value}"),
         Value::Percent(value) => writeln!(out, " {}.{:02}", value / 100, value % 100),
+        Value::Nanoseconds(value) => writeln!(out, " {}", seconds(value)),
     };
+}
+
+/// Seconds, exact and no longer than needed.
+fn seconds(ns: u64) -> String {
+    let text = format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+/// Whether a bin's bound is on the page: 1, 2 and 5 of each power of ten. All of them would be many series for little.
+fn is_exported(bound: u64) -> bool {
+    let text = bound.to_string();
+    matches!(text.trim_end_matches('0'), "1" | "2" | "5")
 }
 
 /// A label's value as the format wants it: `\`, `"` and the end of a line have a backslash before them.
@@ -315,6 +392,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::{Counted, Histogram, SpareStats};
 
     fn setup() -> Setup {
         let spare = |index, state: &str, known: bool| Spare {
@@ -338,6 +416,33 @@ mod tests {
             spares: vec![spare(0, "online", true), spare(1, "missing", false)],
             ..Setup::default()
         }
+    }
+
+    #[test]
+    fn requests_are_counters_and_a_histogram() {
+        let bounds_ns = vec![10_000, 15_000, 1_500_000_000, 2_000_000_000];
+        let histogram = Histogram { bounds_ns, counts: vec![1, 2, 3, 4, 5] };
+        let counters = Counters { reads: 10, read_ns: 1_500_000_000, write_ns: 1, histogram, ..Counters::default() };
+        let counted = Some(Counted { since: 1, counters });
+        let spare = |index, counted| SpareStats { index, counted, ..SpareStats::default() };
+        let stats = SetupStats { setup: counted.clone(), spares: vec![spare(0, counted), spare(1, None)] };
+        let page = render("1.2", &[Reading::Seen(Box::new(Setup { stats, ..setup() }))], &[]);
+        let wanted = "# TYPE dm_remap_setup_request_seconds histogram\n\
+            dm_remap_setup_request_seconds_bucket{setup=\"data\",le=\"0.00001\"} 1\n\
+            dm_remap_setup_request_seconds_bucket{setup=\"data\",le=\"2\"} 10\n\
+            dm_remap_setup_request_seconds_bucket{setup=\"data\",le=\"+Inf\"} 15\n\
+            dm_remap_setup_request_seconds_sum{setup=\"data\"} 1.500000001\n\
+            dm_remap_setup_request_seconds_count{setup=\"data\"} 15\n";
+        assert!(page.contains(wanted), "{page}");
+        assert!(
+            page.contains("# TYPE dm_remap_setup_reads_total counter\ndm_remap_setup_reads_total{setup=\"data\"} 10\n")
+        );
+        assert!(page.contains("dm_remap_spare_request_seconds_total{setup=\"data\",spare=\"0\"} 1.500000001\n"));
+        assert!(!page.contains("dm_remap_spare_reads_total{setup=\"data\",spare=\"1\"}"), "it is not counted");
+        assert_eq!(
+            [0, 1, 10_000, 1_000_000_000, 70_000_000_000].map(seconds),
+            ["0", "0.000000001", "0.00001", "1", "70"]
+        );
     }
 
     #[test]

@@ -7,11 +7,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 21] = [
+const PARTS: [(&str, &[&str]); 24] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("messages", &[]),
-    ("metrics", &["units"]),
+    ("stats", &["units"]),
+    ("metrics", &["units", "stats"]),
+    ("report", &["units", "stats"]),
     ("map", &["units"]),
     ("format", &["units", "identity", "map"]),
     ("segments", &["units", "map"]),
@@ -23,23 +25,26 @@ const PARTS: [(&str, &[&str]); 21] = [
     ("block", &["units", "identity", "format::signature", "format::header"]),
     ("store", &["units", "map", "format", "block"]),
     ("files", &["units", "format::signature", "block"]),
-    ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store"]),
+    ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "stats", "dm", "block", "store"]),
     ("scan", &["units", "map", "format", "plan", "block", "engine"]),
     ("validate", &["units", "map", "format", "block", "store", "engine::Observer", "engine::find"]),
     ("alert", &["units"]),
+    ("history", &["units"]),
     ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics",
+            "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
+            "history",
         ],
     ),
     (
         "bin",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
-            "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "cli",
+            "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
+            "history", "cli",
         ],
     ),
 ];
@@ -48,8 +53,10 @@ const PARTS: [(&str, &[&str]); 21] = [
 const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
-const PURE: [&str; 10] =
-    ["messages", "metrics", "units", "identity", "format", "map", "segments", "pool", "plan", "config"];
+const PURE: [&str; 12] = [
+    "messages", "metrics", "stats", "report", "stats", "units", "identity", "format", "map", "segments", "pool",
+    "plan", "config",
+];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];
 

@@ -6,7 +6,9 @@ pub mod assembly;
 pub mod config;
 mod metadata;
 pub mod metrics;
+pub mod report;
 mod spare;
+pub mod stats;
 pub mod validate;
 
 pub use allocation::{Allocation, Policy};
@@ -127,6 +129,10 @@ pub enum Command {
     Alert(alert::Alert),
     /// Print what monitoring reads, in Prometheus' text format.
     Metrics(metrics::Metrics),
+    /// Show how many requests there were, and how long they took.
+    Stats(stats::Stats),
+    /// Write a page for people: how the setups are doing, in pictures.
+    Report(report::Report),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(config::Config),

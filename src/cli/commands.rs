@@ -2,6 +2,7 @@
 
 mod alert;
 mod assembly;
+mod changes;
 mod compact;
 mod config;
 mod create;
@@ -16,6 +17,7 @@ mod moves;
 mod policy;
 mod probe;
 mod reassemble;
+mod report;
 mod room;
 mod scan;
 mod scan_report;
@@ -26,6 +28,8 @@ mod spare;
 mod spare_empty;
 mod spare_facts;
 mod spare_find;
+mod stats;
+mod stats_view;
 mod status;
 mod status_many;
 mod status_view;
@@ -33,6 +37,7 @@ mod udev;
 mod validate;
 mod watch;
 
+pub(super) use changes::tell_changes;
 pub(super) use status_many::Failed as WorkerFailed;
 
 use super::Exit;
@@ -40,13 +45,6 @@ use super::args::{Cli, Command};
 use super::context::Context;
 use super::output::Output;
 use anyhow::Result;
-
-/// Tells of the setups that this command touched: alerts, and the file with metrics. To be called when everything is
-/// resumed and no lock is held.
-pub(super) fn tell_changes(context: &Context) {
-    alert::tell_changes(context);
-    metrics::write_configured(context);
-}
 
 /// Runs the command that was asked for.
 pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit> {
@@ -72,6 +70,8 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),
         Command::Alert(args) => alert::alert(context, args, out),
         Command::Metrics(args) => metrics::metrics(context, args, out),
+        Command::Report(args) => report::report(context, args, out),
+        Command::Stats(args) => stats::stats(context, args, out),
         Command::Config(args) => config::run(context, args, out),
         Command::Validate(args) => validate::validate(context, args, out),
         Command::UdevProbe(args) => udev::probe(context, args, out),

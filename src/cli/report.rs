@@ -93,13 +93,16 @@ pub(super) fn mapfile(map: &Map) -> String {
 
 /// Losses as people read them: `101+2 held`.
 pub(super) fn loss_words(loss: &Loss) -> String {
-    let meaning = match loss.fate {
+    format!("{}  {}", loss.range, fate_words(loss.fate))
+}
+
+fn fate_words(fate: Fate) -> &'static str {
+    match fate {
         Fate::Held => "held: reads answer EIO until it is written",
         Fate::Zeroed => "zeroed: its data is lost",
         Fate::Left => "left on main, unreadable",
         Fate::Rewritten => "rewritten: the old data is lost, the new is good",
-    };
-    format!("{}  {meaning}", loss.range)
+    }
 }
 
 /// A loss as JSON has it: with what the sectors belong to.
@@ -127,20 +130,30 @@ impl LossRow {
         self.loss.range.len()
     }
 
-    /// As people read it: what became of the sectors, then a line for each thing that they belong to.
-    pub(super) fn lines(&self) -> Vec<String> {
+    /// The sectors, and what became of them.
+    pub(super) fn loss_words(&self) -> (Range, &'static str) {
+        (self.loss.range, fate_words(self.loss.fate))
+    }
+
+    /// What the sectors belong to, a line for each.
+    pub(super) fn owner_lines(&self) -> Vec<String> {
         let part = |owned: &Owned| {
             let of = if owned.range == self.loss.range { String::new() } else { format!("{}: ", owned.range) };
-            format!("  in {of}{owned}")
+            format!("in {of}{owned}")
         };
         // All of a long list would hide the rest.
         const MOST: usize = 10;
-        let mut out = vec![loss_words(&self.loss)];
-        out.extend(self.owners.iter().take(MOST).map(part));
+        let mut out: Vec<String> = self.owners.iter().take(MOST).map(part).collect();
         if self.owners.len() > MOST {
-            out.push(format!("  … and {} more; see --json", self.owners.len() - MOST));
+            out.push(format!("… and {} more; see --json", self.owners.len() - MOST));
         }
         out
+    }
+
+    /// As people read it: what became of the sectors, then a line for each thing that they belong to.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let owners = self.owner_lines().into_iter().map(|line| format!("  {line}"));
+        std::iter::once(loss_words(&self.loss)).chain(owners).collect()
     }
 }
 

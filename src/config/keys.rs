@@ -274,6 +274,13 @@ pub static METRICS_TEXTFILE: Key<Option<String>> = Key {
     take: |value| if let Value::Text(text) = value { Some(Some(text.clone())) } else { None },
     default: None,
 };
+/// Whether requests are counted.
+pub static METRICS_LATENCY: Key<bool> = switch(
+    ["metrics", "latency"],
+    false,
+    TELLING,
+    "Count requests and how long they take, in the kernel (dm-stats), for 'stats', 'metrics' and 'report'.",
+);
 
 /// Whether a setup comes up by itself.
 pub static BOOT_ACTIVATE: Key<bool> = switch(
@@ -292,7 +299,7 @@ pub static BOOT_INCOMPLETE: Key<&'static str> = word(
 );
 
 /// All keys, in the order in which they are shown; those of a section stand together.
-pub static KEYS: [&Spec; 23] = [
+pub static KEYS: [&Spec; 24] = [
     &SCAN_METHOD.spec,
     &SCAN_RETRIES.spec,
     &SCAN_SLOW_MS.spec,
@@ -314,6 +321,7 @@ pub static KEYS: [&Spec; 23] = [
     &ALERTS_PROGRAM.spec,
     &ALERTS_MAIL.spec,
     &METRICS_TEXTFILE.spec,
+    &METRICS_LATENCY.spec,
     &BOOT_ACTIVATE.spec,
     &BOOT_INCOMPLETE.spec,
 ];

@@ -186,7 +186,8 @@ pub fn live_devices(dm: &dyn DeviceMapper, name: &str) -> Result<LiveDevices, En
     Ok(LiveDevices { setup, state, table, main, spares })
 }
 
-fn leads_to(target: &Target) -> Option<DevNo> {
+/// The device that a piece of a table leads to, if it is one.
+pub(super) fn leads_to(target: &Target) -> Option<DevNo> {
     match target.kind {
         TargetKind::Linear { device, .. }
         | TargetKind::FlakeyErrorReads { device, .. }

@@ -298,6 +298,9 @@ pub enum Refusal {
     /// The setup is up already.
     #[error("'{0}' is active already")]
     AlreadyActive(String),
+    /// Nobody counts its requests.
+    #[error("requests to '{0}' are not counted; 'dm-remap stats {0} --enable' begins")]
+    NotCounted(String),
     /// The live table is not the one that the metadata gives.
     #[error(
         "the live table of '{name}' is not the one that its metadata gives ({detail}). Nothing was changed. 'dm-remap recover {name}' settles what an interrupted command left; if somebody changed the table by hand, undo that first"

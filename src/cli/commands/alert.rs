@@ -1,9 +1,8 @@
-//! `alert`, and what every command does at its end: tell what has changed.
+//! `alert`, and telling what has changed at a setup.
 //!
-//! Invariants: nothing is told, and no file is touched, while a setup is suspended: its filesystem may be the one that
-//! programs and state lie on; a failure here is noted and changes no exit code but that of `alert --test`.
+//! Invariant: a failure here is noted and changes no exit code but that of `alert --test`.
 
-use super::status::{State as Health, StatusReport, gather};
+use super::status::{State as Health, StatusReport};
 use super::{Context, Exit, Output};
 use crate::alert::change::{Now, SpareHealth, compare};
 use crate::alert::deliver::{Told, Ways, deliver};
@@ -13,7 +12,6 @@ use crate::cli::args::alert::Alert as Args;
 use crate::cli::syslog::{self, Severity};
 use crate::config::{ALERTS_MAIL, ALERTS_ON, ALERTS_PROGRAM, Config, POOL_WARN_FREE_PERCENT, Settings};
 use crate::engine::now;
-use crate::engine::session::live_devices;
 use crate::units::RangeSet;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -27,26 +25,9 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 /// Where the mail program is: one of the two on any system (Filesystem Hierarchy Standard, 3.17).
 const SENDMAIL: [&str; 2] = ["/usr/sbin/sendmail", "/usr/lib/sendmail"];
 
-/// Tells what has changed at the setups that this command touched. To be called when they are resumed and no lock is held.
-pub(super) fn tell_changes(context: &Context) {
-    for (name, weak) in context.take_touched() {
-        if let Err(error) = tell(context, &name, weak) {
-            context.note(&format!("{name}: what has changed could not be told: {error:#}"));
-        }
-    }
-}
-
-fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
-    let dm = context.dm()?;
-    // It went down: there is nothing to look at.
-    let Ok(live) = live_devices(dm, name) else { return Ok(()) };
-    if live.state.suspended {
-        syslog::log(
-            Severity::Error,
-            &format!("{name}: is suspended; unless a command is at work, run 'dm-remap recover'"),
-        );
-        return Ok(());
-    }
+/// Tells what has changed at a setup since `state` was written. The caller has gathered the report under it.
+pub(super) fn tell(context: &Context, state: &State, report: &StatusReport, weak: RangeSet) -> Result<()> {
+    let name = report.name.as_str();
     let unconfigured = Config::default();
     let settings = match context.settings(Some(name)) {
         Ok(settings) => settings,
@@ -55,10 +36,8 @@ fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
             unconfigured.settings(None)
         }
     };
-    let state = State::take(&context.state().join("alert"), live.setup)?;
     let before = state.load();
-    let report = gather(context, name, Duration::ZERO)?;
-    let (mut events, look) = compare(&before, &seen(context, &report, weak), settings.get(&POOL_WARN_FREE_PERCENT));
+    let (mut events, look) = compare(&before, &seen(context, report, weak), settings.get(&POOL_WARN_FREE_PERCENT));
     events.retain(|event| wanted(settings, event.event));
     if !events.is_empty() {
         let alert = message(name, &report.uuid, &report.main, events);

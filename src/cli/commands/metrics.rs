@@ -9,18 +9,20 @@ use super::status_many::each;
 use super::{Context, Exit, Output};
 use crate::cli::args::metrics::Metrics as Args;
 use crate::cli::output::complain;
+use crate::cli::replace::replace;
 use crate::cli::selection::select;
 use crate::config::METRICS_TEXTFILE;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, counting};
 use crate::messages::Trouble;
 use crate::metrics::{Contents, Reading, Scan, Setup, Spare, render};
+use crate::stats::SetupStats;
 use crate::units::Sectors;
 use anyhow::Result;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -93,7 +95,7 @@ pub(super) fn readings(context: &Context, names: &[String], timeout: Duration) -
     context.dm()?;
     let names = select(context, names)?;
     let said = each(context, &names, timeout, &|context, name| match gather(context, name, Duration::ZERO) {
-        Ok(report) => Said::Setup(Box::new(facts(&report))),
+        Ok(report) => Said::Setup(Box::new(facts(&report, counted(context, name)))),
         Err(error) => Said::Error(format!("{error:#}")),
     })?;
     let mut troubles = Vec::new();
@@ -113,12 +115,12 @@ pub(super) fn readings(context: &Context, names: &[String], timeout: Duration) -
 }
 
 /// The word for a state that programs go by.
-fn word(state: State) -> String {
+pub(super) fn word(state: State) -> String {
     serde_json::to_value(state).ok().and_then(|value| value.as_str().map(String::from)).unwrap_or_default()
 }
 
 /// What the report says, as the page takes it.
-fn facts(report: &StatusReport) -> Setup {
+fn facts(report: &StatusReport, stats: SetupStats) -> Setup {
     let lost = report.losses.iter().map(|row| row.sectors().0).fold(0, u64::saturating_add);
     let contents = report.room.as_ref().map(|room| Contents {
         remapped: report.remapped_sectors,
@@ -163,7 +165,13 @@ fn facts(report: &StatusReport) -> Setup {
                 generation: spare.generation,
             })
             .collect(),
+        stats,
     }
+}
+
+/// What was counted of the requests to a setup; nothing where that cannot be read.
+pub(super) fn counted(context: &Context, name: &str) -> SetupStats {
+    context.dm().ok().and_then(|dm| counting::read(dm, name).ok()).unwrap_or_default()
 }
 
 /// Waits until no other command writes there. The lock is a file of ours, which nobody else may open: one that anybody could
@@ -179,24 +187,14 @@ fn lock(run: &Path) -> io::Result<Flock<File>> {
 /// Puts the file in its place, all at once. The caller holds the lock.
 fn write_whole(directory: &Path, bytes: &[u8]) -> io::Result<()> {
     // The collector takes what ends in .prom only.
-    let aside = directory.join(format!(".{FILE}.new"));
-    // One that a killed command has left, or somebody else put there.
-    let _ = fs::remove_file(&aside);
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&aside)?;
-    let written = file
-        .set_permissions(Permissions::from_mode(0o644))
-        .and_then(|()| file.write_all(bytes))
-        .and_then(|()| fs::rename(&aside, directory.join(FILE)));
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
-    }
-    written
+    replace(&directory.join(FILE), &directory.join(format!(".{FILE}.new")), bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::SETUP_STATES;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn every_state_is_one_that_the_page_knows() {

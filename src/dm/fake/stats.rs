@@ -23,6 +23,9 @@ struct Region {
     step: u64,
     program: String,
     aux: String,
+    precise: bool,
+    /// Bounds of the histogram; a request takes no time here, so all fall into the first bin.
+    histogram: Vec<u64>,
     areas: Vec<Counters>,
 }
 
@@ -100,6 +103,7 @@ impl Stats {
             None => number(step)?,
         };
         let count = if step == 0 { 0 } else { len.div_ceil(step) };
+        let (precise, histogram, names) = options(names)?;
         if len == 0 || count == 0 || count > MAX_AREAS || names.len() > 2 {
             return Err(Errno::EINVAL);
         }
@@ -111,6 +115,8 @@ impl Stats {
             step,
             program: names.next().unwrap_or_else(|| "-".into()),
             aux: names.next().unwrap_or_else(|| "-".into()),
+            precise,
+            histogram,
             areas: vec![Counters::default(); usize::try_from(count).unwrap_or(0)],
         };
         self.regions.insert(id, region);
@@ -119,8 +125,12 @@ impl Stats {
 
     fn list(&self, program: Option<&str>) -> String {
         let wanted = |region: &Region| program.is_none_or(|p| p == region.program);
-        let line =
-            |(id, r): (&u64, &Region)| format!("{id}: {}+{} {} {} {}\n", r.start, r.len, r.step, r.program, r.aux);
+        let line = |(id, r): (&u64, &Region)| {
+            let precise = if r.precise { " precise_timestamps" } else { "" };
+            let bounds: Vec<String> = r.histogram.iter().map(u64::to_string).collect();
+            let histogram = if bounds.is_empty() { String::new() } else { format!(" histogram:{}", bounds.join(",")) };
+            format!("{id}: {}+{} {} {} {}{precise}{histogram}\n", r.start, r.len, r.step, r.program, r.aux)
+        };
         self.regions.iter().filter(|(_, region)| wanted(region)).map(line).collect()
     }
 }
@@ -131,13 +141,39 @@ impl Region {
         let line = |(start, c): (u64, &Counters)| {
             // The kernel prints the whole step for the last area too, though it counts to the region's end only.
             let len = self.step;
+            let mut bins = String::new();
+            if !self.histogram.is_empty() {
+                bins = format!(" {}{}", c.reads.saturating_add(c.writes), ":0".repeat(self.histogram.len()));
+            }
             format!(
-                "{start}+{len} {} 0 {} 0 {} 0 {} 0 0 0 0 0 0\n",
+                "{start}+{len} {} 0 {} 0 {} 0 {} 0 0 0 0 0 0{bins}\n",
                 c.reads, c.sectors_read, c.writes, c.sectors_written
             )
         };
         starts.zip(&self.areas).skip(first).take(count).map(line).collect()
     }
+}
+
+/// Takes the number of options and the options off the front of the words, as the kernel does: when the first is a number.
+fn options<'a>(words: &'a [&'a str]) -> Result<(bool, Vec<u64>, &'a [&'a str]), Errno> {
+    let (mut precise, mut histogram) = (false, Vec::new());
+    let Some((count, rest)) = words.split_first().and_then(|(n, rest)| Some((n.parse::<usize>().ok()?, rest))) else {
+        return Ok((precise, histogram, words));
+    };
+    let (options, names) = rest.split_at_checked(count).ok_or(Errno::EINVAL)?;
+    for option in options {
+        if option.eq_ignore_ascii_case("precise_timestamps") {
+            precise = true;
+        } else if let Some(bounds) = option.strip_prefix("histogram:") {
+            histogram = bounds.split(',').map(number).collect::<Result<_, _>>()?;
+            if histogram.iter().zip(histogram.iter().skip(1)).any(|(a, b): (&u64, &u64)| a >= b) {
+                return Err(Errno::EINVAL);
+            }
+        } else {
+            return Err(Errno::EINVAL);
+        }
+    }
+    Ok((precise, histogram, names))
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, Errno> {

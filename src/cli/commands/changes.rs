@@ -1,0 +1,46 @@
+//! What every command does at its end for the setups that it touched: requests are counted where that is wanted, the history is
+//! kept, changes are told, metrics are written.
+//!
+//! Invariants: nothing is told, and no file is touched, while a setup is suspended: its filesystem may be the one that
+//! programs and state lie on; one command at a time looks, tells and writes, so that an older look never follows a newer one;
+//! a failure here is noted and changes no exit code.
+
+use super::status::gather;
+use super::{Context, alert, metrics, report, stats};
+use crate::alert::state::State;
+use crate::cli::syslog::{self, Severity};
+use crate::engine::session::live_devices;
+use crate::units::RangeSet;
+use anyhow::Result;
+use std::time::Duration;
+
+/// To be called when everything is resumed and no lock is held.
+pub(in crate::cli) fn tell_changes(context: &Context) {
+    for (name, weak) in context.take_touched() {
+        if let Err(error) = tell(context, &name, weak) {
+            context.note(&format!("{name}: what has changed could not be told: {error:#}"));
+        }
+    }
+    metrics::write_configured(context);
+}
+
+fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
+    let dm = context.dm()?;
+    // It went down: there is nothing to look at.
+    let Ok(live) = live_devices(dm, name) else { return Ok(()) };
+    if live.state.suspended {
+        syslog::log(
+            Severity::Error,
+            &format!("{name}: is suspended; unless a command is at work, run 'dm-remap recover'"),
+        );
+        return Ok(());
+    }
+    stats::count_configured(context, name);
+    let state = State::take(&context.state().join("alert"), live.setup)?;
+    let report = gather(context, name, Duration::ZERO)?;
+    // Before anybody is told: a program that is run may look at it.
+    if let Err(error) = report::keep(context, live.setup, &report) {
+        context.note(&format!("{name}: the history is not up to date: {error}"));
+    }
+    alert::tell(context, &state, &report, weak)
+}

@@ -1,0 +1,131 @@
+use super::*;
+use proptest::prelude::*;
+use std::fs;
+use std::path::Path;
+use uuid::Uuid;
+
+const DAY: u64 = 86_400;
+
+fn record(time: u64, extents: u64) -> Record {
+    Record { time, what: What::Setup(SetupRecord { extents, state: "healthy".into(), ..SetupRecord::default() }) }
+}
+
+fn file(directory: &Path) -> std::path::PathBuf {
+    directory.join(format!("{}.jsonl", Uuid::nil()))
+}
+
+#[test]
+fn a_record_is_a_line_that_people_can_read() {
+    let text = line(&record(5, 3)).unwrap();
+    assert_eq!(
+        text,
+        "{\"time\":5,\"kind\":\"setup\",\"state\":\"healthy\",\"generation\":0,\"remapped_sectors\":0,\"extents\":3,\
+         \"held_sectors\":0,\"lost_sectors\":0,\"room_sectors\":0,\"scan_bad_sectors\":0}"
+    );
+    assert_eq!(parse(text.as_bytes()), [record(5, 3)]);
+    // Fields may come and kinds, too.
+    assert_eq!(
+        parse(b"{\"time\":5,\"kind\":\"setup\",\"state\":\"healthy\",\"extents\":3,\"more\":[1]}\n"),
+        [record(5, 3)]
+    );
+    assert_eq!(parse(b"{\"time\":5,\"kind\":\"smell\",\"of\":\"smoke\"}\n"), []);
+}
+
+#[test]
+fn what_is_new_is_recorded_and_the_rest_once_a_day() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |time, extents| append(dir.path(), Uuid::nil(), &record(time, extents)).unwrap();
+    assert!(at(100, 1));
+    assert!(!at(101, 1), "nothing has changed");
+    assert!(at(102, 2));
+    assert!(!at(102 + 19 * 3600, 2));
+    assert!(at(102 + 20 * 3600, 2));
+    // The clock was set back a year.
+    assert!(at(5, 2));
+    let times: Vec<u64> = read(dir.path(), Uuid::nil()).unwrap().iter().map(|record| record.time).collect();
+    assert_eq!(times, [100, 102, 102 + 20 * 3600, 5]);
+    assert_eq!(read(dir.path(), Uuid::from_u128(1)).unwrap(), []);
+}
+
+#[test]
+fn a_cut_off_line_costs_itself_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let append = |time| append(dir.path(), Uuid::nil(), &record(time, time)).unwrap();
+    append(1);
+    append(2);
+    let whole = fs::read(file(dir.path())).unwrap();
+    let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for length in first..whole.len() {
+        // Cut off by a crash, and the blocks after it with what a filesystem may leave there.
+        for tail in [&b""[..], &[0; 7]] {
+            let mut text = whole[..length].to_vec();
+            text.extend_from_slice(tail);
+            fs::write(file(dir.path()), text).unwrap();
+            append(3);
+            let times: Vec<u64> = read(dir.path(), Uuid::nil()).unwrap().iter().map(|record| record.time).collect();
+            // Only the end of the line was missing: it is whole.
+            let whole_second = length == whole.len() - 1 && tail.is_empty();
+            assert_eq!(times, if whole_second { vec![1, 2, 3] } else { vec![1, 3] }, "{length}");
+        }
+    }
+}
+
+#[test]
+fn writers_at_the_same_time_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let dir = dir.path();
+            scope.spawn(move || {
+                for number in 0..50 {
+                    assert!(append(dir, Uuid::nil(), &record(1, writer * 100 + number)).unwrap());
+                }
+            });
+        }
+    });
+    assert_eq!(read(dir.path(), Uuid::nil()).unwrap().len(), 200);
+}
+
+#[test]
+fn a_file_stays_within_its_bounds_and_keeps_the_distant_past() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = 4000 * DAY;
+    // Ten years, eight records a day: too much by far.
+    let mut text = String::new();
+    for step in 0..(3650 * 8) {
+        text.push_str(&line(&record(now - 3650 * DAY + step * DAY / 8, step)).unwrap());
+        text.push('\n');
+    }
+    text.insert_str(0, "{\"time\":1,\"kind\":\"later\",\"x\":1}\n");
+    assert!(text.len() as u64 > LIMIT);
+    fs::write(file(dir.path()), &text).unwrap();
+    assert!(append(dir.path(), Uuid::nil(), &record(now, 0)).unwrap());
+    let text = fs::read(file(dir.path())).unwrap();
+    assert!(text.len() as u64 <= LIMIT / 2, "{}", text.len());
+    let records = parse(&text);
+    assert_eq!(records.last(), Some(&record(now, 0)));
+    let ages: Vec<u64> = records.iter().map(|record| (now - record.time) / DAY).collect();
+    assert!(ages[0] >= 3640, "the beginning is there: {}", ages[0]);
+    let between = |from, to| ages.iter().filter(|age| (from..to).contains(*age)).count();
+    assert!((470..=480).contains(&between(365, 3651)), "{}", between(365, 3651));
+    assert!((330..=340).contains(&between(30, 365)), "{}", between(30, 365));
+    assert!(between(0, 30) >= 240, "{}", between(0, 30));
+    assert!(String::from_utf8_lossy(&text).contains("\"later\""), "kinds that are not known stay");
+}
+
+#[test]
+fn the_last_record_of_each_device_stays_whatever_the_room() {
+    let text = "{\"time\":1,\"kind\":\"a\",\"device\":\"x\"}\n{\"time\":2,\"kind\":\"a\",\"device\":\"y\"}\n\
+                {\"time\":3,\"kind\":\"a\",\"device\":\"y\"}\nnonsense\n";
+    let kept = thin(text.as_bytes(), 10, 4);
+    assert_eq!(kept, b"{\"time\":1,\"kind\":\"a\",\"device\":\"x\"}\n{\"time\":3,\"kind\":\"a\",\"device\":\"y\"}\n");
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_file_holds_is_read_and_thinned_without_a_panic(text in proptest::collection::vec(any::<u8>(), 0..300), most in 0usize..400, now in any::<u64>()) {
+        let _ = parse(&text);
+        let thinned = thin(&text, most, now);
+        prop_assert_eq!(thin(&thinned, most, now), thinned);
+    }
+}
