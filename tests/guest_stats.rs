@@ -65,8 +65,8 @@ fn requests_are_counted_with_true_times_through_splices() {
     let setup = &counted["setup"];
     assert_eq!((number(&setup["reads"]), number(&setup["read_sectors"])), (10, 80), "{counted:#}");
     let mean = number(&setup["read_ns"]) / 10 / 1_000_000;
-    assert!((20..60).contains(&mean), "a read took {mean} ms");
-    assert!((20..=70).contains(&at_most_ms(&setup["latency"]["p50"])), "{counted:#}");
+    assert!((18..60).contains(&mean), "a read took {mean} ms");
+    assert!((15..=70).contains(&at_most_ms(&setup["latency"]["p50"])), "{counted:#}");
     assert_eq!(number(&setup["writes"]), 0);
     assert_eq!(counted["spares"][0]["counted"], false, "nothing lives on it");
 
@@ -74,12 +74,12 @@ fn requests_are_counted_with_true_times_through_splices() {
     dm_remap("remap data 8+8").ok();
     assert!(regions("data").starts_with(&region), "the region is the same as before the splice");
     assert!(regions("data").contains(": 8+8 8 dm-remap-stats "), "{}", regions("data"));
-    read(1, 1);
+    (0..5).for_each(|_| read(1, 1));
     let counted = stats();
-    assert_eq!(number(&counted["setup"]["reads"]), 11, "{counted:#}");
-    assert_eq!(number(&counted["spares"][0]["reads"]), 1, "{counted:#}");
-    assert!(at_most_ms(&counted["spares"][0]["latency"]["slowest"]) < 20, "{counted:#}");
-    assert!(at_most_ms(&counted["setup"]["latency"]["p50"]) >= 20, "{counted:#}");
+    assert_eq!(number(&counted["setup"]["reads"]), 15, "{counted:#}");
+    assert_eq!(number(&counted["spares"][0]["reads"]), 5, "{counted:#}");
+    assert!(at_most_ms(&counted["spares"][0]["latency"]["p50"]) < 15, "{counted:#}");
+    assert!(at_most_ms(&counted["setup"]["latency"]["p50"]) >= 15, "{counted:#}");
     sh("dd if=/dev/zero of=/dev/mapper/data bs=4k seek=4 count=3 oflag=direct status=none");
     assert_eq!((number(&stats()["setup"]["writes"]), number(&stats()["setup"]["written_sectors"])), (3, 24));
 
@@ -91,7 +91,7 @@ fn requests_are_counted_with_true_times_through_splices() {
     assert_eq!(counted["spares"][0]["counted"], false, "{counted:#}");
     assert_eq!(number(&counted["spares"][1]["counted_sectors"]), 24, "{counted:#}");
     assert_eq!(number(&counted["spares"][1]["reads"]), 0, "{counted:#}");
-    assert_eq!((number(&counted["setup"]["reads"]), number(&counted["setup"]["writes"])), (11, 3), "{counted:#}");
+    assert_eq!((number(&counted["setup"]["reads"]), number(&counted["setup"]["writes"])), (15, 3), "{counted:#}");
     read(1, 1);
     assert_eq!(number(&stats()["spares"][1]["reads"]), 1);
 

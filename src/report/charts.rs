@@ -31,11 +31,11 @@ fn scaled(part: u64, whole: u64, most: u64) -> u64 {
 /// The shape of a kind of place: they differ in form, too.
 fn shape(kind: Mark) -> Markup {
     match kind {
-        Mark::Moved => html! { rect class="c-moved" x="1" y="1" width="8" height="8"; },
-        Mark::Weak => html! { rect class="c-weak" x="2" y="2" width="6" height="6"; },
-        Mark::Bad => html! { path class="c-bad" d="M1 1L9 9M9 1L1 9"; },
+        Mark::Moved => html! { rect class="c-moved" x="1" y="1" width="8" height="8" {} },
+        Mark::Weak => html! { rect class="c-weak" x="2" y="2" width="6" height="6" {} },
+        Mark::Bad => html! { path class="c-bad" d="M1 1L9 9M9 1L1 9" {} },
         Mark::Lost => {
-            html! { rect class="c-lost" x="0" y="0" width="10" height="10"; path class="over" d="M1 1L9 9M9 1L1 9"; }
+            html! { rect class="c-lost" x="0" y="0" width="10" height="10" {} path class="over" d="M1 1L9 9M9 1L1 9" {} }
         }
     }
 }
@@ -88,7 +88,7 @@ pub(super) fn disk(surface: &Surface, about: &str) -> Markup {
     };
     html! {
         svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(about) {
-            path class="empty" d=(outline);
+            path class="empty" d=(outline) {}
             @for cell in &surface.marked {
                 @if let Some(kind) = cell.shows() {
                     @let x = cell.number.checked_rem(columns).unwrap_or(0).saturating_mul(CELL);
@@ -117,9 +117,9 @@ pub(super) fn fill(spare: &SpareFacts) -> Markup {
     let percent = scaled(spare.used.0, whole, 100);
     html! {
         svg viewBox="0 0 1000 20" preserveAspectRatio="none" role="img" aria-label={ (percent) " % used" } {
-            rect class="f-free" width="1000" height="20";
-            rect class="f-used" width=(used) height="20";
-            rect class="f-bad" x=(WIDTH.saturating_sub(bad)) width=(bad) height="20";
+            rect class="f-free" width="1000" height="20" {}
+            rect class="f-used" width=(used) height="20" {}
+            rect class="f-bad" x=(WIDTH.saturating_sub(bad)) width=(bad) height="20" {}
         }
     }
 }
@@ -129,7 +129,7 @@ pub(super) fn bar(part: u64, most: u64) -> Markup {
     let width = scaled(part, most, 1000).max(if part > 0 { 8 } else { 0 });
     html! {
         svg viewBox="0 0 1000 20" preserveAspectRatio="none" aria-hidden="true" {
-            rect class="f-used" width=(width) height="20";
+            rect class="f-used" width=(width) height="20" {}
         }
     }
 }
@@ -144,9 +144,9 @@ pub(super) fn growth(points: &[Point], about: &str) -> Option<Markup> {
     let any_lost = points.iter().any(|point| point.lost.0 > 0);
     Some(html! {
         svg class="growth" viewBox={ "0 0 " (CHART.0) " " (CHART.1) } preserveAspectRatio="none" role="img" aria-label=(about) {
-            path class="axis" d={ "M0 0V" (CHART.1) "H" (CHART.0) };
-            path class="s-moved" d=(moved);
-            @if any_lost { path class="s-lost" d=(lost); }
+            path class="axis" d={ "M0 0V" (CHART.1) "H" (CHART.0) } {}
+            path class="s-moved" d=(moved) {}
+            @if any_lost { path class="s-lost" d=(lost) {} }
         }
     })
 }
