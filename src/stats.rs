@@ -23,23 +23,16 @@ pub const PROGRAM: &str = "dm-remap-stats";
 
 /// Upper bounds of the bins in nanoseconds: 1, 1.5, 2, 3, 5 and 7 of each power of ten from 10 µs to 70 s. What takes longer has a
 /// bin of its own at the end.
-pub const BOUNDS_NS: [u64; 42] = bounds();
-
-const fn bounds() -> [u64; 42] {
-    let steps = [10, 15, 20, 30, 50, 70];
-    let mut out = [0; 42];
-    // Microseconds, times ten for the halves.
-    let mut scale = 1_000;
-    let mut index = 0;
-    while index < out.len() {
-        out[index] = steps[index % steps.len()] * scale;
-        index += 1;
-        if index % steps.len() == 0 {
-            scale *= 10;
-        }
-    }
-    out
-}
+#[rustfmt::skip]
+pub const BOUNDS_NS: [u64; 42] = [
+    10_000, 15_000, 20_000, 30_000, 50_000, 70_000,
+    100_000, 150_000, 200_000, 300_000, 500_000, 700_000,
+    1_000_000, 1_500_000, 2_000_000, 3_000_000, 5_000_000, 7_000_000,
+    10_000_000, 15_000_000, 20_000_000, 30_000_000, 50_000_000, 70_000_000,
+    100_000_000, 150_000_000, 200_000_000, 300_000_000, 500_000_000, 700_000_000,
+    1_000_000_000, 1_500_000_000, 2_000_000_000, 3_000_000_000, 5_000_000_000, 7_000_000_000,
+    10_000_000_000, 15_000_000_000, 20_000_000_000, 30_000_000_000, 50_000_000_000, 70_000_000_000,
+];
 
 /// The most sectors that a device can have: the region covers it also when it grows.
 const ALL: u64 = i64::MAX.unsigned_abs();

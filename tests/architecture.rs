@@ -54,8 +54,8 @@ const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
 const PURE: [&str; 12] = [
-    "messages", "metrics", "stats", "report", "stats", "units", "identity", "format", "map", "segments", "pool",
-    "plan", "config",
+    "messages", "metrics", "stats", "report", "units", "identity", "format", "map", "segments", "pool", "plan",
+    "config",
 ];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];

@@ -194,6 +194,14 @@ in_journal() { [ "$(journalctl -b -o cat DM_REMAP_SETUP=weak --no-pager | grep -
 check 'the journal has it, to be found by its field' in_journal
 metrics() { cat /var/lib/metrics/*.prom; grep -Eq '^dm_remap_setup_held_[a-z]+\{setup="weak"[^}]*\} [1-9]' /var/lib/metrics/*.prom; }
 check 'the metrics have changed' metrics
+reported() {
+    dm-remap report --html /run/report.html
+    [ $? = 0 ] && grep -q '<h2[^>]*>weak</h2>' /run/report.html && grep -q 'DMR-08' /run/report.html &&
+        grep -q 'href="#l"' /run/report.html && grep -q 'sectors on spares, 0 at first and 8 now' /run/report.html
+}
+check 'the report shows it, and how it grew' reported
+exposed() { systemd-analyze security --no-pager --threshold=45 dm-remap-scan.service dm-remap-watch.service; }
+check 'systemd finds the services well confined' exposed
 # For the boots to come: what is missing is waited for so long.
 mkdir -p /etc/systemd/system/dm-remap-last-resort@.timer.d
 printf '[Timer]\nOnActiveSec=\nOnActiveSec=15\n' >/etc/systemd/system/dm-remap-last-resort@.timer.d/test.conf

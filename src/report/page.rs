@@ -222,7 +222,7 @@ fn spares_part(setup: &Setup) -> Markup {
                 @for spare in &setup.spares {
                     @let tone = match spare.state.as_str() { "online" => Tone::Good, "draining" => Tone::Warning, _ => Tone::Bad };
                     tr {
-                        td { (spare.index) " " span class="mono soft" { (spare.device.as_deref().unwrap_or("-")) } }
+                        td class="dev" { (spare.index) " " span class="mono soft" { (spare.device.as_deref().unwrap_or("-")) } }
                         td { (state(tone, &spare.state)) }
                         td { (fill(spare)) }
                         td class="num" { (spare.used) } td class="num" { (spare.free) } td class="num" { (spare.bad) } td class="num" { (spare.copies_current) "/5" }
