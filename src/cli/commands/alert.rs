@@ -138,6 +138,12 @@ fn list(out: &mut Output) -> Exit {
 
 fn test(context: &Context, name: Option<&str>, out: &mut Output) -> Result<Exit> {
     let settings = context.settings(name)?;
+    if let Some(name) = name
+        && !context.loaded()?.config.setups.contains_key(name)
+        && !context.active_names().is_ok_and(|active| active.iter().any(|one| one == name))
+    {
+        context.note(&format!("no setup '{name}' is up, and the configuration has none: what holds for all is tested"));
+    }
     let text = "this is a test: nothing has happened".to_string();
     let events = vec![Event { event: Kind::Test, text, sectors: Vec::new() }];
     let told = send(settings, &message(name.unwrap_or("(no setup)"), "", "", events));

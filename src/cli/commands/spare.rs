@@ -199,7 +199,7 @@ fn row(context: &Context, session: &Session<'_>, index: SpareIndex) -> SpareRow 
         state: state_word(session, index, generation),
         sectors: record.map_or(Sectors::ZERO, |r| r.identity.size),
         used_sectors: Sectors(sum(&mut metadata.map.extents_by_slot(index).map(|e| e.range.len().0))),
-        free_sectors: Pool::new(metadata, |_| true).free_on(index),
+        free_sectors: Pool::new(metadata, |index| session.is_there(index)).free_on(index),
         extents: metadata.map.extents_by_slot(index).count(),
         bad_sectors: sum(&mut metadata.bad_blocks.get(&index).into_iter().flatten().map(|r| r.len().0)),
         generation,

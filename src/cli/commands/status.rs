@@ -141,7 +141,8 @@ pub(super) fn gather(context: &Context, name: &str, patience: Duration) -> Resul
 fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Result<StatusReport> {
     let metadata = &session.metadata;
     let map = &metadata.map;
-    let pool = Pool::new(metadata, |_| true);
+    // What is not there has no room.
+    let pool = Pool::new(metadata, |index| session.is_there(index));
     let mut seen = Judge::default();
     let spares = indexes(session).filter_map(|i| examine_spare(context, session, &pool, &mut seen, i)).collect();
     let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
