@@ -24,6 +24,8 @@ pub mod parallel;
 mod partition_table;
 pub mod priority;
 pub mod ram;
+pub mod smartctl;
+pub(crate) mod tool;
 pub mod usage;
 pub mod verify;
 pub mod workers;

@@ -15,7 +15,6 @@ mod ext;
 mod owner;
 mod place;
 mod search;
-mod tool;
 mod xfs;
 
 pub use owner::{Named, Owned, Owner};
@@ -24,13 +23,13 @@ use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::block::foreign::read_signature;
 use crate::block::host::Host;
+use crate::block::tool::Deadline;
 use crate::block::{Disk, DiskError};
 use crate::format::signature::{HEAD_BYTES, Kind};
 use crate::units::{Bytes, Range, Sectors, coalesce};
 use place::Place;
 use search::Search;
 use std::time::Duration;
-use tool::Deadline;
 
 /// How long a search may take where nobody says otherwise. On a large filesystem all inodes may have to be read.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,6 +14,7 @@ mod thin;
 pub use file::{append, read};
 pub use thin::thin;
 
+use crate::smart::Smart;
 use crate::units::Sectors;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,8 @@ pub struct Record {
 pub enum What {
     /// The setup as a whole.
     Setup(SetupRecord),
+    /// What one of its disks said of itself.
+    Disk(DiskRecord),
     /// Of a later version.
     #[serde(other)]
     Unknown,
@@ -44,8 +47,38 @@ pub enum What {
 impl What {
     /// Whether the other is of the same kind and subject, so that one follows the other.
     fn is_like(&self, other: &What) -> bool {
-        matches!((self, other), (What::Setup(_), What::Setup(_)))
+        match (self, other) {
+            (What::Setup(_), What::Setup(_)) => true,
+            (What::Disk(one), What::Disk(other)) => one.device == other.device,
+            _ => false,
+        }
     }
+
+    /// Whether `now` says something that this does not. Hours and temperatures change all the time.
+    fn differs(&self, now: &What) -> bool {
+        let quiet = |disk: &DiskRecord| {
+            let smart = Smart { power_on_hours: None, temperature: None, exit_status: 0, ..disk.smart.clone() };
+            DiskRecord { smart, ..disk.clone() }
+        };
+        match (self, now) {
+            (What::Disk(one), What::Disk(other)) => quiet(one) != quiet(other),
+            (one, other) => one != other,
+        }
+    }
+}
+
+/// What a disk said of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskRecord {
+    /// What it is to the setup: `main`, or `spare` and its number.
+    pub device: String,
+    /// Its score, where it was judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<u8>,
+    /// What it said.
+    #[serde(flatten)]
+    pub smart: Smart,
 }
 
 /// How a setup was doing.
@@ -75,13 +108,13 @@ pub struct SetupRecord {
 
 /// How long nothing has to change before it is recorded all the same, in seconds: a little less than a day, so that a daily
 /// run records every time.
-const AT_LEAST_EVERY: u64 = 20 * 3600;
+pub const AT_LEAST_EVERY: u64 = 20 * 3600;
 
 /// Whether `now` is worth a record, after `last`.
 pub fn is_news(last: Option<&Record>, now: &Record) -> bool {
     match last {
         // A clock that was set back must not silence it.
-        Some(last) => last.what != now.what || now.time.abs_diff(last.time) >= AT_LEAST_EVERY,
+        Some(last) => last.what.differs(&now.what) || now.time.abs_diff(last.time) >= AT_LEAST_EVERY,
         None => true,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The parts and their directions are described in docs/DESIGN.md; `tests/architecture.rs` checks them.
 //! Pure: [`units`], [`identity`], [`format`](mod@format), [`map`], [`segments`], [`pool`], [`plan`], [`config`], [`messages`],
-//! [`metrics`], [`stats`], [`report`].
+//! [`metrics`], [`stats`], [`report`], [`smart`], [`health`].
 //! Edges: [`alert`], [`history`], [`dm`], [`block`], [`store`], [`files`], [`engine`], [`scan`], [`watch`], [`validate`], [`cli`].
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, clippy::manual_is_multiple_of))]
@@ -17,6 +17,7 @@ pub mod dm;
 pub mod engine;
 pub mod files;
 pub mod format;
+pub mod health;
 pub mod history;
 pub mod identity;
 pub mod map;
@@ -27,6 +28,7 @@ pub mod pool;
 pub mod report;
 pub mod scan;
 pub mod segments;
+pub mod smart;
 pub mod stats;
 pub mod store;
 pub mod units;

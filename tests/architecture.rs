@@ -7,11 +7,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 24] = [
+const PARTS: [(&str, &[&str]); 26] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("messages", &[]),
     ("stats", &["units"]),
+    ("smart", &[]),
+    ("health", &["units", "smart"]),
     ("metrics", &["units", "stats"]),
     ("report", &["units", "stats"]),
     ("map", &["units"]),
@@ -22,21 +24,21 @@ const PARTS: [(&str, &[&str]); 24] = [
     ("config", &["format::metadata"]),
     // Of block, the fake only: its devices are RAM disks.
     ("dm", &["units", "segments"]),
-    ("block", &["units", "identity", "format::signature", "format::header"]),
+    ("block", &["units", "identity", "format::signature", "format::header", "smart"]),
     ("store", &["units", "map", "format", "block"]),
     ("files", &["units", "format::signature", "block"]),
     ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "stats", "dm", "block", "store"]),
     ("scan", &["units", "map", "format", "plan", "block", "engine"]),
     ("validate", &["units", "map", "format", "block", "store", "engine::Observer", "engine::find"]),
     ("alert", &["units"]),
-    ("history", &["units"]),
+    ("history", &["units", "smart"]),
     ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
             "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
-            "history",
+            "history", "smart", "health",
         ],
     ),
     (
@@ -44,7 +46,7 @@ const PARTS: [(&str, &[&str]); 24] = [
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
             "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
-            "history", "cli",
+            "history", "smart", "health", "cli",
         ],
     ),
 ];
@@ -53,9 +55,9 @@ const PARTS: [(&str, &[&str]); 24] = [
 const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
-const PURE: [&str; 12] = [
-    "messages", "metrics", "stats", "report", "units", "identity", "format", "map", "segments", "pool", "plan",
-    "config",
+const PURE: [&str; 14] = [
+    "smart", "health", "messages", "metrics", "stats", "report", "units", "identity", "format", "map", "segments",
+    "pool", "plan", "config",
 ];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];

@@ -123,7 +123,18 @@ qemu_command() {
     qemu_export root / ,readonly=on
     qemu_export run "$run"
     for i in "${!shares[@]}"; do qemu_export "share$i" "${shares[i]}"; done
-    for i in "${!disks[@]}"; do
-        guest_cmd+=(-drive "file=$run/disk$i,format=raw,if=virtio,cache=writeback,discard=unmap${disk_opts[i]:-}")
-    done
+    for i in "${!disks[@]}"; do qemu_disk "$i" "${disk_kinds[i]:-virtio}"; done
+}
+
+# qemu_disk NUMBER KIND
+qemu_disk() {
+    local drive="file=$run/disk$1,format=raw,cache=writeback,discard=unmap${disk_opts[$1]:-}"
+    [[ $2 != virtio ]] || { guest_cmd+=(-drive "$drive,if=virtio"); return; }
+    guest_cmd+=(-drive "$drive,if=none,id=drive$1")
+    # shellcheck disable=SC2054 # qemu's own commas
+    case $2 in
+    ata) guest_cmd+=(-device "ahci,id=ahci$1" -device "ide-hd,bus=ahci$1.0,drive=drive$1,serial=ATA$1") ;;
+    nvme) guest_cmd+=(-device "nvme,drive=drive$1,serial=NVME$1") ;;
+    scsi) guest_cmd+=(-device "virtio-scsi-pci,id=scsi$1" -device "scsi-hd,bus=scsi$1.0,drive=drive$1,serial=SCSI$1") ;;
+    esac
 }

@@ -4,6 +4,7 @@ pub mod alert;
 mod allocation;
 pub mod assembly;
 pub mod config;
+pub mod health;
 mod metadata;
 pub mod metrics;
 pub mod report;
@@ -131,6 +132,8 @@ pub enum Command {
     Metrics(metrics::Metrics),
     /// Show how many requests there were, and how long they took.
     Stats(stats::Stats),
+    /// Judge the disks: a score for each, with the reasons.
+    Health(health::Health),
     /// Write a page for people: how the setups are doing, in pictures.
     Report(report::Report),
     /// Look at the configuration.
@@ -149,6 +152,7 @@ impl Command {
         match self {
             Command::Status(status) => status.nagios,
             Command::Scan(scan) => scan.nagios,
+            Command::Health(health) => health.nagios,
             _ => false,
         }
     }

@@ -9,6 +9,9 @@ mod create;
 mod cron;
 mod cron_each;
 mod discover;
+mod health;
+mod health_history;
+mod health_view;
 mod incremental;
 mod lifecycle;
 mod metadata;
@@ -70,6 +73,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Reassemble(args) => reassemble::reassemble(context, args, out),
         Command::Alert(args) => alert::alert(context, args, out),
         Command::Metrics(args) => metrics::metrics(context, args, out),
+        Command::Health(args) => health::health(context, args, out),
         Command::Report(args) => report::report(context, args, out),
         Command::Stats(args) => stats::stats(context, args, out),
         Command::Config(args) => config::run(context, args, out),

@@ -47,6 +47,7 @@ pub(super) struct Context {
     loaded: OnceCell<Loaded>,
     touched: RefCell<BTreeMap<String, RangeSet>>,
     metrics_due: Cell<bool>,
+    disks_due: Cell<bool>,
 }
 
 impl Context {
@@ -61,6 +62,7 @@ impl Context {
             loaded: OnceCell::new(),
             touched: RefCell::default(),
             metrics_due: Cell::new(false),
+            disks_due: Cell::new(false),
         })
     }
 
@@ -81,6 +83,16 @@ impl Context {
     /// Whether the metrics have to be written anew, since this was last asked.
     pub(super) fn take_metrics_due(&self) -> bool {
         self.metrics_due.take()
+    }
+
+    /// Has the disks asked how they are when the command is done, if they were not today.
+    pub(super) fn set_disks_due(&self) {
+        self.disks_due.set(true);
+    }
+
+    /// Whether the disks are to be asked.
+    pub(super) fn are_disks_due(&self) -> bool {
+        self.disks_due.get()
     }
 
     /// The setups that were touched since this was last asked.
@@ -252,6 +264,7 @@ impl Context {
             config: self.config.clone(),
             touched: Default::default(),
             metrics_due: Cell::new(false),
+            disks_due: Cell::new(false),
             loaded: OnceCell::new(),
         }
     }

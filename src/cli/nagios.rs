@@ -57,6 +57,11 @@ impl Answer {
         Answer { verdict: Verdict::Unknown, text: why.into(), data: Vec::new() }
     }
 
+    /// An answer in so many words; the data are labels, values and units.
+    pub(super) fn new(verdict: Verdict, text: String, data: Vec<(String, u64, &'static str)>) -> Answer {
+        Answer { verdict, text, data }
+    }
+
     /// How setups are doing.
     pub(super) fn status(readings: &[Reading]) -> Answer {
         let judged: Vec<(Verdict, String)> = readings.iter().map(judge).collect();

@@ -12,8 +12,8 @@ mod parse;
 use super::owner::Owner;
 use super::place::Place;
 use super::search::{Hit, Id, Search};
-use super::tool::{Deadline, Lines, Tool, ToolError, Want};
 use crate::block::device::BlockDevice;
+use crate::block::tool::{Deadline, Lines, Tool, ToolError, Want};
 use crate::block::usage::MountPoint;
 use crate::units::{Bytes, Range, Sectors};
 use parse::{Chunks, Content, Extents, Run, Stripe, Subvolumes, Tree};
@@ -34,7 +34,7 @@ const PASSED: &str = "part of an extent that is still in use elsewhere";
 
 /// Claims what it can find out.
 pub(super) fn look(device: &BlockDevice, place: &Place, search: &mut Search, deadline: Deadline) {
-    super::tool::forget_cached(&device.path);
+    crate::block::tool::forget_cached(&device.path);
     let mut btrfs = Btrfs { device, search, deadline, block: Sectors(8), node_bytes: 16_384 };
     let result = btrfs.stripes().and_then(|stripes| match (&place.mount, place.mounted) {
         (Some(mount), _) => btrfs.live(&stripes, place, mount),

@@ -19,8 +19,8 @@ mod walk;
 use super::owner::Owner;
 use super::place::Place;
 use super::search::{Hit, Id, Search};
-use super::tool::{Deadline, Lines, Tool, ToolError, Want};
 use crate::block::device::BlockDevice;
+use crate::block::tool::{Deadline, Lines, Tool, ToolError, Want};
 use parse::{Geometry, Kind, MapOwner, Uses};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -43,7 +43,7 @@ const MISSING: &str = "it is in use, but by nothing that was found; something of
 
 /// Claims what it can find out.
 pub(super) fn look(device: &BlockDevice, place: &Place, search: &mut Search, deadline: Deadline) {
-    super::tool::forget_cached(&device.path);
+    crate::block::tool::forget_cached(&device.path);
     let result = headers(device, search, deadline).and_then(|geometry| {
         if search.is_done() {
             return Ok(());

@@ -47,6 +47,28 @@ fn what_is_new_is_recorded_and_the_rest_once_a_day() {
     assert_eq!(read(dir.path(), Uuid::from_u128(1)).unwrap(), []);
 }
 
+fn disk(device: &str, hours: u64, pending: u64) -> What {
+    let counters = [(crate::smart::Counter::Pending, pending)].into();
+    let smart = Smart { power_on_hours: Some(hours), counters, ..Smart::default() };
+    What::Disk(DiskRecord { device: device.into(), score: Some(80), smart })
+}
+
+#[test]
+fn each_disk_has_a_history_of_its_own_and_hours_are_no_news() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |time, what| append(dir.path(), Uuid::nil(), &Record { time, what }).unwrap();
+    assert!(at(1, disk("main", 100, 0)));
+    assert!(at(1, disk("spare0", 100, 0)));
+    assert!(!at(2, disk("main", 101, 0)));
+    assert!(at(3, disk("main", 101, 8)));
+    assert!(!at(4, disk("spare0", 101, 0)));
+    let text = fs::read_to_string(file(dir.path())).unwrap();
+    let line = "{\"time\":3,\"kind\":\"disk\",\"device\":\"main\",\"score\":80,\"protocol\":\"unknown\",\"power_on_hours\":101,\
+                \"counters\":{\"pending\":8}}\n";
+    assert!(text.ends_with(line), "{text}");
+    assert_eq!(read(dir.path(), Uuid::nil()).unwrap()[2].what, disk("main", 101, 8));
+}
+
 #[test]
 fn a_cut_off_line_costs_itself_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();

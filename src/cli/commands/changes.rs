@@ -6,7 +6,7 @@
 //! a failure here is noted and changes no exit code.
 
 use super::status::gather;
-use super::{Context, alert, metrics, report, stats};
+use super::{Context, alert, health, metrics, report, stats};
 use crate::alert::state::State;
 use crate::cli::syslog::{self, Severity};
 use crate::engine::session::live_devices;
@@ -39,7 +39,10 @@ fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
     let state = State::take(&context.state().join("alert"), live.setup)?;
     let report = gather(context, name, Duration::ZERO)?;
     // Before anybody is told: a program that is run may look at it.
-    if let Err(error) = report::keep(context, live.setup, &report) {
+    let kept = report::keep(context, live.setup, &report).map_err(anyhow::Error::from);
+    let kept =
+        kept.and_then(|()| if context.are_disks_due() { health::keep(context, live.setup, name) } else { Ok(()) });
+    if let Err(error) = kept {
         context.note(&format!("{name}: the history is not up to date: {error}"));
     }
     alert::tell(context, &state, &report, weak)

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 /// Scans the named setups, or all that are active, as far as the time allows.
 pub(super) fn cron(context: &Context, args: &Scan, out: &mut Output) -> Result<Exit> {
     let run = ScanChoices::new(args, context.settings(None)?);
+    context.set_disks_due();
     let signals = signals()?;
     if let Some(name) = &args.only {
         let exit = scan_these(context, args, std::slice::from_ref(name), run.time_budget, &signals, out);

@@ -3,6 +3,7 @@
 //! Invariants: looking changes nothing but the file that was asked for, which is whole or as it was; only a regular file is
 //! replaced; a setup that is bad or hangs spoils nothing but its own part of the page.
 
+use super::health::directory;
 use super::metrics::{counted, word};
 use super::status::{State, StatusReport, gather};
 use super::status_many::each;
@@ -29,10 +30,6 @@ use anyhow::Result;
 use std::io;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
-
-fn directory(context: &Context) -> PathBuf {
-    context.state().join("history")
-}
 
 /// Keeps what the report says, when it is news.
 pub(super) fn keep(context: &Context, setup: Uuid, report: &StatusReport) -> io::Result<()> {
@@ -204,7 +201,7 @@ fn point(record: &Record) -> Option<Point> {
         What::Setup(setup) => {
             Some(Point { time: record.time, remapped: setup.remapped_sectors, lost: setup.lost_sectors })
         }
-        What::Unknown => None,
+        _ => None,
     }
 }
 

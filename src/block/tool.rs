@@ -1,4 +1,4 @@
-//! Running the tools of the filesystems.
+//! Running tools of the system, and reading what they say.
 //!
 //! Invariants:
 //! - no shell; a tool is taken from the system's own folders, never from PATH, and gets nothing of our environment;
@@ -29,14 +29,14 @@ const MOST_MEMORY_KIB: u64 = 1 << 20;
 
 /// The instant at which a search ends.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     end: Instant,
     patience: Duration,
 }
 
 impl Deadline {
     /// So far from now.
-    pub(super) fn after(patience: Duration) -> Deadline {
+    pub(crate) fn after(patience: Duration) -> Deadline {
         let now = Instant::now();
         // A time that does not fit is far enough away.
         let end = now.checked_add(patience).or_else(|| now.checked_add(Duration::from_secs(86_400))).unwrap_or(now);
@@ -44,7 +44,7 @@ impl Deadline {
     }
 
     /// Whether it is past.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         Instant::now() >= self.end
     }
 
@@ -55,7 +55,7 @@ impl Deadline {
 
 /// Why a tool gave no answer. Displayed it is a phrase.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ToolError {
+pub(crate) enum ToolError {
     /// It is not installed.
     #[error("{tool} is not installed (package {package})")]
     Missing {
@@ -73,7 +73,7 @@ pub(super) enum ToolError {
         why: String,
     },
     /// The time is up.
-    #[error("the search took longer than {} s (in {tool})", patience.as_secs_f32())]
+    #[error("it took longer than {} s (in {tool})", patience.as_secs_f32())]
     TimeUp {
         /// The tool.
         tool: &'static str,
@@ -98,25 +98,25 @@ pub(super) enum ToolError {
 
 /// A tool, and the package that it is in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tool {
+pub(crate) struct Tool {
     /// Name of the program.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// Debian's package.
-    pub(super) package: &'static str,
+    pub(crate) package: &'static str,
 }
 
 /// How a tool ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(crate) struct Ended {
     /// Its exit code; `None` when it was stopped because its reader had seen enough.
-    pub(super) code: Option<i32>,
+    pub(crate) code: Option<i32>,
     /// The beginning of what it said on standard error.
-    pub(super) errors: String,
+    pub(crate) errors: String,
 }
 
 /// Whether a reader wants more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Want {
+pub(crate) enum Want {
     /// It does.
     More,
     /// It has seen enough.
@@ -125,7 +125,7 @@ pub(super) enum Want {
 
 impl Tool {
     /// Runs the tool and hands its output to `sink`, piece by piece, as it comes.
-    pub(super) fn stream(
+    pub(crate) fn stream(
         self,
         arguments: &[&OsStr],
         deadline: Deadline,
@@ -171,7 +171,7 @@ impl Tool {
     }
 
     /// Runs the tool and gives its output, which must be whole; any exit code will do.
-    pub(super) fn capture(self, arguments: &[&OsStr], deadline: Deadline) -> Result<(String, Ended), ToolError> {
+    pub(crate) fn capture(self, arguments: &[&OsStr], deadline: Deadline) -> Result<(String, Ended), ToolError> {
         let mut out = Vec::new();
         let mut whole = true;
         let ended = self.stream(arguments, deadline, &mut |bytes| {
@@ -189,14 +189,14 @@ impl Tool {
     }
 
     /// As [`Tool::capture`], and the exit code must be 0.
-    pub(super) fn output(self, arguments: &[&OsStr], deadline: Deadline) -> Result<String, ToolError> {
+    pub(crate) fn output(self, arguments: &[&OsStr], deadline: Deadline) -> Result<String, ToolError> {
         let (out, ended) = self.capture(arguments, deadline)?;
         self.check(&ended)?;
         Ok(out)
     }
 
     /// Fails unless the tool was stopped by its reader, or ended well.
-    pub(super) fn check(self, ended: &Ended) -> Result<(), ToolError> {
+    pub(crate) fn check(self, ended: &Ended) -> Result<(), ToolError> {
         match ended.code {
             None | Some(0) => Ok(()),
             Some(_) => Err(self.failed(ended)),
@@ -204,7 +204,7 @@ impl Tool {
     }
 
     /// The error of a tool that did not do what it should.
-    pub(super) fn failed(self, ended: &Ended) -> ToolError {
+    pub(crate) fn failed(self, ended: &Ended) -> ToolError {
         let line = first_words(&ended.errors);
         let said = if line.is_empty() { format!("exit code {}", ended.code.unwrap_or_default()) } else { line };
         ToolError::Failed { tool: self.name, said }
@@ -274,7 +274,7 @@ impl Tool {
 
 /// Has the kernel forget what it keeps of a device for readers like these tools. A mounted XFS or btrfs reads and
 /// writes its metadata past that cache, so a tool would see what it was at the time of an earlier run.
-pub(super) fn forget_cached(device: &Path) {
+pub(crate) fn forget_cached(device: &Path) {
     if let Ok(file) = std::fs::File::open(device) {
         let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
         // Advice only: if it is not taken, the tools see something older.
@@ -318,7 +318,7 @@ fn first_words(errors: &str) -> String {
 
 /// Cuts a stream into lines; a line that is longer than [`MOST_LINE`] is cut there.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     rest: Vec<u8>,
 }
 
@@ -327,7 +327,7 @@ const MOST_LINE: usize = 4 << 20;
 
 impl Lines {
     /// Takes a piece of the stream, and gives every line that ends in it, without its end.
-    pub(super) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str) -> Want) -> Want {
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str) -> Want) -> Want {
         let mut pieces = bytes.split(|byte| *byte == b'\n').peekable();
         while let Some(piece) = pieces.next() {
             let room = MOST_LINE.saturating_sub(self.rest.len()).min(piece.len());
@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(error.to_string(), "no-such-tool is not installed (package coreutils)");
         let start = Instant::now();
         let error = run("sleep", &["60"], Duration::from_millis(300)).unwrap_err();
-        assert_eq!(error.to_string(), "the search took longer than 0.3 s (in sleep)");
+        assert_eq!(error.to_string(), "it took longer than 0.3 s (in sleep)");
         assert!(start.elapsed() < Duration::from_secs(10));
         assert!(matches!(run("true", &[], Duration::ZERO), Err(ToolError::TimeUp { .. })));
     }
