@@ -82,6 +82,17 @@ impl Band {
         }
     }
 
+    /// How bad it is, from 0; nothing where nothing is known.
+    pub fn level(self) -> Option<u8> {
+        match self {
+            Band::Unknown => None,
+            Band::Good => Some(0),
+            Band::Fair => Some(1),
+            Band::Poor => Some(2),
+            Band::Failing => Some(3),
+        }
+    }
+
     /// For people.
     pub fn word(self) -> &'static str {
         match self {

@@ -28,6 +28,8 @@ pub enum Trouble {
     RoomShort,
     /// Some of the five copies on a spare are damaged or old.
     CopiesLagging,
+    /// A disk of the setup is judged to be failing.
+    DiskFailing,
 }
 
 /// What is to be said of a trouble.
@@ -45,7 +47,7 @@ pub struct Message {
 
 impl Trouble {
     /// All of them, in order of their codes.
-    pub const ALL: [Trouble; 11] = [
+    pub const ALL: [Trouble; 12] = [
         Trouble::Suspended,
         Trouble::Unsettled,
         Trouble::Unreadable,
@@ -57,6 +59,7 @@ impl Trouble {
         Trouble::Lost,
         Trouble::RoomShort,
         Trouble::CopiesLagging,
+        Trouble::DiskFailing,
     ];
 
     /// What is to be said of it.
@@ -147,6 +150,14 @@ impl Trouble {
                 "Each spare holds five, and one is enough. The others are whole.",
                 "'dm-remap metadata check NAME' says which; 'dm-remap metadata repair NAME' writes them anew, and so does the next commit. If it \
                  comes back, the spare has bad sectors there: replace it.",
+            ],
+            Trouble::DiskFailing => [
+                "DMR-12",
+                "A disk is failing",
+                "By its own account, or by what it has counted and what scans and moves have shown. Nothing is lost by that yet, and it may \
+                 last; but disks in that state do not get better.",
+                "'dm-remap health NAME' has the reasons. If it is main, copy the data off now, and replace it. If it is a spare, \
+                 'dm-remap spare replace NAME OLD NEW' moves what lives on it to another, live.",
             ],
         }
     }

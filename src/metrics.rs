@@ -62,6 +62,8 @@ metrics! {
     SETUP_WRITTEN_BYTES "counter" "dm_remap_setup_written_bytes_total" "What they wrote.";
     SETUP_IN_FLIGHT "gauge" "dm_remap_setup_requests_in_flight" "Requests to the setup that have begun and not ended.";
     SETUP_REQUEST_SECONDS "histogram" "dm_remap_setup_request_seconds" "How long reads and writes of the setup took.";
+    DISK_SCORE "gauge" "dm_remap_disk_health_score" "How the disk was judged to be doing when it was last asked, from 0 to 100: see dm-remap-health(8).";
+    DISK_ASKED "gauge" "dm_remap_disk_health_timestamp_seconds" "When the disk was last asked.";
     SPARE_INFO "gauge" "dm_remap_spare_info" "A spare and its device; always 1.";
     SPARE_STATE "gauge" "dm_remap_spare_state" "1 for the state that the spare is in, 0 for the others.";
     SPARE_USED "gauge" "dm_remap_spare_used_bytes" "What lives on the spare.";
@@ -119,6 +121,19 @@ pub struct Setup {
     pub spares: Vec<Spare>,
     /// What was counted of its requests.
     pub stats: SetupStats,
+    /// Its disks, as far as anything is on record of them.
+    pub disks: Vec<Disk>,
+}
+
+/// How a disk is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// What it is to the setup: `main`, or `spare` and its number.
+    pub role: String,
+    /// From 0 to 100.
+    pub score: u8,
+    /// When it was asked, seconds since 1970.
+    pub recorded: u64,
 }
 
 /// What the metadata say.
@@ -282,6 +297,11 @@ impl Page {
         }
         if let Some(counted) = &setup.stats.setup {
             self.requests(&labels, &counted.counters);
+        }
+        for disk in &setup.disks {
+            let labels = [labels[0], ("disk", disk.role.as_str())];
+            self.whole(&DISK_SCORE, &labels, u64::from(disk.score));
+            self.whole(&DISK_ASKED, &labels, disk.recorded);
         }
         setup.spares.iter().for_each(|spare| self.spare(&setup.name, spare));
         for spare in &setup.stats.spares {

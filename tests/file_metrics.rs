@@ -3,7 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use dm_remap::messages::Trouble;
-use dm_remap::metrics::{Contents, METRICS, Reading, SETUP_STATES, SPARE_STATES, Scan, Setup, Spare, render};
+use dm_remap::metrics::{Contents, Disk, METRICS, Reading, SETUP_STATES, SPARE_STATES, Scan, Setup, Spare, render};
 use dm_remap::stats::{BOUNDS_NS, Counted, Counters, Histogram, SetupStats, SpareStats};
 use dm_remap::units::Sectors;
 use std::collections::BTreeSet;
@@ -69,6 +69,7 @@ fn page() -> String {
             setup: counted(),
             spares: vec![SpareStats { index: 0, counted: counted(), ..SpareStats::default() }],
         },
+        disks: vec![Disk { role: "main".into(), score: 63, recorded: 1_700_000_000 }],
         ..Setup::default()
     };
     let readings = [

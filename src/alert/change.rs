@@ -1,7 +1,7 @@
 //! What changed at a setup between two looks. Pure.
 //!
-//! Invariants: two equal looks give no event; a value that sways around the limit of free room is told once, until it has
-//! been well above the limit again.
+//! Invariants: two equal looks give no event; a value that sways around a limit (of free room, of a band of health) is told once,
+//! until it has been well above the limit again.
 
 use super::event::{Event, Kind, MOST_RANGES};
 use crate::units::{Range, RangeSet, Sectors};
@@ -61,6 +61,20 @@ pub struct Look {
     pub attention: Option<String>,
     /// When the last finished scan ended, in seconds since 1970.
     pub scanned: Option<u64>,
+    /// The level of each disk that was told; see [`DiskNow`].
+    #[serde(default)]
+    pub disks: BTreeMap<String, u8>,
+}
+
+/// How a disk is doing. Levels are 0 for one that nothing speaks against, and higher the worse it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskNow {
+    /// Its level.
+    pub level: u8,
+    /// The level that it would have if it were a little worse: it counts as better only when this does.
+    pub lenient: u8,
+    /// In words.
+    pub text: String,
 }
 
 /// What is there now, and how it came.
@@ -80,6 +94,8 @@ pub struct Now {
     pub attention: Option<String>,
     /// The last finished scan: when, and what it found.
     pub scan: Option<(u64, String)>,
+    /// Its disks, by what they are to the setup, as far as anything is known of them.
+    pub disks: BTreeMap<String, DiskNow>,
 }
 
 /// What is in `now` and was not in `before`: the runs as far as they are known, and how many sectors.
@@ -125,6 +141,7 @@ pub fn compare(before: &Look, now: &Now, warn_free_percent: u64) -> (Vec<Event>,
     sectors(before, now, &mut events, &mut look);
     spares(before, now, &mut events, &mut look);
     room(before, now, warn_free_percent, &mut events, &mut look);
+    disks(before, now, &mut events, &mut look);
     // The reason may be worded by numbers that change; that a person must look is told once.
     if let Some(why) = now.attention.as_ref().filter(|_| before.attention.is_none()) {
         events.push(event(Kind::Attention, why.clone()));
@@ -196,6 +213,18 @@ fn room(before: &Look, now: &Now, warn: u64, events: &mut Vec<Event>, look: &mut
         }
     } else if free >= warn.saturating_add(SWAY_PERCENT).min(100) || warn == 0 {
         look.short = false;
+    }
+}
+
+fn disks(before: &Look, now: &Now, events: &mut Vec<Event>, look: &mut Look) {
+    for (role, disk) in &now.disks {
+        let told = before.disks.get(role).copied().unwrap_or(0);
+        if disk.level > told {
+            events.push(event(Kind::Health, format!("{role} {}", disk.text)));
+            look.disks.insert(role.clone(), disk.level);
+        } else if disk.lenient < told {
+            look.disks.insert(role.clone(), disk.lenient);
+        }
     }
 }
 

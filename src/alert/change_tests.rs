@@ -99,3 +99,31 @@ fn a_map_with_too_many_runs_is_told_by_its_size() {
     let (events, _) = compare(&look, &Now { moved: Some(more), ..Now::default() }, 10);
     assert_eq!(events[0].text, "8 sectors were moved to a spare");
 }
+
+#[test]
+fn a_disk_that_gets_worse_is_told_once_for_each_band() {
+    let now = |level, lenient| {
+        let disk = DiskNow { level, lenient, text: format!("is at level {level}") };
+        Now { disks: [("main".to_string(), disk)].into(), ..Now::default() }
+    };
+    let mut look = Look::default();
+    let mut told = |level, lenient| {
+        let (events, next) = compare(&look, &now(level, lenient), 10);
+        look = next;
+        events.into_iter().map(|event| (event.event, event.text)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(0, 0), []);
+    assert_eq!(told(0, 1), [], "nearly is not over the limit");
+    assert_eq!(told(1, 1), [(Kind::Health, "main is at level 1".to_string())]);
+    assert_eq!(told(1, 1), []);
+    // It sways around the limit.
+    assert_eq!((told(0, 1), told(1, 1)), (vec![], vec![]));
+    assert_eq!(told(3, 3).len(), 1);
+    assert_eq!(told(2, 3), []);
+    // Well above it again, and then below.
+    assert_eq!(told(0, 0), []);
+    assert_eq!(told(1, 2).len(), 1);
+    // Nothing known is no change.
+    let (events, next) = compare(&look, &Now::default(), 10);
+    assert!(events.is_empty() && next.disks["main"] == 1);
+}

@@ -31,6 +31,8 @@ pub enum Kind {
     Whole,
     /// A person must look: the setup is suspended, or its table or metadata is not as it should be.
     Attention,
+    /// A disk is judged to be in a worse band than was told.
+    Health,
     /// A scan has finished.
     Scan,
     /// A test of the alerts.
@@ -39,7 +41,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Bad,
         Kind::Weak,
         Kind::Lost,
@@ -48,6 +50,7 @@ impl Kind {
         Kind::Degraded,
         Kind::Whole,
         Kind::Attention,
+        Kind::Health,
         Kind::Scan,
         Kind::Test,
     ];
@@ -63,6 +66,7 @@ impl Kind {
             Kind::Degraded => "degraded",
             Kind::Whole => "whole",
             Kind::Attention => "attention",
+            Kind::Health => "health",
             Kind::Scan => "scan",
             Kind::Test => "test",
         }
@@ -79,6 +83,7 @@ impl Kind {
             Kind::Degraded => "333ea4bbbe0f4e7189650c6db14d4a72",
             Kind::Whole => "b583aff734e14b5aa556fde9d84d290e",
             Kind::Attention => "d6ccc3c912a347fb8db2053480696df6",
+            Kind::Health => "952728e944ba47cb95b5f227661dd955",
             Kind::Scan => "afed8a71913e486ba390c548f7e00129",
             Kind::Test => "aab0288743dc444f9629e9d02ae380b1",
         }
@@ -95,6 +100,7 @@ impl Kind {
             Kind::Degraded => 3,
             Kind::Whole => 5,
             Kind::Attention => 3,
+            Kind::Health => 4,
             Kind::Scan => 6,
             Kind::Test => 5,
         }
@@ -113,6 +119,7 @@ impl Kind {
             Kind::Attention => {
                 "A person must look: the setup is suspended, or its table or metadata is not as it should be"
             }
+            Kind::Health => "A disk is judged to be worse than was told",
             Kind::Scan => "A scan has finished",
             Kind::Test => "A test of the alerts",
         }

@@ -241,7 +241,7 @@ pub static POOL_WARN_FREE_PERCENT: Key<u64> = integer(
 pub static ALERTS_ON: Key<Vec<&'static str>> = Key {
     spec: spec(
         ["alerts", "on"],
-        Kind::Words(&["bad", "weak", "lost", "failed", "space", "degraded", "whole", "attention", "scan"]),
+        Kind::Words(&["bad", "weak", "lost", "failed", "space", "degraded", "whole", "attention", "health", "scan"]),
         Value::Words(Vec::new()),
         TELLING,
         "What to tell of, and nothing else; all but 'scan' when it is empty. 'dm-remap alert --list' says what each \

@@ -134,6 +134,11 @@ impl Held {
         processes("dm-remap-guard").into_iter().find(|g| process_field(*g, "PPid").is_some_and(|p| p == parent))
     }
 
+    /// Whether the command has ended.
+    pub fn is_over(&self) -> bool {
+        process_field(self.pid, "State").is_none_or(|state| state.starts_with('Z'))
+    }
+
     /// Waits for its end; its exit code, unless a signal ended it.
     pub fn end(mut self) -> Option<i32> {
         self.strace.wait().unwrap().code()

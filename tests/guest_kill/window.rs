@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long a command is held inside the window, to look at it. An emulated processor takes its time.
 fn hold_time() -> Duration {
     let emulated = std::env::var("GUEST_KERNEL").is_ok_and(|kernel| kernel == "qemu");
-    Duration::from_millis(if emulated { 6000 } else { 1500 })
+    Duration::from_millis(if emulated { 8000 } else { 4000 })
 }
 
 fn send(pid: i32, signal: Signal) {
@@ -30,12 +30,13 @@ fn suspended_points(campaign: &Campaign, way: Way) -> Vec<Call> {
 fn hold(campaign: &Campaign, point: &Call, way: Way) -> Option<(Held, i32)> {
     for _ in 0..6 {
         let held = Held::start(point, hold_time(), &campaign.args(way));
-        let begun = Instant::now();
-        wait_for(hold_time(), || campaign.setup.suspended());
+        // How long it takes to get there depends on the machine, and says nothing.
+        wait_for(Duration::from_secs(60), || campaign.setup.suspended() || held.is_over());
+        let seen = Instant::now();
         std::thread::sleep(Duration::from_millis(50));
         if let Some(guardian) = held.guardian()
             && campaign.setup.suspended()
-            && begun.elapsed() < hold_time() / 2
+            && seen.elapsed() < hold_time() / 4
         {
             return Some((held, guardian));
         }

@@ -2,9 +2,9 @@
 //!
 //! Invariant: a failure here is noted and changes no exit code but that of `alert --test`.
 
-use super::status::{State as Health, StatusReport};
+use super::status::{DiskRow, State as Health, StatusReport};
 use super::{Context, Exit, Output};
-use crate::alert::change::{Now, SpareHealth, compare};
+use crate::alert::change::{DiskNow, Now, SpareHealth, compare};
 use crate::alert::deliver::{Told, Ways, deliver};
 use crate::alert::event::{Alert, Event, Kind, VERSION};
 use crate::alert::state::State;
@@ -12,6 +12,7 @@ use crate::cli::args::alert::Alert as Args;
 use crate::cli::syslog::{self, Severity};
 use crate::config::{ALERTS_MAIL, ALERTS_ON, ALERTS_PROGRAM, Config, POOL_WARN_FREE_PERCENT, Settings};
 use crate::engine::now;
+use crate::health::Band;
 use crate::units::RangeSet;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,9 @@ use std::time::Duration;
 
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// A disk must be so many points above the limit of a band before it counts as better.
+const SWAY: u8 = 5;
 
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
@@ -73,6 +77,13 @@ fn seen(context: &Context, report: &StatusReport, weak: RangeSet) -> Now {
     let sum =
         |part: fn(&super::status::SpareReport) -> u64| report.spares.iter().map(part).fold(0, u64::saturating_add);
     let (used, free) = (sum(|spare| spare.used_sectors.0), sum(|spare| spare.free_sectors.0));
+    let disk = |disk: &DiskRow| {
+        let level = Band::of(disk.score).level()?;
+        let lenient = Band::of(disk.score.saturating_sub(SWAY)).level()?;
+        let reason = disk.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let text = format!("({}) is {}, {} of 100{reason}", disk.path, disk.band.word(), disk.score);
+        Some((disk.role.clone(), DiskNow { level, lenient, text }))
+    };
     let needs = matches!(report.state, Health::Suspended | Health::Unsettled | Health::Unreadable);
     let scan = report.scan.as_ref().and_then(|scan| Some((scan.finished?, scan.summary.clone())));
     Now {
@@ -83,6 +94,7 @@ fn seen(context: &Context, report: &StatusReport, weak: RangeSet) -> Now {
         free_percent: map.and_then(|_| free.saturating_mul(100).checked_div(used.saturating_add(free))),
         attention: report.status.first().filter(|_| needs).cloned(),
         scan,
+        disks: report.disks.iter().filter_map(disk).collect(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! its own line.
 
 use super::health_view::{Disk, answer, text};
+use super::status::DiskRow;
 use super::status_many::each;
 use super::{Context, Exit, Output, health_history};
 use crate::cli::args::health::Health as Args;
@@ -189,6 +190,28 @@ impl Known {
         moved.sort_by_key(|(time, _)| *time);
         moved
     }
+}
+
+/// How the disks of a setup are doing, by what was last recorded of them: nobody is asked. Those of which nothing is on record are
+/// left out.
+pub(super) fn recorded(context: &Context, session: &Session<'_>) -> Vec<DiskRow> {
+    let known = Known::load(context, &session.metadata);
+    let one = |(role, devno, place): (String, DevNo, Place)| {
+        let (recorded, smart) = known.records.iter().rev().find_map(|record| match &record.what {
+            What::Disk(disk) if disk.device == role => Some((record.time, &disk.smart)),
+            _ => None,
+        })?;
+        let health = known.judge(&role, place, Some(smart), &session.metadata);
+        Some(DiskRow {
+            path: context.path_of(devno),
+            role,
+            score: health.score?,
+            band: health.band,
+            reason: health.reasons.first().map(|reason| reason.text.clone()),
+            recorded,
+        })
+    };
+    members(session).into_iter().filter_map(one).collect()
 }
 
 pub(super) fn directory(context: &Context) -> PathBuf {

@@ -14,7 +14,7 @@ use crate::cli::selection::select;
 use crate::config::METRICS_TEXTFILE;
 use crate::engine::{EngineError, counting};
 use crate::messages::Trouble;
-use crate::metrics::{Contents, Reading, Scan, Setup, Spare, render};
+use crate::metrics::{Contents, Disk, Reading, Scan, Setup, Spare, render};
 use crate::stats::SetupStats;
 use crate::units::Sectors;
 use anyhow::Result;
@@ -166,6 +166,11 @@ fn facts(report: &StatusReport, stats: SetupStats) -> Setup {
             })
             .collect(),
         stats,
+        disks: report
+            .disks
+            .iter()
+            .map(|disk| Disk { role: disk.role.clone(), score: disk.score, recorded: disk.recorded })
+            .collect(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! writes.
 
 use super::Context;
+use super::health::recorded;
 use super::lifecycle::indexes;
 use super::room::RoomReport;
 use super::scan_report::summary;
@@ -12,6 +13,7 @@ use crate::engine::session::{Session, find_active, live_devices};
 use crate::engine::{held, now};
 use crate::format::choose::Expected;
 use crate::format::copy::Judge;
+use crate::health::Band;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::messages::Trouble;
 use crate::pool::Pool;
@@ -53,9 +55,12 @@ impl State {
             Trouble::Unreadable => State::Unreadable,
             Trouble::NoAnswer => State::Silent,
             Trouble::SpareMissing | Trouble::SpareFailed => State::Degraded,
-            Trouble::SpareDraining | Trouble::Held | Trouble::Lost | Trouble::RoomShort | Trouble::CopiesLagging => {
-                State::Attention
-            }
+            Trouble::SpareDraining
+            | Trouble::Held
+            | Trouble::Lost
+            | Trouble::RoomShort
+            | Trouble::CopiesLagging
+            | Trouble::DiskFailing => State::Attention,
         }
     }
 }
@@ -99,6 +104,21 @@ pub(super) struct StatusReport {
     /// Room on the spares; absent when the metadata cannot be read.
     pub(super) room: Option<RoomReport>,
     pub(super) spares: Vec<SpareReport>,
+    /// Its disks, by what was last recorded of them.
+    pub(super) disks: Vec<DiskRow>,
+}
+
+/// How a disk is doing, by what was last recorded of it.
+#[derive(Serialize)]
+pub(super) struct DiskRow {
+    pub(super) role: String,
+    pub(super) path: String,
+    pub(super) score: u8,
+    pub(super) band: Band,
+    /// The gravest reason.
+    pub(super) reason: Option<String>,
+    /// When it was asked, seconds since 1970.
+    pub(super) recorded: u64,
 }
 
 /// The last scan of a setup.
@@ -168,6 +188,7 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
         scan: last_scan(context, metadata.setup),
         room: Some(RoomReport::new(metadata, &pool, now())),
         spares,
+        disks: recorded(context, session),
     };
     judge(session, &mut report)?;
     Ok(report)
@@ -213,6 +234,7 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
         scan: None,
         room: None,
         spares: live.spares.iter().map(spare).collect(),
+        disks: Vec::new(),
     })
 }
 
@@ -330,6 +352,17 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
             what,
             format!("see 'dm-remap metadata check {name}'; the next commit writes all five"),
         );
+    }
+    for disk in report.disks.iter().filter(|disk| disk.band == Band::Failing) {
+        let reason = disk.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let action = match disk.role.strip_prefix("spare") {
+            Some(index) => {
+                format!("'dm-remap spare replace {name} {index} NEW' moves what lives on it to another, live")
+            }
+            None => format!("copy the data off it now, and replace it; 'dm-remap health {name}' has all the reasons"),
+        };
+        let what = format!("{} ({}) is failing, {} of 100{reason}", disk.role, disk.path, disk.score);
+        found(Trouble::DiskFailing, what, action);
     }
     Ok(())
 }

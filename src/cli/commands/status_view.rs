@@ -1,7 +1,7 @@
 //! How `status` looks: a setup in full, or a line for each of many.
 
 use super::Output;
-use super::status::{State, StatusReport};
+use super::status::{DiskRow, State, StatusReport};
 use crate::cli::output::Colour;
 use crate::cli::report::{count, sizes};
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,10 @@ pub(super) fn render(out: &mut Output, report: &StatusReport) {
     }
     if let Some(scan) = &report.scan {
         out.line(format!("   scan: {}", scan.summary));
+    }
+    if !report.disks.is_empty() {
+        let one = |disk: &DiskRow| format!("{} {} ({})", disk.role, disk.band.word(), disk.score);
+        out.line(format!(" health: {}", report.disks.iter().map(one).collect::<Vec<_>>().join(", ")));
     }
     out.table(8, &members(report));
     const MOST: usize = 20;
