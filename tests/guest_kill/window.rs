@@ -204,14 +204,13 @@ pub fn killed_with_its_guardian(campaign: &Campaign, all: bool) {
         for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
             // A sample takes every twelfth point of each.
             let wanted = all || (i + 4 * usize::from(way == Way::Back)).is_multiple_of(12);
-            if let Some(point) = points.get(i).filter(|_| wanted)
-                && let Some(words) = die_together(campaign, point, way, round + 1)
-            {
+            let Some(point) = points.get(i).filter(|_| wanted) else { continue };
+            campaign.complete(if way == Way::There { Way::Back } else { Way::There }, campaign.moved());
+            if let Some(words) = die_together(campaign, point, way, round + 1) {
                 round += 1;
                 let kind = seen.iter_mut().find(|(text, _)| words.contains(text));
                 kind.unwrap_or_else(|| panic!("{point:?}: {words}")).1 += 1;
             }
-            campaign.complete(way, campaign.moved());
         }
     }
     campaign.setup.command("status", &[]).expect(&[0]);
