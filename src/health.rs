@@ -1,6 +1,7 @@
 //! How a disk is doing: a score from 0 to 100, and the reasons for it.
 //!
 //! The score is a summary for people, by fixed rules that are all in `health/rules.rs`; it is no probability, and none is read out of it.
+//! Probabilities come from [`crate::risk`], and a high one lowers the score.
 //!
 //! Invariants:
 //! - what is not known lowers no score: a disk that says nothing, and of which nothing is known, has none;
@@ -11,6 +12,7 @@ mod rules;
 
 pub use rules::judge;
 
+use crate::risk::Risk;
 use crate::smart::Smart;
 use crate::units::Sectors;
 use serde::{Deserialize, Serialize};
@@ -35,7 +37,7 @@ pub struct Evidence<'a> {
 }
 
 /// A judgement.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Health {
     /// From 0, which is dead, to 100; nothing when nothing is known.
     pub score: Option<u8>,
@@ -43,6 +45,8 @@ pub struct Health {
     pub band: Band,
     /// Why it is not 100, the gravest first.
     pub reasons: Vec<Reason>,
+    /// How likely it is to fail, the nearest first; nothing for disks that the model knows nothing about.
+    pub risks: Vec<Risk>,
 }
 
 /// Why a score is lower than it could be.

@@ -5,6 +5,7 @@
 //! Each rule gives a reason with points. Points are added; some findings also put a ceiling on the score, whatever else is well.
 
 use super::{Band, Evidence, Health, Reason};
+use crate::risk::{self, ACT, Risk, WATCH};
 use crate::smart::{Counter, Smart};
 use crate::units::Sectors;
 
@@ -40,14 +41,17 @@ const RULES: [Rule; 8] = [
 /// Judges a disk.
 pub fn judge(evidence: &Evidence<'_>) -> Health {
     let mut tally = Tally::default();
+    let mut risks = Vec::new();
     if let Some(smart) = evidence.smart {
+        risks = risk::assess(smart, evidence.before, evidence.now);
         RULES.iter().for_each(|rule| counter(&mut tally, rule, smart, evidence));
         verdicts(&mut tally, smart);
         wear(&mut tally, smart);
     }
     findings(&mut tally, evidence);
+    outlook(&mut tally, &risks);
     let known = evidence.smart.is_some_and(|smart| !smart.is_empty()) || evidence.bad.is_some();
-    let mut health = tally.finish(known);
+    let mut health = Health { risks, ..tally.finish(known) };
     if health.band <= Band::Poor && evidence.smart.is_some_and(|smart| smart.passed == Some(true)) {
         let text = "its own self-assessment says PASSED all the same: that speaks of thresholds, not of this evidence";
         health.reasons.push(Reason { points: 0, text: text.into() });
@@ -82,9 +86,9 @@ impl Tally {
         let reason = |(points, text): (u64, String)| Reason { points: u8::try_from(points).unwrap_or(100), text };
         let reasons: Vec<Reason> = self.reasons.into_iter().map(reason).collect();
         if known || reasons.iter().any(|reason| reason.points > 0) {
-            Health { score: Some(score), band: Band::of(score), reasons }
+            Health { score: Some(score), band: Band::of(score), reasons, ..Health::default() }
         } else {
-            Health { score: None, band: Band::Unknown, reasons }
+            Health { reasons, ..Health::default() }
         }
     }
 }
@@ -185,6 +189,23 @@ fn wear(tally: &mut Tally, smart: &Smart) {
     }
     if let Some(degrees @ 60..) = smart.temperature {
         tally.cost(10, format!("it is {degrees} °C hot"));
+    }
+}
+
+/// A high risk puts a ceiling on the score: its evidence has cost points already.
+fn outlook(tally: &mut Tally, risks: &[Risk]) {
+    for (level, ceiling) in [(ACT, 50), (WATCH, 85)] {
+        if let Some(risk) = risks.iter().find(|risk| level.is_reached(risk)) {
+            let text = format!(
+                "of such disks {} fail within {} days, of all {}",
+                risk.percent(),
+                risk.days,
+                risk::percent(risk.base_rate)
+            );
+            tally.ceiling = Some(tally.ceiling.map_or(ceiling, |known| known.min(ceiling)));
+            tally.cost(0, text);
+            break;
+        }
     }
 }
 

@@ -15,7 +15,7 @@ fn health(smart: &Smart, before: &[(u64, Smart)]) -> Health {
 
 #[test]
 fn nothing_known_is_not_a_hundred() {
-    assert_eq!(judge(&Evidence::default()), Health { score: None, band: Band::Unknown, reasons: vec![] });
+    assert_eq!(judge(&Evidence::default()), Health::default());
     assert_eq!(judge(&Evidence { smart: Some(&Smart::default()), ..Evidence::default() }).score, None);
     // A scan that read everything is something.
     assert_eq!(judge(&Evidence { bad: Some(Sectors::ZERO), ..Evidence::default() }).score, Some(100));

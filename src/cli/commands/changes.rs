@@ -37,11 +37,10 @@ fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
     }
     stats::count_configured(context, name);
     let state = State::take(&context.state().join("alert"), live.setup)?;
+    // Before anybody is told: a program that is run may look at it, and what the disks say is told, too.
+    let disks = if context.are_disks_due() { health::keep(context, live.setup, name) } else { Ok(()) };
     let report = gather(context, name, Duration::ZERO)?;
-    // Before anybody is told: a program that is run may look at it.
-    let kept = report::keep(context, live.setup, &report).map_err(anyhow::Error::from);
-    let kept =
-        kept.and_then(|()| if context.are_disks_due() { health::keep(context, live.setup, name) } else { Ok(()) });
+    let kept = report::keep(context, live.setup, &report).map_err(anyhow::Error::from).and(disks);
     if let Err(error) = kept {
         context.note(&format!("{name}: the history is not up to date: {error}"));
     }

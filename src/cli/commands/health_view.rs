@@ -4,6 +4,7 @@ use super::Output;
 use crate::cli::nagios::{Answer, Verdict};
 use crate::cli::output::Colour;
 use crate::health::{Band, Health};
+use crate::risk::{Risk, percent};
 use crate::smart::Smart;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,9 @@ pub(super) fn text(out: &mut Output, setup: Option<&str>, disks: &[Disk]) {
             let points = if reason.points == 0 { String::new() } else { format!("-{}", reason.points) };
             out.line(format!("  {:width$}  {points:>4}  {}", "", reason.text));
         }
+        if let Some(text) = risk_line(&disk.health.risks) {
+            out.line(format!("  {:width$}        {text}", ""));
+        }
         if let Some(silent) = &disk.silent {
             out.line(format!("  {:width$}        it says nothing of itself: {silent}", ""));
         }
@@ -51,6 +55,13 @@ pub(super) fn text(out: &mut Output, setup: Option<&str>, disks: &[Disk]) {
             out.line(format!("  {:width$}        {}", "", disk.health.band.advice()));
         }
     }
+}
+
+/// How likely the disk is to fail, with the share of all disks beside it.
+fn risk_line(risks: &[Risk]) -> Option<String> {
+    let one = |risk: &Risk| format!("{} days {} ({})", risk.days, risk.percent(), percent(risk.base_rate));
+    let parts: Vec<String> = risks.iter().filter(|risk| risk.days <= 30).map(one).collect();
+    (!parts.is_empty()).then(|| format!("risk of failure (of all disks): {}", parts.join(", ")))
 }
 
 fn about(smart: Option<&Smart>) -> String {
