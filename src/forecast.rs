@@ -77,7 +77,10 @@ pub struct Tried {
     pub weight: f64,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of sectors and days, of which an estimate needs no more than 52 bits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of sectors and days, of which an estimate needs no more than 52 bits"
+)]
 fn float(number: u64) -> f64 {
     number as f64
 }
@@ -182,14 +185,27 @@ fn combined(daily: &[f64], models: &[Tried], days: usize) -> Vec<f64> {
 /// Between which multiples of what was foretold things were, in eight of ten trials.
 fn spread(trials: &[Trial], models: &[Tried]) -> (f64, f64) {
     let weight = |kind: Kind| models.iter().find(|tried| tried.model == kind).map_or(0.0, |tried| tried.weight);
-    let foretold =
-        |trial: &Trial| Kind::ALL.into_iter().zip(trial.foretold).map(|(kind, value)| weight(kind) * value).sum::<f64>();
+    let foretold = |trial: &Trial| {
+        Kind::ALL.into_iter().zip(trial.foretold).map(|(kind, value)| weight(kind) * value).sum::<f64>()
+    };
     // One sector on both sides: nothing foretold and nothing seen is right.
     let mut ratios: Vec<f64> = trials.iter().map(|trial| (trial.happened + 1.0) / (foretold(trial) + 1.0)).collect();
     ratios.sort_by(f64::total_cmp);
     let last = ratios.len().saturating_sub(1);
     let at = |index: usize| ratios.get(index).copied().unwrap_or(1.0);
     (at(last / 10), at(last.saturating_sub(last / 10)))
+}
+
+impl Foresight {
+    /// For people; nothing where there is nothing to say.
+    pub fn words(&self) -> Option<String> {
+        match self {
+            Foresight::Exhausted => Some("no room is left".into()),
+            Foresight::TooEarly => None,
+            Foresight::Steady { days } => Some(format!("nothing was moved in {days} days")),
+            Foresight::Growing(growth) => Some(growth.words()),
+        }
+    }
 }
 
 impl Growth {
@@ -204,7 +220,10 @@ impl Growth {
                 format!("the room lasts for about {expected} days (80 %: {least} to {most})")
             }
         };
-        format!("{span}, at {:.0} sectors in the next 30 days; growth of {} days, most like '{best}'", self.next_30_days, self.days)
+        format!(
+            "{span}, at {:.0} sectors in the next 30 days; growth of {} days, most like '{best}'",
+            self.next_30_days, self.days
+        )
     }
 }
 

@@ -63,6 +63,7 @@ metrics! {
     SETUP_IN_FLIGHT "gauge" "dm_remap_setup_requests_in_flight" "Requests to the setup that have begun and not ended.";
     SETUP_REQUEST_SECONDS "histogram" "dm_remap_setup_request_seconds" "How long reads and writes of the setup took.";
     DISK_SCORE "gauge" "dm_remap_disk_health_score" "How the disk was judged to be doing when it was last asked, from 0 to 100: see dm-remap-health(8).";
+    DISK_RISK "gauge" "dm_remap_disk_failure_probability" "How likely the disk is to fail within 30 days, 0 to 1; only for hard disks on ATA: see dm-remap-health(8).";
     DISK_ASKED "gauge" "dm_remap_disk_health_timestamp_seconds" "When the disk was last asked.";
     SPARE_INFO "gauge" "dm_remap_spare_info" "A spare and its device; always 1.";
     SPARE_STATE "gauge" "dm_remap_spare_state" "1 for the state that the spare is in, 0 for the others.";
@@ -134,6 +135,8 @@ pub struct Disk {
     pub score: u8,
     /// When it was asked, seconds since 1970.
     pub recorded: u64,
+    /// How likely it is to fail within 30 days, in parts of a billion; nothing where that is not known.
+    pub risk: Option<u64>,
 }
 
 /// What the metadata say.
@@ -301,6 +304,10 @@ impl Page {
         for disk in &setup.disks {
             let labels = [labels[0], ("disk", disk.role.as_str())];
             self.whole(&DISK_SCORE, &labels, u64::from(disk.score));
+            if let Some(risk) = disk.risk {
+                // In billionths, as nanoseconds are.
+                self.add(&DISK_RISK, &labels, Value::Nanoseconds(risk));
+            }
             self.whole(&DISK_ASKED, &labels, disk.recorded);
         }
         setup.spares.iter().for_each(|spare| self.spare(&setup.name, spare));

@@ -81,6 +81,10 @@ pub struct Setup {
     pub room: String,
     /// Its spares.
     pub spares: Vec<SpareFacts>,
+    /// Its disks, by what they last said of themselves.
+    pub disks: Vec<DiskFacts>,
+    /// How long the room lasts, in words.
+    pub foresight: Option<String>,
     /// The history, in order of time.
     pub history: Vec<Point>,
     /// What was counted of its requests.
@@ -141,6 +145,27 @@ pub struct SpareFacts {
     pub bad: Sectors,
     /// Copies of the metadata that are current.
     pub copies_current: u64,
+}
+
+/// How a disk is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFacts {
+    /// What it is to the setup.
+    pub role: String,
+    /// Its device.
+    pub path: String,
+    /// From 0 to 100.
+    pub score: u8,
+    /// What that is called.
+    pub band: String,
+    /// How grave that is.
+    pub tone: Tone,
+    /// The gravest reason.
+    pub reason: Option<String>,
+    /// How likely it is to fail within 30 days, and of how many that is true, in words.
+    pub risk: Option<String>,
+    /// When it said so.
+    pub recorded: u64,
 }
 
 /// A point of the history.

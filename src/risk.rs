@@ -45,6 +45,12 @@ impl Level {
 }
 
 impl Risk {
+    /// The probability in parts of a billion.
+    pub fn billionths(&self) -> u64 {
+        // Between 0 and a billion, so that nothing is cut off but digits that say nothing.
+        format!("{:.0}", self.probability.clamp(0.0, 1.0) * 1e9).parse().unwrap_or(0)
+    }
+
     /// The probability, for people.
     pub fn percent(&self) -> String {
         percent(self.probability)

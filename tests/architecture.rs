@@ -7,13 +7,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 26] = [
+const PARTS: [(&str, &[&str]); 28] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("messages", &[]),
     ("stats", &["units"]),
     ("smart", &[]),
-    ("health", &["units", "smart"]),
+    ("risk", &["smart"]),
+    ("forecast", &["units"]),
+    ("health", &["units", "smart", "risk"]),
     ("metrics", &["units", "stats"]),
     ("report", &["units", "stats"]),
     ("map", &["units"]),
@@ -38,7 +40,7 @@ const PARTS: [(&str, &[&str]); 26] = [
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
             "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
-            "history", "smart", "health",
+            "history", "smart", "health", "risk", "forecast",
         ],
     ),
     (
@@ -46,7 +48,7 @@ const PARTS: [(&str, &[&str]); 26] = [
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
             "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
-            "history", "smart", "health", "cli",
+            "history", "smart", "health", "risk", "forecast", "cli",
         ],
     ),
 ];
@@ -55,9 +57,9 @@ const PARTS: [(&str, &[&str]); 26] = [
 const EXCEPTIONS: [(&str, &str); 1] = [("dm::fake", "block")];
 
 /// Parts that do no I/O, and what they would need for it.
-const PURE: [&str; 14] = [
-    "smart", "health", "messages", "metrics", "stats", "report", "units", "identity", "format", "map", "segments",
-    "pool", "plan", "config",
+const PURE: [&str; 16] = [
+    "risk", "forecast", "smart", "health", "messages", "metrics", "stats", "report", "units", "identity", "format",
+    "map", "segments", "pool", "plan", "config",
 ];
 const IMPURE: [&str; 8] =
     ["std::fs", "std::process", "std::env", "std::net", "std::thread", "SystemTime", "nix", "devicemapper"];

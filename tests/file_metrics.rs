@@ -69,7 +69,7 @@ fn page() -> String {
             setup: counted(),
             spares: vec![SpareStats { index: 0, counted: counted(), ..SpareStats::default() }],
         },
-        disks: vec![Disk { role: "main".into(), score: 63, recorded: 1_700_000_000 }],
+        disks: vec![Disk { role: "main".into(), score: 63, recorded: 1_700_000_000, risk: Some(12_500_000) }],
         ..Setup::default()
     };
     let readings = [

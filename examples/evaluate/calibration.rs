@@ -58,7 +58,9 @@ impl Calibration {
 
     /// A table, and the Brier score.
     pub fn table(&self, days: u16) -> String {
-        let mut out = format!("| said, within {days} days | on average | what happened (95 %) | looked at | failed |\n|---|---|---|---|---|\n");
+        let mut out = format!(
+            "| said, within {days} days | on average | what happened (95 %) | looked at | failed |\n|---|---|---|---|---|\n"
+        );
         let mut low = 0.0;
         for (bin, high) in self.bins.iter().zip(EDGES) {
             if bin.days > 0.0 {

@@ -18,9 +18,6 @@ const FAMILY_YEARS: f64 = 20.0;
 /// A family's own rate counts half when so many failures were to be expected of it.
 const FAMILY_FAILURES: f64 = 2.0;
 
-/// One drive in so many hides its family, so that something is learnt for families that are not in the data.
-const HIDDEN: u64 = 6;
-
 /// A number that depends on the drive alone, and differs between uses.
 pub fn lot(id: u64, salt: u64) -> u64 {
     let mut x = (id ^ salt.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -48,7 +45,9 @@ pub fn priors(drives: &[&Drive], until: u64) -> BTreeMap<String, f32> {
     let known = sums.into_iter().filter(|(_, (_, years))| *years >= FAMILY_YEARS);
     let prior = |failures: f64, years: f64| ((failures + FAMILY_FAILURES) / (years * rate + FAMILY_FAILURES)).ln();
     // Two digits: it is a file for people, too.
-    known.map(|(name, (failures, years))| (name.to_string(), ((prior(failures, years) * 100.0).round() / 100.0) as f32)).collect()
+    known
+        .map(|(name, (failures, years))| (name.to_string(), ((prior(failures, years) * 100.0).round() / 100.0) as f32))
+        .collect()
 }
 
 /// The times at which a drive is looked at, and how many days each stands for: when anything changed, now and then, and every day before
@@ -62,7 +61,9 @@ fn times(drive: &Drive) -> Vec<(u64, f64)> {
         times.push(time);
         time += step;
     }
-    times.extend(drive.readings.iter().map(|reading| reading.time).filter(|time| (drive.from..drive.until).contains(time)));
+    times.extend(
+        drive.readings.iter().map(|reading| reading.time).filter(|time| (drive.from..drive.until).contains(time)),
+    );
     if drive.failed {
         let before = (0..35).map(|days| drive.until.saturating_sub(days * DAY + DAY / 2));
         times.extend(before.filter(|time| *time >= drive.from));
@@ -77,8 +78,7 @@ fn times(drive: &Drive) -> Vec<(u64, f64)> {
 fn samples(drives: &[&Drive], priors: &BTreeMap<String, f32>, until: u64, days: u16) -> Vec<Sample> {
     let mut out = Vec::new();
     for drive in drives.iter().filter(|drive| drive.from < until) {
-        let hidden = lot(drive.id, 2).is_multiple_of(HIDDEN);
-        let prior = priors.get(family(&drive.model)).copied().filter(|_| !hidden).unwrap_or(f32::NAN);
+        let prior = priors.get(family(&drive.model)).copied().unwrap_or(f32::NAN);
         for (time, weight) in times(drive).into_iter().filter(|(time, _)| *time < until) {
             let Some(readings) = drive.known_at(time) else { continue };
             let end = time + u64::from(days) * DAY;
@@ -97,14 +97,20 @@ fn samples(drives: &[&Drive], priors: &BTreeMap<String, f32>, until: u64, days: 
 /// How the trees of a horizon are grown. A failure is in as many days as the horizon has, which are one failure all the same.
 fn settings(days: u16) -> Settings {
     let failures = f64::from(days);
-    Settings { trees: if days < 30 { 50 } else { 100 }, depth: 3, rate: 0.15, ridge: 2.0 * failures, least: 6.0 * failures }
+    Settings {
+        trees: if days < 30 { 50 } else { 100 },
+        depth: 3,
+        rate: 0.15,
+        ridge: 3.0 * failures,
+        least: 8.0 * failures,
+    }
 }
 
-/// A model for the horizons, from what was known at `until` about the drives.
-pub fn model(drives: &[&Drive], until: u64, horizons: &[u16]) -> Model {
-    let priors = priors(drives, until);
+/// What the trees of all horizons say, from what was known at `until` about the drives. Without priors, of disks whose family is not
+/// known.
+pub fn horizons(drives: &[&Drive], priors: &BTreeMap<String, f32>, until: u64, horizons: &[u16]) -> Vec<Horizon> {
     let horizon = |days: &u16| {
-        let samples = samples(drives, &priors, until, *days);
+        let samples = samples(drives, priors, until, *days);
         let (start, trees) = fit(&samples, &settings(*days));
         // Of the days on which all of the horizon was seen, or the failure.
         let whole = samples.iter().filter(|s| s.happened || s.exposure >= f64::from(*days));
@@ -113,9 +119,60 @@ pub fn model(drives: &[&Drive], until: u64, horizons: &[u16]) -> Model {
             all += sample.weight;
             failed += if sample.happened { sample.weight } else { 0.0 };
         }
-        Horizon { days: *days, base_rate: round(failed / all), start, trees }
+        Horizon { days: *days, base_rate: round(failed / all), slope: 1.0, start, offset: 0.0, trees }
     };
-    Model { horizons: horizons.iter().map(horizon).collect(), priors, ..Model::default() }
+    horizons.iter().map(horizon).collect()
+}
+
+/// A model that knows the families of the drives, from what was known at `until` about them.
+pub fn model(drives: &[&Drive], until: u64, days: &[u16]) -> Model {
+    let priors = priors(drives, until);
+    Model { known: horizons(drives, &priors, until, days), priors, ..Model::default() }
+}
+
+/// What trees said of families that they had not seen, and what came of it: by how much they have to be held back is learnt from it.
+#[derive(Clone, Debug, Default)]
+pub struct Said(Vec<(f64, f64, f64)>);
+
+impl Said {
+    /// By trees of a horizon, of drives that they have not seen.
+    pub fn of(drives: &[&Drive], horizon: &Horizon) -> Said {
+        let samples = samples(drives, &BTreeMap::new(), u64::MAX / 4, horizon.days);
+        let one = |sample: &Sample| {
+            let log_rate = f64::from(horizon.log_rate(&sample.features));
+            (log_rate, sample.weight * sample.exposure, if sample.happened { sample.weight } else { 0.0 })
+        };
+        Said(samples.iter().map(one).collect())
+    }
+
+    pub fn add(&mut self, other: &Said) {
+        self.0.extend(&other.0);
+    }
+
+    /// Slope and offset under which what was said is most likely, by Newton's method.
+    pub fn hold_back(&self, horizon: &mut Horizon) {
+        let (mut slope, mut offset) = (1.0f64, 0.0f64);
+        for _ in 0..30 {
+            let (mut g, mut h) = ([0.0f64; 2], [0.0f64; 3]);
+            for (said, exposure, happened) in &self.0 {
+                let expected = (slope * said + offset).exp() * exposure;
+                g[0] += (expected - happened) * said;
+                g[1] += expected - happened;
+                h[0] += expected * said * said;
+                h[1] += expected * said;
+                h[2] += expected;
+            }
+            let determinant = h[0] * h[2] - h[1] * h[1];
+            if determinant.abs() < 1e-9 {
+                return;
+            }
+            // A step is kept small: the exponential is steep.
+            slope -= ((h[2] * g[0] - h[1] * g[1]) / determinant).clamp(-0.2, 0.2);
+            offset -= ((h[0] * g[1] - h[1] * g[0]) / determinant).clamp(-1.0, 1.0);
+        }
+        horizon.slope = ((slope * 1000.0).round() / 1000.0) as f32;
+        horizon.offset = ((offset * 1000.0).round() / 1000.0) as f32;
+    }
 }
 
 /// To four digits that count.

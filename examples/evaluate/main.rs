@@ -19,8 +19,8 @@ use anyhow::{Context, Result, bail};
 use calibration::Calibration;
 use clap::Parser;
 use data::{DAY, Drive};
-use dm_remap::risk::{self, Features, Model, family};
-use fit::{HORIZONS, lot};
+use dm_remap::risk::{self, Features, Horizon, Model, family};
+use fit::{HORIZONS, Said, lot};
 use judge::{ALARM, Course, Field, Figures};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -43,6 +43,9 @@ struct Args {
 
 const FOLDS: u64 = 5;
 
+/// The end of all data.
+const WHOLE: u64 = u64::MAX / 4;
+
 /// At most so many false alarms per drive-year: one in 200.
 const FEW: f64 = 1.0 / 200.0;
 
@@ -58,7 +61,8 @@ fn main() -> Result<()> {
     let print = fingerprint(&args.folder)?;
     if let Some(path) = &args.fit {
         let all: Vec<&Drive> = drives.iter().collect();
-        let model = Model { fitted_on: print.clone(), ..fit::model(&all, u64::MAX / 4, &HORIZONS) };
+        let model =
+            Model { fitted_on: print.clone(), elsewhere: elsewhere(&drives), ..fit::model(&all, WHOLE, &HORIZONS) };
         std::fs::write(path, model.to_text()).with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("{} is written: build again to judge it", path.display());
         return Ok(());
@@ -134,7 +138,7 @@ fn watch(drives: &[&Drive], from: u64, models: &[(u64, Model)]) -> Courses {
             let model = current(models, time);
             let features = Features::at(&drive.model, model.prior(&drive.model), readings, time);
             for (days, course) in &mut of {
-                let horizon = model.horizons.iter().find(|horizon| horizon.days == *days);
+                let horizon = model.horizons(&features).iter().find(|horizon| horizon.days == *days);
                 course.see(time, horizon.map_or(0.0, |horizon| horizon.probability(&features) as f32));
             }
         }
@@ -208,7 +212,11 @@ fn table(fields: &BTreeMap<String, Field>) {
     for days in ALARMS {
         if let Some(field) = fields.get(&name_of(days)) {
             let (figures, more) = field.against(rule);
-            let name = format!("{}, above {:.2} %: as many false alarms as the first rule", name_of(days), 100.0 * figures.threshold);
+            let name = format!(
+                "{}, above {:.2} %: as many false alarms as the first rule",
+                name_of(days),
+                100.0 * figures.threshold
+            );
             row(&name, &figures, &more.points());
         }
     }
@@ -227,11 +235,12 @@ fn calibrate(drives: &[&Drive], model: &Model) -> Vec<Calibration> {
     for drive in drives {
         let prior = model.prior(&drive.model);
         for (days, calibration) in HORIZONS.iter().zip(&mut out) {
-            let Some(at) = model.horizons.iter().position(|horizon| horizon.days == *days) else { continue };
             for time in calibration::times(drive, *days) {
                 let Some(readings) = drive.known_at(time) else { continue };
                 let risks = model.risks(&Features::at(&drive.model, prior, readings, time));
-                calibration.see(drive, time, *days, risks[at].probability);
+                if let Some(risk) = risks.iter().find(|risk| risk.days == *days) {
+                    calibration.see(drive, time, *days, risk.probability);
+                }
             }
         }
     }
@@ -250,10 +259,12 @@ fn calibration_tables(parts: Vec<Vec<Calibration>>) {
 
 /// The model that is built in, on these drives.
 fn built_in(drives: &[Drive], print: &str) -> Result<()> {
-    let Some(model) = Model::built_in().filter(|model| !model.horizons.is_empty()) else { bail!("no model is built in") };
+    let Some(model) = Model::built_in().filter(|model| !model.known.is_empty()) else { bail!("no model is built in") };
     println!("# The model that is built in\n");
     if model.fitted_on == *print {
-        println!("It was fitted on these very drives: these figures flatter it. Those of the cross-validation do not.\n");
+        println!(
+            "It was fitted on these very drives: these figures flatter it. Those of the cross-validation do not.\n"
+        );
     } else {
         println!("It was fitted on other files than these.\n");
     }
@@ -287,13 +298,46 @@ fn of_fold(drive: &Drive, fold: u64) -> bool {
     lot(drive.id, 4) % FOLDS == fold
 }
 
+fn of_family_fold(drive: &Drive, fold: u64) -> bool {
+    let step = |sum: u64, byte| sum.wrapping_mul(131).wrapping_add(u64::from(byte));
+    lot(family(&drive.model).bytes().fold(7, step), 5) % FOLDS == fold
+}
+
+/// Of each fold of families: trees that have seen only the others, and what they say of it, for each horizon.
+fn by_family(drives: &[Drive]) -> (Vec<Vec<Horizon>>, Vec<Vec<Said>>) {
+    let parts = all("by family: models", usize::try_from(FOLDS).unwrap_or(5), |fold| {
+        let (judged, others) = split(drives, |drive| of_family_fold(drive, fold as u64));
+        let horizons = fit::horizons(&others, &BTreeMap::new(), WHOLE, &HORIZONS);
+        let said = horizons.iter().map(|horizon| Said::of(&judged, horizon)).collect();
+        (horizons, said)
+    });
+    parts.into_iter().unzip()
+}
+
+fn hold_back<'a>(horizons: &mut [Horizon], said: impl Iterator<Item = &'a Vec<Said>>) {
+    let mut sums = vec![Said::default(); horizons.len()];
+    for said in said {
+        sums.iter_mut().zip(said).for_each(|(sum, more)| sum.add(more));
+    }
+    horizons.iter_mut().zip(&sums).for_each(|(horizon, said)| said.hold_back(horizon));
+}
+
+/// For disks whose family is not in the data.
+fn elsewhere(drives: &[Drive]) -> Vec<Horizon> {
+    let all: Vec<&Drive> = drives.iter().collect();
+    let mut horizons = fit::horizons(&all, &BTreeMap::new(), WHOLE, &HORIZONS);
+    hold_back(&mut horizons, by_family(drives).1.iter());
+    horizons
+}
+
 fn cross_validate(drives: &[Drive]) {
-    let whole = u64::MAX / 4;
-    println!("\n# Cross-validated by drive\n\nFive folds of drives; each is judged by a model that has seen only the others.\n");
+    println!(
+        "\n# Cross-validated by drive\n\nFive folds of drives; each is judged by a model that has seen only the others.\n"
+    );
     let folds = usize::try_from(FOLDS).unwrap_or(5);
     let parts = all("by drive", folds, |fold| {
         let (judged, others) = split(drives, |drive| of_fold(drive, fold as u64));
-        let model = fit::model(&others, whole, &HORIZONS);
+        let model = fit::model(&others, WHOLE, &HORIZONS);
         let calibration = calibrate(&judged, &model);
         (watch(&judged, 0, &[(0, model)]), calibration)
     });
@@ -303,10 +347,10 @@ fn cross_validate(drives: &[Drive]) {
     calibration_tables(calibrations);
 
     println!(
-        "\n# Cross-validated by drive and time\n\nFive folds of drives; each is judged, from nine months after the data begins, by models \
+        "\n# Cross-validated by drive and time\n\nFive folds of drives; each is judged, from a year after the data begins, by models \
          that have seen only the others, and of those only the past: a new one every three months.\n"
     );
-    let first = drives.iter().map(|drive| drive.from).min().unwrap_or(0) + 270 * DAY;
+    let first = drives.iter().map(|drive| drive.from).min().unwrap_or(0) + 365 * DAY;
     let last = drives.iter().map(|drive| drive.until).max().unwrap_or(0);
     let cuts: Vec<u64> = (0u64..).map(|n| first + n * 91 * DAY).take_while(|cut| cut + 30 * DAY < last).collect();
     if cuts.is_empty() {
@@ -327,13 +371,14 @@ fn cross_validate(drives: &[Drive]) {
         "\n# Cross-validated by family\n\nFive folds of families of models; each is judged by a model that has seen only the others, as a disk \
          that is not in the data will be.\n"
     );
-    let family_fold = |drive: &Drive, fold: u64| {
-        let name = family(&drive.model).bytes().fold(7, |sum: u64, byte| sum.wrapping_mul(131).wrapping_add(u64::from(byte)));
-        lot(name, 5) % FOLDS == fold
-    };
+    let (trees, said) = by_family(drives);
     let parts = all("by family", folds, |fold| {
-        let (judged, others) = split(drives, |drive| family_fold(drive, fold as u64));
-        let model = fit::model(&others, whole, &HORIZONS);
+        let judged = split(drives, |drive| of_family_fold(drive, fold as u64)).0;
+        let mut horizons = trees[fold].clone();
+        // By how much it is held back is learnt from the other folds.
+        let others = said.iter().enumerate().filter(|(other, _)| *other != fold).map(|(_, said)| said);
+        hold_back(&mut horizons, others);
+        let model = Model { elsewhere: horizons, ..Model::default() };
         let calibration = calibrate(&judged, &model);
         (watch(&judged, 0, &[(0, model)]), calibration)
     });

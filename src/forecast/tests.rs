@@ -65,7 +65,11 @@ fn a_change_of_rate_is_followed() {
     let threshold = growth.models.iter().find(|tried| tried.model == Kind::Threshold).unwrap();
     let linear = growth.models.iter().find(|tried| tried.model == Kind::Linear).unwrap();
     assert!(threshold.error < linear.error, "{growth:?}");
-    let days = combined(&daily(&past((0u64..=100).map(|day| if day <= 80 { 0 } else { (day - 80) * 16 })), NOW), &[Tried { model: Kind::Threshold, error: 0.0, weight: 1.0 }], 10);
+    let days = combined(
+        &daily(&past((0u64..=100).map(|day| if day <= 80 { 0 } else { (day - 80) * 16 })), NOW),
+        &[Tried { model: Kind::Threshold, error: 0.0, weight: 1.0 }],
+        10,
+    );
     assert!((days[9] - 160.0).abs() < 1e-6, "{days:?}");
 }
 

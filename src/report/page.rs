@@ -133,6 +133,7 @@ fn setup_parts(setup: &Setup) -> Markup {
         (facts_list(setup))
         (todo(setup))
         (surface_part(setup))
+        (disks_part(setup))
         (spares_part(setup))
         (growth_part(setup))
         (latency_part(setup))
@@ -211,6 +212,35 @@ fn surface_part(setup: &Setup) -> Markup {
     }
 }
 
+fn disks_part(setup: &Setup) -> Markup {
+    html! {
+        @if !setup.disks.is_empty() {
+            h3 { "Disks" }
+            div class="wide" { table {
+                thead { tr {
+                    th { "Disk" } th { "Health" } th class="num" { "Score" } th { "Gravest reason" } th { "Fails within 30 days" } th { "Asked" }
+                } }
+                tbody {
+                    @for disk in &setup.disks {
+                        tr {
+                            td class="dev" { (disk.role) " " span class="mono soft" { (disk.path) } }
+                            td { (state(disk.tone, &disk.band)) }
+                            td class="num" { (disk.score) }
+                            td { (disk.reason.as_deref().unwrap_or("-")) }
+                            td { (disk.risk.as_deref().unwrap_or("not known")) }
+                            td { (time(disk.recorded)) }
+                        }
+                    }
+                }
+            } }
+            p class="soft" {
+                "As the disks last said themselves, and as scans and moves have shown. Of how many such disks failed within 30 days "
+                "in the data that the model was fitted on, and in brackets of how many disks of all."
+            }
+        }
+    }
+}
+
 fn spares_part(setup: &Setup) -> Markup {
     html! {
         h3 { "Spares" }
@@ -245,6 +275,7 @@ fn growth_part(setup: &Setup) -> Markup {
                 (chart)
                 div class="ends" { span { (time(first.time)) } span { (time(last.time)) } }
                 figcaption {
+                    @if let Some(foresight) = &setup.foresight { (foresight) ". " }
                     "The line: sectors on spares, " (first.remapped) " at first and " (last.remapped) " now."
                     @if setup.history.iter().any(|point| point.lost.0 > 0) { " Dashed: sectors that are lost and not acknowledged." }
                 }

@@ -112,6 +112,11 @@ fn days(seconds: u64) -> f32 {
 }
 
 impl Features {
+    /// Whether it is known how the disk's model has done.
+    pub fn has_prior(&self) -> bool {
+        self.0.get(2).is_some_and(|prior| !prior.is_nan())
+    }
+
     /// Of a disk at a time, by its readings, oldest first and none later than `now`. `prior` says how its model has done, as a
     /// logarithm; NaN when that is not known.
     pub fn at(model: &str, prior: f32, readings: &[Reading], now: u64) -> Features {

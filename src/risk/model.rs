@@ -48,8 +48,12 @@ pub struct Horizon {
     pub days: u16,
     /// The share of all disks that failed within them.
     pub base_rate: f64,
-    /// Logarithm of the failures per day, before any tree.
+    /// What the trees say is multiplied by this: less than 1 where they would say too much of what they have not seen.
+    pub slope: f32,
+    /// Logarithm of the failures per day, before any tree; it is multiplied with the rest.
     pub start: f32,
+    /// Added in the end.
+    pub offset: f32,
     /// The trees.
     pub trees: Vec<Tree>,
 }
@@ -57,7 +61,8 @@ pub struct Horizon {
 impl Horizon {
     /// The logarithm of the failures per day.
     pub fn log_rate(&self, features: &Features) -> f32 {
-        self.trees.iter().map(|tree| tree.answer(features)).fold(self.start, |sum, answer| sum + answer)
+        let trees = self.trees.iter().map(|tree| tree.answer(features));
+        trees.fold(self.start, |sum, answer| sum + answer) * self.slope + self.offset
     }
 
     /// The probability.
@@ -71,8 +76,10 @@ impl Horizon {
 pub struct Model {
     /// SHA-256 of the list of drives that it was fitted on: what it says of those is no test of it.
     pub fitted_on: String,
-    /// For each number of days ahead, the fewest first.
-    pub horizons: Vec<Horizon>,
+    /// For each number of days ahead, the fewest first: of disks whose family is in the data.
+    pub known: Vec<Horizon>,
+    /// The same of other disks, without the family, and held back as judging families that were left out has shown to be right.
+    pub elsewhere: Vec<Horizon>,
     /// How the models in the data have done: logarithm of the rate of failures, against that of all.
     pub priors: BTreeMap<String, f32>,
 }
@@ -95,6 +102,11 @@ impl Model {
         self.priors.get(family(model)).copied().unwrap_or(f32::NAN)
     }
 
+    /// What to ask about a disk.
+    pub fn horizons(&self, features: &Features) -> &[Horizon] {
+        if features.has_prior() { &self.known } else { &self.elsewhere }
+    }
+
     /// The risks. More days are never less likely.
     pub fn risks(&self, features: &Features) -> Vec<Risk> {
         let mut least = 0.0f64;
@@ -102,6 +114,6 @@ impl Model {
             least = least.max(horizon.probability(features));
             Risk { days: horizon.days, probability: least, base_rate: horizon.base_rate }
         };
-        self.horizons.iter().map(risk).collect()
+        self.horizons(features).iter().map(risk).collect()
     }
 }

@@ -3,7 +3,7 @@
 //! Invariants: looking writes nothing: the history is kept by `scan --cron` (see [`keep`]); a disk that hangs or sleeps spoils nothing but
 //! its own line.
 
-use super::health_view::{Disk, answer, text};
+use super::health_view::{Disk, Judged, answer, text};
 use super::status::DiskRow;
 use super::status_many::each;
 use super::{Context, Exit, Output, health_history};
@@ -13,10 +13,12 @@ use crate::cli::selection::select;
 use crate::cli::worse;
 use crate::engine::now;
 use crate::engine::session::{Session, live_devices};
+use crate::forecast::{Foresight, foresee};
 use crate::format::metadata::Metadata;
 use crate::health::{Band, Evidence, judge};
 use crate::history::{self, DiskRecord, Record, What};
 use crate::map::SpareIndex;
+use crate::pool::Pool;
 use crate::scan::checkpoint;
 use crate::scan::pass::{Pass, Place, Subject};
 use crate::smart::Smart;
@@ -33,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a worker says of a setup.
 #[derive(Serialize, Deserialize)]
 enum Said {
-    Disks(Vec<Disk>),
+    Disks(Vec<Disk>, Foresight),
     Error(String),
 }
 
@@ -45,19 +47,20 @@ pub(super) fn health(context: &Context, args: &Args, out: &mut Output) -> Result
     let mut exit = Exit::Done;
     if let Some(path) = &args.device {
         let device = context.device(path)?;
-        judged.push((None, vec![of_device(context, args, device.devno, path.display().to_string())]));
+        let disk = of_device(context, args, device.devno, path.display().to_string());
+        judged.push(Judged { setup: None, disks: vec![disk], room: None });
     } else {
         context.dm()?;
         let names = select(context, &args.names)?;
         // Each of up to 17 disks has its time, one after the other.
         let patience = args.patience.timeout.saturating_mul(17);
         let said = each(context, &names, patience, &|context, name| match of_setup(context, name, args) {
-            Ok(disks) => Said::Disks(disks),
+            Ok((disks, room)) => Said::Disks(disks, room),
             Err(error) => Said::Error(format!("{error:#}")),
         })?;
         for (name, said) in names.into_iter().zip(said) {
             match said {
-                Some(Said::Disks(disks)) => judged.push((Some(name), disks)),
+                Some(Said::Disks(disks, room)) => judged.push(Judged { setup: Some(name), disks, room: Some(room) }),
                 Some(Said::Error(text)) => {
                     complain(&text);
                     exit = worse(exit, Exit::Failed);
@@ -75,16 +78,16 @@ pub(super) fn health(context: &Context, args: &Args, out: &mut Output) -> Result
         return Ok(answer.verdict.exit());
     }
     let grave = |disk: &Disk| matches!(disk.health.band, Band::Failing | Band::Poor);
-    if judged.iter().flat_map(|(_, disks)| disks).any(grave) {
+    if judged.iter().flat_map(|judged| &judged.disks).any(grave) {
         exit = worse(exit, Exit::Attention);
     }
     if out.is_json() {
-        let setup = |(name, disks): &(Option<String>, Vec<Disk>)| serde_json::json!({ "name": name, "disks": disks });
+        let setup = |one: &Judged| serde_json::json!({ "name": one.setup, "disks": one.disks, "room": one.room });
         out.json(&serde_json::json!({ "setups": judged.iter().map(setup).collect::<Vec<_>>() }));
     } else if judged.is_empty() && exit == Exit::Done {
         out.line("no active setups");
     } else {
-        judged.iter().for_each(|(name, disks)| text(out, name.as_deref(), disks));
+        judged.iter().for_each(|judged| text(out, judged));
     }
     Ok(exit)
 }
@@ -99,7 +102,7 @@ fn members(session: &Session<'_>) -> Vec<(String, DevNo, Place)> {
     std::iter::once(main).chain(spares).collect()
 }
 
-fn of_setup(context: &Context, name: &str, args: &Args) -> Result<Vec<Disk>> {
+fn of_setup(context: &Context, name: &str, args: &Args) -> Result<(Vec<Disk>, Foresight)> {
     live_devices(context.dm()?, name)?;
     let session = context.reading_session(name)?;
     let known = Known::load(context, &session.metadata);
@@ -112,7 +115,9 @@ fn of_setup(context: &Context, name: &str, args: &Args) -> Result<Vec<Disk>> {
         let path = context.path_of(devno);
         disk(role.clone(), path, why, known.judge(&role, place, smart.as_ref(), &session.metadata), smart)
     };
-    Ok(members(&session).into_iter().map(one).collect())
+    let free = Pool::new(&session.metadata, |index| session.is_there(index)).free();
+    let room = known.foresee(&session.metadata, free);
+    Ok((members(&session).into_iter().map(one).collect(), room))
 }
 
 fn disk(
@@ -181,6 +186,16 @@ impl Known {
         })
     }
 
+    /// How long the room on the spares lasts: by the history, and by what the metadata recorded before there was one.
+    fn foresee(&self, metadata: &Metadata, free: Sectors) -> Foresight {
+        let (now, remapped) = (now(), metadata.map.remapped());
+        let recorded = metadata.health.used.iter().map(|sample| (sample.time(), sample.sectors()));
+        let mut past: Vec<(u64, Sectors)> = recorded.chain(self.moved()).filter(|(time, _)| *time < now).collect();
+        past.sort_by_key(|(time, _)| *time);
+        past.push((now, remapped));
+        foresee(&past, free, now)
+    }
+
     fn moved(&self) -> Vec<(u64, Sectors)> {
         let of_setup = |record: &Record| match &record.what {
             What::Setup(setup) => Some((record.time, setup.remapped_sectors)),
@@ -193,8 +208,8 @@ impl Known {
 }
 
 /// How the disks of a setup are doing, by what was last recorded of them: nobody is asked. Those of which nothing is on record are
-/// left out.
-pub(super) fn recorded(context: &Context, session: &Session<'_>) -> Vec<DiskRow> {
+/// left out. And how long the room on its spares lasts.
+pub(super) fn recorded(context: &Context, session: &Session<'_>, free: Sectors) -> (Vec<DiskRow>, Foresight) {
     let known = Known::load(context, &session.metadata);
     let one = |(role, devno, place): (String, DevNo, Place)| {
         let (recorded, smart) = known.records.iter().rev().find_map(|record| match &record.what {
@@ -208,10 +223,12 @@ pub(super) fn recorded(context: &Context, session: &Session<'_>) -> Vec<DiskRow>
             score: health.score?,
             band: health.band,
             reason: health.reasons.first().map(|reason| reason.text.clone()),
+            risk: health.risks.into_iter().find(|risk| risk.days == 30),
             recorded,
         })
     };
-    members(session).into_iter().filter_map(one).collect()
+    let foresight = known.foresee(&session.metadata, free);
+    (members(session).into_iter().filter_map(one).collect(), foresight)
 }
 
 pub(super) fn directory(context: &Context) -> PathBuf {

@@ -3,6 +3,7 @@
 use super::Output;
 use crate::cli::nagios::{Answer, Verdict};
 use crate::cli::output::Colour;
+use crate::forecast::Foresight;
 use crate::health::{Band, Health};
 use crate::risk::{Risk, percent};
 use crate::smart::Smart;
@@ -23,6 +24,14 @@ pub(super) struct Disk {
     pub(super) smart: Option<Smart>,
 }
 
+/// The disks of a setup, or one by itself.
+pub(super) struct Judged {
+    pub(super) setup: Option<String>,
+    pub(super) disks: Vec<Disk>,
+    /// How long the room on the spares lasts.
+    pub(super) room: Option<Foresight>,
+}
+
 fn colour(band: Band) -> Colour {
     match band {
         Band::Failing => Colour::Red,
@@ -32,8 +41,9 @@ fn colour(band: Band) -> Colour {
     }
 }
 
-pub(super) fn text(out: &mut Output, setup: Option<&str>, disks: &[Disk]) {
-    if let Some(setup) = setup {
+pub(super) fn text(out: &mut Output, judged: &Judged) {
+    let disks = &judged.disks;
+    if let Some(setup) = &judged.setup {
         out.line(format!("{}:", out.paint(Colour::Bold, setup)));
     }
     let width = disks.iter().map(|disk| disk.role.chars().count()).max().unwrap_or(0);
@@ -55,6 +65,9 @@ pub(super) fn text(out: &mut Output, setup: Option<&str>, disks: &[Disk]) {
             out.line(format!("  {:width$}        {}", "", disk.health.band.advice()));
         }
     }
+    if let Some(room) = judged.room.as_ref().and_then(Foresight::words) {
+        out.line(format!("  spares: {room}"));
+    }
 }
 
 /// How likely the disk is to fail, with the share of all disks beside it.
@@ -74,14 +87,14 @@ fn about(smart: Option<&Smart>) -> String {
 }
 
 /// What Nagios is told. `complete`: every setup could be looked at.
-pub(super) fn answer(judged: &[(Option<String>, Vec<Disk>)], complete: bool) -> Answer {
+pub(super) fn answer(judged: &[Judged], complete: bool) -> Answer {
     let verdict = |band: Band| match band {
         Band::Good => Verdict::Ok,
         Band::Fair | Band::Poor => Verdict::Warning,
         Band::Failing => Verdict::Critical,
         Band::Unknown => Verdict::Unknown,
     };
-    let all = || judged.iter().flat_map(|(name, disks)| disks.iter().map(move |disk| (name.as_deref(), disk)));
+    let all = || judged.iter().flat_map(|one| one.disks.iter().map(move |disk| (one.setup.as_deref(), disk)));
     let called =
         |name: Option<&str>, disk: &Disk| name.map_or(disk.path.clone(), |name| format!("{name} {}", disk.role));
     // A disk that cannot say anything is no reason to wake somebody, when another one can.

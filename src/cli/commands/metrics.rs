@@ -4,7 +4,7 @@
 //! time looks and writes, so that an older look never replaces a newer one; a setup that is bad or hangs spoils nothing but
 //! its own samples; nothing is written while a setup is suspended by us.
 
-use super::status::{State, StatusReport, gather};
+use super::status::{DiskRow, State, StatusReport, gather};
 use super::status_many::each;
 use super::{Context, Exit, Output};
 use crate::cli::args::metrics::Metrics as Args;
@@ -166,11 +166,16 @@ fn facts(report: &StatusReport, stats: SetupStats) -> Setup {
             })
             .collect(),
         stats,
-        disks: report
-            .disks
-            .iter()
-            .map(|disk| Disk { role: disk.role.clone(), score: disk.score, recorded: disk.recorded })
-            .collect(),
+        disks: report.disks.iter().map(|disk| disk_of(disk)).collect(),
+    }
+}
+
+fn disk_of(disk: &DiskRow) -> Disk {
+    Disk {
+        role: disk.role.clone(),
+        score: disk.score,
+        recorded: disk.recorded,
+        risk: disk.risk.map(|risk| risk.billionths()),
     }
 }
 

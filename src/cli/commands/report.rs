@@ -5,7 +5,7 @@
 
 use super::health::directory;
 use super::metrics::{counted, word};
-use super::status::{State, StatusReport, gather};
+use super::status::{DiskRow, State, StatusReport, gather};
 use super::status_many::each;
 use super::status_view::words;
 use super::{Context, Exit, Output};
@@ -16,13 +16,16 @@ use crate::cli::replace::replace;
 use crate::cli::selection::select;
 use crate::engine::session::Session;
 use crate::engine::{EngineError, now};
+use crate::forecast::Foresight;
+use crate::health::Band;
 use crate::history::{self, Record, SetupRecord, What};
 use crate::map::Fate;
 use crate::messages::Trouble;
 use crate::report::{
-    Entry, Facts, LossFacts, MOST_CELLS, MOST_LOSSES, MOST_RUNS, Mark, Point, Setup, SpareFacts, Surface, Tone,
-    TroubleFacts, render, surface,
+    DiskFacts, Entry, Facts, LossFacts, MOST_CELLS, MOST_LOSSES, MOST_RUNS, Mark, Point, Setup, SpareFacts, Surface,
+    Tone, TroubleFacts, render, surface,
 };
+use crate::risk::percent;
 use crate::scan::checkpoint;
 use crate::scan::pass::{Place, Subject};
 use crate::units::{Range, RangeSet, Sectors};
@@ -150,11 +153,30 @@ fn facts(context: &Context, report: &StatusReport) -> Setup {
         scan: report.scan.as_ref().map(|scan| scan.summary.clone()),
         room: report.room.as_ref().map(|room| room.summary().to_string()).unwrap_or_default(),
         spares: spares(report),
+        disks: report.disks.iter().map(disk).collect(),
+        foresight: report.foresight.as_ref().and_then(Foresight::words),
         history: records.iter().filter_map(point).collect(),
         stats: counted(context, &report.name),
         losses: report.losses.iter().take(MOST_LOSSES).map(loss).collect(),
         loss_count: u64::try_from(report.losses.len()).unwrap_or(u64::MAX),
         largest: session.as_ref().map(largest).unwrap_or_default(),
+    }
+}
+
+fn disk(disk: &DiskRow) -> DiskFacts {
+    DiskFacts {
+        role: disk.role.clone(),
+        path: disk.path.clone(),
+        score: disk.score,
+        band: disk.band.word().to_string(),
+        tone: match disk.band {
+            Band::Good | Band::Unknown => Tone::Good,
+            Band::Fair => Tone::Warning,
+            Band::Poor | Band::Failing => Tone::Bad,
+        },
+        reason: disk.reason.clone(),
+        risk: disk.risk.map(|risk| format!("{} ({})", risk.percent(), percent(risk.base_rate))),
+        recorded: disk.recorded,
     }
 }
 

@@ -11,12 +11,14 @@ use super::spare::state_word;
 use crate::cli::report::{LossRow, count, loss_rows, sizes};
 use crate::engine::session::{Session, find_active, live_devices};
 use crate::engine::{held, now};
+use crate::forecast::Foresight;
 use crate::format::choose::Expected;
 use crate::format::copy::Judge;
 use crate::health::Band;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::messages::Trouble;
 use crate::pool::Pool;
+use crate::risk::Risk;
 use crate::scan::checkpoint;
 use crate::scan::pass::Subject;
 use crate::store::{SpareReading, read_copies_by};
@@ -106,6 +108,8 @@ pub(super) struct StatusReport {
     pub(super) spares: Vec<SpareReport>,
     /// Its disks, by what was last recorded of them.
     pub(super) disks: Vec<DiskRow>,
+    /// How long the room on the spares lasts, by all that is recorded.
+    pub(super) foresight: Option<Foresight>,
 }
 
 /// How a disk is doing, by what was last recorded of it.
@@ -117,6 +121,8 @@ pub(super) struct DiskRow {
     pub(super) band: Band,
     /// The gravest reason.
     pub(super) reason: Option<String>,
+    /// How likely it is to fail within 30 days; nothing for a kind of disk that the model knows nothing about.
+    pub(super) risk: Option<Risk>,
     /// When it was asked, seconds since 1970.
     pub(super) recorded: u64,
 }
@@ -166,6 +172,7 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
     let mut seen = Judge::default();
     let spares = indexes(session).filter_map(|i| examine_spare(context, session, &pool, &mut seen, i)).collect();
     let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
+    let (disks, foresight) = recorded(context, session, pool.free());
     let losses: Vec<Loss> = map.losses().iter().collect();
     let owned = context.owners(&session.name, &losses, patience);
     let mut report = StatusReport {
@@ -188,7 +195,8 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
         scan: last_scan(context, metadata.setup),
         room: Some(RoomReport::new(metadata, &pool, now())),
         spares,
-        disks: recorded(context, session),
+        disks,
+        foresight: Some(foresight),
     };
     judge(session, &mut report)?;
     Ok(report)
@@ -235,6 +243,7 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
         room: None,
         spares: live.spares.iter().map(spare).collect(),
         disks: Vec::new(),
+        foresight: None,
     })
 }
 
