@@ -53,12 +53,18 @@ fn disk(number: u64, day: u64) -> DiskRecord {
 
 fn make(folder: &Path, disks: u64, days: u64) -> Result<Vec<Uuid>> {
     let setups: Vec<(Uuid, u64)> = (0..disks.div_ceil(MOST))
-        .map(|setup| (Uuid::from_u128(u128::from(setup) + 1), MOST.min(disks.saturating_sub(setup.saturating_mul(MOST)))))
+        .map(|setup| {
+            (Uuid::from_u128(u128::from(setup) + 1), MOST.min(disks.saturating_sub(setup.saturating_mul(MOST))))
+        })
         .collect();
     for (setup, count) in &setups {
         for day in 0..days {
             let time = START.saturating_add(day.saturating_mul(DAY));
-            let of_setup = SetupRecord { state: "healthy".into(), remapped_sectors: Sectors(day / 10 * 8), ..SetupRecord::default() };
+            let of_setup = SetupRecord {
+                state: "healthy".into(),
+                remapped_sectors: Sectors(day / 10 * 8),
+                ..SetupRecord::default()
+            };
             let disks = (0..*count).map(|number| What::Disk(disk(number, day)));
             for what in std::iter::once(What::Setup(of_setup)).chain(disks) {
                 history::append(folder, *setup, &Record { time, what })?;
@@ -75,7 +81,11 @@ fn main() -> Result<()> {
     let [disks, days, rounds] = numbers.as_slice() else { bail!("usage: history_speed FOLDER DISKS DAYS ROUNDS") };
     let folder = Path::new(folder);
     let setups = make(folder, *disks, *days)?;
-    let bytes: u64 = setups.iter().filter_map(|setup| fs::metadata(folder.join(format!("{setup}.jsonl"))).ok()).map(|m| m.len()).sum();
+    let bytes: u64 = setups
+        .iter()
+        .filter_map(|setup| fs::metadata(folder.join(format!("{setup}.jsonl"))).ok())
+        .map(|m| m.len())
+        .sum();
     let (mut read, mut plain, mut records) = (Vec::new(), Vec::new(), 0);
     for _ in 0..*rounds {
         let begun = Instant::now();

@@ -236,21 +236,21 @@ fn slow_places_are_found_and_moved_while_they_can_be_read() {
     let lower = &guest.disks[0];
     Direct::open(lower).write(20_000, &patterns(20_000, 32, 3)).unwrap();
     let table = format!(
-        "0 20008 linear {lower} 0\\n20008 8 delay {lower} 20008 120\\n20016 {} linear {lower} 20016\\n",
+        "0 20008 linear {lower} 0\\n20008 8 delay {lower} 20008 500\\n20016 {} linear {lower} 20016\\n",
         size - 20_016
     );
     sh(&format!("printf '{table}' | dmsetup create --noudevsync slow && dmsetup mknodes slow"));
     dmr(&["create", "data", "--main", "/dev/mapper/slow", "--spare", &guest.disks[1]]).ok();
-    let json = dmr(&["--json", "scan", "data", "--slow-ms", "60"]).ok().json();
+    let json = dmr(&["--json", "scan", "data", "--slow-ms", "250"]).ok().json();
     let weak = &json["areas"][0]["weak"];
     assert_eq!(ranges(weak), [(20_008, 8)], "{json}");
-    assert!(weak[0]["milliseconds"].as_u64().unwrap() >= 120);
+    assert!(weak[0]["milliseconds"].as_u64().unwrap() >= 500);
     assert_eq!(json["moves"].as_array().unwrap().len(), 0, "not without being told");
-    let json = dmr(&["--json", "scan", "data", "--slow-ms", "60", "--move-weak", "--margin", "8"]).ok().json();
+    let json = dmr(&["--json", "scan", "data", "--slow-ms", "250", "--move-weak", "--margin", "8"]).ok().json();
     assert_eq!(ranges(&json["moves"]), [(20_000, 24)]);
     assert_eq!(json["lost"].as_array().unwrap().len(), 0);
     assert!(Direct::open("/dev/mapper/data").read(20_000, 32).unwrap() == patterns(20_000, 32, 3));
-    dm_remap("scan data --slow-ms 60").ok().says(&["nothing wrong was found"]);
+    dm_remap("scan data --slow-ms 250").ok().says(&["nothing wrong was found"]);
     dm_remap("destroy data --discard-extents").ok();
 }
 
@@ -298,7 +298,7 @@ fn a_scan_that_is_told_to_stop_says_so_and_goes_on_later() {
     ran.ok().says(&["interrupted"]);
     dmr(&["scan", "--device", device, "--resume"]).ok().says(&["read 131072 sectors", "nothing wrong was found"]);
     let second = shell(&format!(
-        "$DMR scan --device {device} --rate 4M --time-budget 2s & sleep 0.7; $DMR scan --device {device}; echo $?; wait"
+        "$DMR scan --device {device} --rate 4M --time-budget 8s & sleep 3; $DMR scan --device {device}; echo $?; wait"
     ));
     second.ok().says(&["4\n"]);
 }
@@ -350,7 +350,8 @@ fn cron_is_quiet_until_something_changes_and_looks_first_at_what_the_kernel_has_
     let words = if by_report {
         &["data: 2 sectors bad, 8 moved, 2 lost"][..]
     } else {
-        &["BAD 130001+2", "LOST 130001+2", "moved 8 sectors"]
+        // Also at its last sector.
+        &["BAD 130001", "LOST 130001+2", "moved 8 sectors"]
     };
     found[0].clone().says(words);
     // On a fast machine the first runs come before a pass is due.

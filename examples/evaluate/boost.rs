@@ -15,7 +15,8 @@ pub struct Settings {
     pub rate: f64,
     /// What holds the answers of small leaves back.
     pub ridge: f64,
-    /// The least sum of second derivatives in a leaf.
+    /// The least that is in a leaf: of what was expected of it (the second derivatives), or of what happened. The few with a high risk
+    /// are not expected at first.
     pub least: f64,
 }
 
@@ -89,14 +90,26 @@ fn round(value: f64) -> f32 {
 struct Sums {
     gradient: f64,
     curvature: f64,
+    happened: f64,
 }
 
 impl Sums {
     fn plus(self, other: Sums) -> Sums {
-        Sums { gradient: self.gradient + other.gradient, curvature: self.curvature + other.curvature }
+        Sums {
+            gradient: self.gradient + other.gradient,
+            curvature: self.curvature + other.curvature,
+            happened: self.happened + other.happened,
+        }
     }
     fn minus(self, other: Sums) -> Sums {
-        Sums { gradient: self.gradient - other.gradient, curvature: self.curvature - other.curvature }
+        Sums {
+            gradient: self.gradient - other.gradient,
+            curvature: self.curvature - other.curvature,
+            happened: self.happened - other.happened,
+        }
+    }
+    fn size(self) -> f64 {
+        self.curvature.max(self.happened)
     }
     fn gain(self, ridge: f64) -> f64 {
         self.gradient * self.gradient / (self.curvature + ridge)
@@ -133,7 +146,7 @@ fn best_split(binned: &Binned, members: &[u32], sums: &[Sums], settings: &Settin
             for unknown_first in [false, true] {
                 let first = if unknown_first { known.plus(unknown) } else { known };
                 let second = total.minus(first);
-                if first.curvature < settings.least || second.curvature < settings.least {
+                if first.size() < settings.least || second.size() < settings.least {
                     continue;
                 }
                 let gain = first.gain(settings.ridge) + second.gain(settings.ridge) - total.gain(settings.ridge);
@@ -196,7 +209,7 @@ pub fn fit(samples: &[Sample], settings: &Settings) -> (f32, Vec<Tree>) {
             .map(|(sample, score)| {
                 let p = score.exp() * sample.exposure;
                 let y = if sample.happened { 1.0 } else { 0.0 };
-                Sums { gradient: sample.weight * (p - y), curvature: sample.weight * p }
+                Sums { gradient: sample.weight * (p - y), curvature: sample.weight * p, happened: sample.weight * y }
             })
             .collect();
         let mut grower = Grower { binned: &binned, sums: &sums, settings, nodes: Vec::new(), scores: &mut scores };

@@ -47,8 +47,20 @@ fn full(text: &str) -> Setup {
         meaning: text.into(),
         remedy: text.into(),
     };
+    let disk = |n| DiskFacts {
+        role: format!("spare{n}"),
+        path: text.into(),
+        score: 100,
+        band: text.into(),
+        tone: Tone::Warning,
+        reason: Some(text.into()),
+        risk: Some(text.into()),
+        recorded: u64::MAX,
+    };
     Setup {
         name: text.into(),
+        disks: (0..17).map(disk).collect(),
+        foresight: Some(text.into()),
         uuid: text.into(),
         device: text.into(),
         main: text.into(),
