@@ -73,7 +73,7 @@ pub fn percent(share: f64) -> String {
 pub const WATCH: Level = Level { days: 365, probability: 0.30 };
 
 /// Where the data should be copied off: about one false alarm in 200 drive-years.
-pub const ACT: Level = Level { days: 30, probability: 0.27 };
+pub const ACT: Level = Level { days: 30, probability: 0.30 };
 
 /// Both.
 pub const LEVELS: [Level; 2] = [WATCH, ACT];

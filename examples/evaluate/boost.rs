@@ -141,8 +141,8 @@ fn best_split(binned: &Binned, members: &[u32], sums: &[Sums], settings: &Settin
         let row = &table[feature * (CUTS + 2)..(feature + 1) * (CUTS + 2)];
         let unknown = row[0];
         let mut known = Sums::default();
-        for bin in 1..=binned.cuts[feature].len() {
-            known = known.plus(row[bin]);
+        for (bin, sums) in row.iter().enumerate().take(binned.cuts[feature].len() + 1).skip(1) {
+            known = known.plus(*sums);
             for unknown_first in [false, true] {
                 let first = if unknown_first { known.plus(unknown) } else { known };
                 let second = total.minus(first);

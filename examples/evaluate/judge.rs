@@ -42,8 +42,8 @@ impl Course {
 
     /// The best that it was early enough.
     fn early(&self, notice: u64) -> f32 {
-        let steps = self.steps.iter().filter(|(time, _)| time + notice <= self.until);
-        steps.last().map_or(f32::NEG_INFINITY, |(_, score)| *score)
+        let step = self.steps.iter().rfind(|(time, _)| time + notice <= self.until);
+        step.map_or(f32::NEG_INFINITY, |(_, score)| *score)
     }
 
     /// Days from the alarm to the end.

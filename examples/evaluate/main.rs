@@ -290,7 +290,7 @@ fn built_in(drives: &[Drive], print: &str) -> Result<()> {
 }
 
 /// The drives of a fold, and the others.
-fn split<'a>(drives: &'a [Drive], is_in: impl Fn(&Drive) -> bool) -> (Vec<&'a Drive>, Vec<&'a Drive>) {
+fn split(drives: &[Drive], is_in: impl Fn(&Drive) -> bool) -> (Vec<&Drive>, Vec<&Drive>) {
     drives.iter().partition(|drive| is_in(drive))
 }
 

@@ -65,7 +65,7 @@ impl Maker {
         } else if begins(&["WDC", "WD", "WESTERN"]) {
             Maker::Wdc
         } else if begins(&["SEAGATE"])
-            || (name.starts_with("ST") && name.bytes().nth(2).is_some_and(|b| b.is_ascii_digit()))
+            || (name.starts_with("ST") && name.as_bytes().get(2).is_some_and(u8::is_ascii_digit))
         {
             Maker::Seagate
         } else {

@@ -73,7 +73,11 @@ fn what_grows_is_worse_than_what_stands_and_that_is_worse_than_nothing() {
         );
         assert!(well.probability < well.base_rate, "{well:?}");
     }
-    assert!(ACT.is_reached(&within(&grown, 30)) && !WATCH.is_reached(&within(&well, 365)));
+    assert!(within(&grown, 30).probability > 10.0 * within(&grown, 30).base_rate, "{grown:?}");
+    assert!(WATCH.is_reached(&within(&grown, 365)) && !WATCH.is_reached(&within(&well, 365)), "{grown:?}");
+    // A level is one of its own days.
+    assert!(!ACT.is_reached(&within(&grown, 365)));
+    assert!(ACT.is_reached(&Risk { probability: ACT.probability, ..within(&well, 30) }));
 }
 
 #[test]

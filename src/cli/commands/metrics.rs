@@ -166,7 +166,7 @@ fn facts(report: &StatusReport, stats: SetupStats) -> Setup {
             })
             .collect(),
         stats,
-        disks: report.disks.iter().map(|disk| disk_of(disk)).collect(),
+        disks: report.disks.iter().map(disk_of).collect(),
     }
 }
 
