@@ -131,7 +131,7 @@ impl Field {
             years += weight * self.courses[*at].years();
             alarms += if self.courses[*at].best() > threshold { weight } else { 0.0 };
         }
-        alarms / years
+        alarms / f64::max(years, 1e-9)
     }
 
     /// The lowest threshold with no more false alarms per drive-year.
@@ -155,7 +155,8 @@ impl Field {
                 seen += if *early > threshold { f64::from(*times) } else { 0.0 };
             }
         }
-        seen / failed
+        // A resample may have none that failed.
+        seen / f64::max(failed, 1.0)
     }
 
     fn precision(&self, threshold: f32, times: &[u32]) -> f64 {
