@@ -11,7 +11,7 @@
 mod features;
 mod model;
 
-pub use features::{FEATURES, Feature, Features, Maker, Reading, family};
+pub use features::{FEATURES, Features, Maker, Reading, family};
 pub use model::{Horizon, Model, Node, Tree};
 
 use crate::smart::{Protocol, Smart};

@@ -1,7 +1,7 @@
 //! Fits the model of risk/model.json, and judges it: on drives that really failed, per drive, with intervals.
 //!
 //!     cargo run --release --example evaluate -- ../shared/smart          judges; Markdown on standard output
-//!     cargo run --release --example evaluate -- ../shared/smart --fit    also fits the model anew, into src/risk/model.json
+//!     cargo run --release --example evaluate -- ../shared/smart --fit    fits the model anew, into src/risk/model.json
 //!
 //! The folder holds `drives.csv.gz` and `readings.csv.gz`, as described in docs/EVALUATION.md. Whoever takes a random sample of drives and
 //! judges a model on them must have fitted it on others, and on what came before: that is what the tables "by drive" and "by drive and
@@ -168,7 +168,12 @@ fn all<T: Send>(what: &str, jobs: usize, job: impl Fn(usize) -> T + Sync) -> Vec
             }
         };
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        // A worker that fell over must not leave figures without its share.
+        let finish = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().flat_map(finish).collect::<Vec<(usize, T)>>()
     });
     out.sort_by_key(|(at, _)| *at);
     out.into_iter().map(|(_, result)| result).collect()
@@ -257,6 +262,14 @@ fn calibration_tables(parts: Vec<Vec<Calibration>>) {
     }
 }
 
+/// The tables of a cross-validation, from those of its folds.
+fn present(folds: Vec<(Courses, Vec<Calibration>)>) {
+    let (courses, calibrations) = folds.into_iter().unzip();
+    table(&merge(courses));
+    println!("\n## Calibration\n");
+    calibration_tables(calibrations);
+}
+
 /// The model that is built in, on these drives.
 fn built_in(drives: &[Drive], print: &str) -> Result<()> {
     let Some(model) = Model::built_in().filter(|model| !model.known.is_empty()) else { bail!("no model is built in") };
@@ -341,10 +354,7 @@ fn cross_validate(drives: &[Drive]) {
         let calibration = calibrate(&judged, &model);
         (watch(&judged, 0, &[(0, model)]), calibration)
     });
-    let (courses, calibrations): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-    table(&merge(courses));
-    println!("\n## Calibration\n");
-    calibration_tables(calibrations);
+    present(parts);
 
     println!(
         "\n# Cross-validated by drive and time\n\nFive folds of drives; each is judged, from a year after the data begins, by models \
@@ -382,8 +392,5 @@ fn cross_validate(drives: &[Drive]) {
         let calibration = calibrate(&judged, &model);
         (watch(&judged, 0, &[(0, model)]), calibration)
     });
-    let (courses, calibrations): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-    table(&merge(courses));
-    println!("\n## Calibration\n");
-    calibration_tables(calibrations);
+    present(parts);
 }

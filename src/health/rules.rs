@@ -73,8 +73,12 @@ impl Tally {
 
     /// The score can be no higher than this.
     fn cap(&mut self, ceiling: u64, text: impl Into<String>) {
-        self.ceiling = Some(self.ceiling.map_or(ceiling, |known| known.min(ceiling)));
+        self.lower(ceiling);
         self.reasons.push((100u64.saturating_sub(ceiling), text.into()));
+    }
+
+    fn lower(&mut self, ceiling: u64) {
+        self.ceiling = Some(self.ceiling.map_or(ceiling, |known| known.min(ceiling)));
     }
 
     fn finish(mut self, known: bool) -> Health {
@@ -202,7 +206,7 @@ fn outlook(tally: &mut Tally, risks: &[Risk]) {
                 risk.days,
                 risk::percent(risk.base_rate)
             );
-            tally.ceiling = Some(tally.ceiling.map_or(ceiling, |known| known.min(ceiling)));
+            tally.lower(ceiling);
             tally.cost(0, text);
             break;
         }

@@ -88,11 +88,7 @@ pub fn family(model: &str) -> &str {
     model.trim().split('-').next().unwrap_or_default().trim()
 }
 
-/// A number that the model looks at: its name, and how it came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Feature(pub &'static str);
-
-/// How many numbers there are.
+/// How many numbers the model looks at.
 pub const FEATURES: usize = 43;
 
 /// The numbers; NaN for what is not known.
