@@ -69,8 +69,10 @@ pub enum Event {
 
 /// Does what the watcher asks for, and tells what happens.
 pub trait Handler {
-    /// Probes sectors of main, moves what is bad, and tells it.
+    /// Probes sectors of main, and moves what is bad. What there is to tell of it waits for [`Handler::pass_on`].
     fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome;
+    /// Tells what was done about suspects, which may take a while (a mail, a program).
+    fn pass_on(&mut self);
     /// Makes held blocks that were written ordinary, and tells it.
     fn settle(&mut self, setup: &Watched) -> Outcome;
     /// Tells something.

@@ -335,7 +335,10 @@ impl<'a, H: Handler> Watcher<'a, H> {
             let Some(batch) = entry.debounce.take(now) else { continue };
             let suspects = Suspects::of(&entry.watched, &batch);
             let outcome = self.handler.suspects(&entry.watched, &suspects);
-            self.after(at, batch, &suspects, outcome)?;
+            // First of all: what fails from now on is not ours, and must not be taken for it.
+            let noted = self.after(at, batch, &suspects, outcome);
+            self.handler.pass_on();
+            noted?;
         }
         Ok(())
     }

@@ -97,9 +97,11 @@ fn deactivate_one(context: &Context, name: &str, dry_run: bool, out: &mut Output
 }
 
 /// How long a device may be open by somebody who is not known: udev looks at each that has come up or was written.
-const UDEV_PATIENCE: Duration = Duration::from_secs(3);
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(3);
+/// How long it may be open by workers of udev and by nobody else: a busy machine has more rules to run than time.
+const UDEV_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits while udev may be looking at the device. Whoever has it open for longer, or is known, is not waited for.
+/// Waits while udev may be looking at the device. Whoever else has it open for longer, or is known, is not waited for.
 fn wait_for_udev(context: &Context, name: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
@@ -107,8 +109,21 @@ fn wait_for_udev(context: &Context, name: &str) -> Result<()> {
         if state.open_count == 0 || begun.elapsed() > UDEV_PATIENCE || !context.uses(state.devno).is_empty() {
             return Ok(());
         }
+        let unknown = || {
+            let openers = context.host.openers(state.devno);
+            openers.is_empty() || !openers.iter().all(|opener| is_udev(opener))
+        };
+        if begun.elapsed() > UNKNOWN_PATIENCE && unknown() {
+            return Ok(());
+        }
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Whether a process, named as [`Host::openers`](crate::block::host::Host::openers) does, is a worker of udev: it is done
+/// with a device by itself.
+fn is_udev(opener: &str) -> bool {
+    ["(udev-worker) ", "systemd-udevd ", "udevd "].iter().any(|worker| opener.starts_with(worker))
 }
 
 /// What a dry run must see too: taking down is refused while the device is open or suspended.
@@ -271,4 +286,22 @@ pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Outpu
 /// Used by `status` too: the index of every spare of a setup.
 pub(super) fn indexes(session: &Session<'_>) -> impl Iterator<Item = SpareIndex> + use<> {
     session.metadata.members().map(|(index, _)| index).collect::<Vec<_>>().into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_udev;
+
+    #[test]
+    fn only_workers_of_udev_are_waited_for() {
+        for (opener, expected) in [
+            ("(udev-worker) (process 1221)", true),
+            ("systemd-udevd (process 9)", true),
+            ("udevd (process 9)", true),
+            ("udevdump (process 9)", false),
+            ("dd (process 5)", false),
+        ] {
+            assert_eq!(is_udev(opener), expected, "{opener}");
+        }
+    }
 }

@@ -34,8 +34,14 @@ pub(super) fn watch(context: &Context, args: &Watch, out: &mut Output) -> Result
         settle: settle(args, settings),
         trace: !args.no_trace,
     };
-    let teller =
-        Teller { context, args, config: &context.loaded()?.config, json: out.is_json(), alerted: Cell::new(None) };
+    let teller = Teller {
+        context,
+        args,
+        config: &context.loaded()?.config,
+        json: out.is_json(),
+        alerted: Cell::new(None),
+        held: RefCell::new(None),
+    };
     let mut watcher = Watcher::begin(context.dm()?, &context.host, options, teller).map_err(plain)?;
     watcher.run().map_err(plain)?;
     Ok(Exit::Done)
@@ -58,6 +64,8 @@ struct Teller<'a> {
     json: bool,
     /// When changes were last told by program and mail.
     alerted: Cell<Option<Instant>>,
+    /// While suspects are dealt with: the lines about it, which wait.
+    held: RefCell<Option<Vec<String>>>,
 }
 
 /// A disk that dies gives new bad sectors every few seconds: nobody wants as many messages.
@@ -98,7 +106,7 @@ fn total(ranges: impl Iterator<Item = Range>) -> Sectors {
 }
 
 impl Teller<'_> {
-    /// Writes an event. Nobody may be reading any more: the watch goes on all the same.
+    /// Writes an event, or keeps it for later. Nobody may be reading any more: the watch goes on all the same.
     fn event(&self, kind: &str, setup: Option<&str>, text: &str, more: Value) {
         let time = humantime::format_rfc3339_millis(SystemTime::now());
         let line = if self.json {
@@ -116,6 +124,13 @@ impl Teller<'_> {
             let setup = setup.map(|name| format!("{name}: ")).unwrap_or_default();
             format!("{time} {setup}{text}")
         };
+        match self.held.borrow_mut().as_mut() {
+            Some(held) => held.push(line),
+            None => Self::print(&line),
+        }
+    }
+
+    fn print(line: &str) {
         let mut stdout = std::io::stdout().lock();
         let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     }
@@ -332,9 +347,15 @@ impl Teller<'_> {
 
 impl Handler for Teller<'_> {
     fn suspects(&mut self, setup: &Watched, suspects: &Suspects) -> Outcome {
-        let outcome = self.judge(setup, suspects);
+        self.held.replace(Some(Vec::new()));
+        self.judge(setup, suspects)
+    }
+
+    fn pass_on(&mut self) {
+        for line in self.held.take().into_iter().flatten() {
+            Self::print(&line);
+        }
         self.alert();
-        outcome
     }
 
     fn settle(&mut self, setup: &Watched) -> Outcome {
