@@ -37,6 +37,7 @@ fn disk(number: u64, day: u64) -> DiskRecord {
     DiskRecord {
         device: if number == 0 { "main".into() } else { format!("spare{}", number.saturating_sub(1)) },
         score: Some(90),
+        noticed: None,
         smart: Smart {
             protocol: Protocol::Ata,
             model: Some("ST4000DM000-1F2168".into()),

@@ -208,22 +208,45 @@ impl Foresight {
     }
 }
 
+impl Foresight {
+    /// Days that the room lasts at least, by the near end of the interval; nothing when that is more than ten years away or not known.
+    pub fn least_days(&self) -> Option<u64> {
+        match self {
+            Foresight::Exhausted => Some(0),
+            Foresight::TooEarly | Foresight::Steady { .. } => None,
+            Foresight::Growing(growth) => growth.at_least.and_then(|days| u64::try_from(days).ok()),
+        }
+    }
+}
+
 impl Growth {
     /// How long the room lasts, for people.
     pub fn words(&self) -> String {
         let best = self.models.first().map_or("", |tried| tried.model.word());
-        let span = match (self.expected, self.at_least, self.at_most) {
-            (_, None, _) => "the room lasts for more than ten years".to_string(),
-            (None, Some(least), _) => format!("the room lasts for more than ten years, perhaps only {least} days"),
+        format!(
+            "the room {}, at {:.0} sectors in the next 30 days; growth of {} days, most like '{best}'",
+            self.span_words(),
+            self.next_30_days,
+            self.days
+        )
+    }
+
+    /// The same in short.
+    pub fn span_words(&self) -> String {
+        match (self.expected, self.at_least, self.at_most) {
+            (None, Some(least), _) => format!("lasts for more than ten years, perhaps only {least} days"),
             (Some(expected), Some(least), most) => {
                 let most = most.map_or("ten years or more".to_string(), |days| format!("{days}"));
-                format!("the room lasts for about {expected} days (80 %: {least} to {most})")
+                format!("lasts for about {expected} days (80 %: {least} to {most})")
             }
-        };
-        format!(
-            "{span}, at {:.0} sectors in the next 30 days; growth of {} days, most like '{best}'",
-            self.next_30_days, self.days
-        )
+            (None, None, _) | (Some(_), None, _) => "lasts for more than ten years".to_string(),
+        }
+    }
+
+    /// Sectors a day, on average over the next 30, rounded up.
+    pub fn sectors_per_day(&self) -> u64 {
+        // By way of its decimal form: no conversion of ours can then be out of range.
+        format!("{:.0}", (self.next_30_days / 30.0).ceil()).parse().unwrap_or(0)
     }
 }
 

@@ -34,6 +34,22 @@ pub struct Evidence<'a> {
     pub moved: &'a [(u64, Sectors)],
     /// Sectors of it that were found bad while it served as a spare.
     pub spare_bad: Sectors,
+    /// What else this machine has noticed of it.
+    pub noticed: Noticed,
+}
+
+/// What a machine notices of a disk by using it, whatever the disk says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Noticed {
+    /// Failed requests in the kernel log since the machine started, for which a sector was to blame. The kernel does not name all.
+    pub medium_errors: u64,
+    /// The same for which the way to the disk was to blame: cable, controller, time limits.
+    pub transport_errors: u64,
+    /// Requests of users that were counted (dm-stats).
+    pub requests: u64,
+    /// Those of them that took a second or longer.
+    pub slow_requests: u64,
 }
 
 /// A judgement.

@@ -14,6 +14,7 @@ mod thin;
 pub use file::{append, read};
 pub use thin::thin;
 
+use crate::health::Noticed;
 use crate::smart::Smart;
 use crate::units::Sectors;
 use serde::{Deserialize, Serialize};
@@ -54,11 +55,12 @@ impl What {
         }
     }
 
-    /// Whether `now` says something that this does not. Hours and temperatures change all the time.
+    /// Whether `now` says something that this does not. Hours, temperatures and numbers of requests change all the time.
     fn differs(&self, now: &What) -> bool {
         let quiet = |disk: &DiskRecord| {
             let smart = Smart { power_on_hours: None, temperature: None, exit_status: 0, ..disk.smart.clone() };
-            DiskRecord { smart, ..disk.clone() }
+            let noticed = disk.noticed.map(|noticed| Noticed { requests: 0, slow_requests: 0, ..noticed });
+            DiskRecord { smart, noticed, ..disk.clone() }
         };
         match (self, now) {
             (What::Disk(one), What::Disk(other)) => quiet(one) != quiet(other),
@@ -76,6 +78,9 @@ pub struct DiskRecord {
     /// Its score, where it was judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<u8>,
+    /// What was noticed of it otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noticed: Option<Noticed>,
     /// What it said.
     #[serde(flatten)]
     pub smart: Smart,

@@ -10,7 +10,7 @@
 //!   and the number of spares.
 //!
 //! Neighbours stay together: before the policy is asked, sectors that continue an extent are put directly behind or
-//! before its slot, if that is free. Else the policy names a run with room for all that is left of the request, or at
+//! before its slot, if that is free (and by the policy `health` not on a spare that is far worse than another). Else the policy names a run with room for all that is left of the request, or at
 //! least for this range, and the ranges that follow continue behind it as long as they fit.
 
 mod forecast;
@@ -26,6 +26,9 @@ use crate::units::{Range, Sectors, coalesce};
 use policy::{order, run_on};
 use runs::FreeRuns;
 use std::collections::BTreeMap;
+
+/// Points of health that are worth an extent of its own.
+const FAR_WORSE: u8 = 20;
 
 /// Free space of all spares that can take extents.
 #[derive(Clone, Debug)]
@@ -51,6 +54,22 @@ pub struct Allocation {
     pub slot: Slot,
 }
 
+/// The spares as the caller sees them. A closure says which of them may be used, and nothing of their disks.
+pub trait Available {
+    /// Whether extents may go to this spare.
+    fn is_usable(&self, spare: SpareIndex) -> bool;
+    /// How well its disk is, from 0 to 100; nothing when that is not known.
+    fn disk_score(&self, _spare: SpareIndex) -> Option<u8> {
+        None
+    }
+}
+
+impl<F: Fn(SpareIndex) -> bool> Available for F {
+    fn is_usable(&self, spare: SpareIndex) -> bool {
+        self(spare)
+    }
+}
+
 /// Not enough room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no free slot for sectors {range}: {free} sectors are free on the spares")]
@@ -62,13 +81,13 @@ pub struct PoolFull {
 }
 
 impl<'a> Pool<'a> {
-    /// The free space that the metadata leaves, on the spares for which `usable` says yes, to be given out by the
-    /// setup's own policy. How well the spares are is taken from [`recorded_scores`].
-    pub fn new(metadata: &'a Metadata, usable: impl Fn(SpareIndex) -> bool) -> Pool<'a> {
+    /// The free space that the metadata leaves, on the spares that are available, to be given out by the setup's own
+    /// policy. A spare is as well as [`recorded_scores`] and its disk's score say, whichever is less.
+    pub fn new(metadata: &'a Metadata, available: impl Available) -> Pool<'a> {
         let unit = metadata.map.unit();
         let mut spares = BTreeMap::new();
         for (index, record) in (0u8..).map(SpareIndex).zip(&metadata.spares) {
-            if record.state != SpareState::Present || !usable(index) {
+            if record.state != SpareState::Present || !available.is_usable(index) {
                 continue;
             }
             let used = metadata
@@ -83,7 +102,7 @@ impl<'a> Pool<'a> {
             let start = record.data_start.align_up(unit).unwrap_or(limit);
             spares.insert(index, FreeRuns::between(start, limit, &taken));
         }
-        Pool {
+        let pool = Pool {
             map: &metadata.map,
             policy: metadata.config.policy.allocation,
             scores: recorded_scores(metadata),
@@ -92,7 +111,17 @@ impl<'a> Pool<'a> {
             spares,
             ends: BTreeMap::new(),
             starts: BTreeMap::new(),
+        };
+        pool.judged_by(&available)
+    }
+
+    /// The same, no spare being better than its disk.
+    #[must_use]
+    pub fn judged_by(mut self, available: &impl Available) -> Pool<'a> {
+        for (index, score) in &mut self.scores {
+            *score = available.disk_score(*index).map_or(*score, |disk| disk.min(*score));
         }
+        self
     }
 
     /// The same with other scores, for [`AllocationPolicy::Health`].
@@ -201,7 +230,17 @@ impl<'a> Pool<'a> {
             (extent.range.start() == range.end()).then_some(extent.slot)
         });
         let after = after.and_then(|slot| Some(Slot { start: slot.start.checked_sub(len)?, ..slot }));
-        [before, after].into_iter().flatten().find(|slot| self.take_at(*slot, len))
+        let is_fit = |slot: &Slot| !self.is_far_worse(slot.spare, len);
+        let places: Vec<Slot> = [before, after].into_iter().flatten().filter(is_fit).collect();
+        places.into_iter().find(|slot| self.take_at(*slot, len))
+    }
+
+    /// Whether by [`AllocationPolicy::Health`] another spare with room is so much better that neighbours are better apart.
+    fn is_far_worse(&self, spare: SpareIndex, len: Sectors) -> bool {
+        let score = |index: &SpareIndex| self.scores.get(index).copied().unwrap_or(100);
+        let best = self.spares.iter().filter(|(_, free)| free.first_fit(len).is_some()).map(|(index, _)| score(index));
+        self.policy == AllocationPolicy::Health
+            && best.max().is_some_and(|best| score(&spare).saturating_add(FAR_WORSE) < best)
     }
 
     /// Takes what the policy names for `range`: behind `next` while that is free. Returns what the next range may

@@ -12,5 +12,6 @@ pub mod neighbours;
 pub mod pace;
 pub mod pass;
 pub mod probe;
+pub mod regions;
 pub mod run;
 pub mod survey;

@@ -16,7 +16,7 @@ use dm_remap::format::DATA_START;
 use dm_remap::format::copy::encode;
 use dm_remap::format::metadata::{AllocationPolicy, Metadata, Policy, SpareState};
 use dm_remap::map::{Map, Slot, SpareIndex};
-use dm_remap::pool::{Allocation, Pool, Scores, recorded_scores};
+use dm_remap::pool::{Allocation, Available, Pool, Scores, recorded_scores};
 use dm_remap::units::{Range, Sectors};
 use proptest::prelude::*;
 use support::{metadata, range, slot};
@@ -122,6 +122,42 @@ fn health_goes_by_bad_sectors_and_by_scores_that_are_handed_in() {
     setup.bad_blocks.entry(SpareIndex(0)).or_default().push(range(DATA + 200, 5_000_000));
     assert_eq!(recorded_scores(&setup)[&SpareIndex(1)], 50);
     assert_eq!(recorded_scores(&setup)[&SpareIndex(0)], 0);
+}
+
+/// Spares that are all there, on disks with these scores.
+struct Disks(Scores);
+
+impl Available for Disks {
+    fn is_usable(&self, _: SpareIndex) -> bool {
+        true
+    }
+    fn disk_score(&self, spare: SpareIndex) -> Option<u8> {
+        self.0.get(&spare).copied()
+    }
+}
+
+#[test]
+fn health_goes_by_the_disks_too_and_leaves_neighbours_where_a_disk_is_far_worse() {
+    let mut setup = setup(AllocationPolicy::Health, &[40, 40, 40]);
+    bad(&mut setup, 1, &[30]);
+    let disks = |scores: [u8; 2]| Disks([(SpareIndex(0), scores[0]), (SpareIndex(1), scores[1])].into());
+    // Of spare 2 nothing is known, which is no reason against it.
+    assert_eq!(places(&mut Pool::new(&setup, disks([40, 100])), &[(1000, 1)]), [(2, 0)]);
+    assert_eq!(places(&mut Pool::new(&setup, disks([95, 100])), &[(1000, 1)]), [(2, 0)]);
+    let known = |scores: [u8; 3]| Disks((0u8..).map(SpareIndex).zip(scores).collect());
+    assert_eq!(
+        places(&mut Pool::new(&setup, known([95, 100, 80])), &[(1000, 1)]),
+        [(0, 0)],
+        "spare 1 has a bad sector: 90"
+    );
+    setup.map.insert(range(0, UNIT), slot(0, DATA)).unwrap();
+    let beside = |scores| places(&mut Pool::new(&setup, known(scores)), &[(1, 1)]);
+    assert_eq!(beside([80, 100, 100]), [(0, 1)], "a little worse: neighbours stay together");
+    assert_eq!(beside([79, 85, 100]), [(2, 0)]);
+    // Where no other has room it stays the best there is.
+    let full = setup.spares.iter_mut().skip(1);
+    full.for_each(|spare| spare.identity.size = spare.data_start);
+    assert_eq!(places(&mut Pool::new(&setup, known([5, 100, 100])), &[(1, 1)]), [(0, 1)]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ const PARTS: [(&str, &[&str]); 28] = [
     ("scan", &["units", "map", "format", "plan", "block", "engine"]),
     ("validate", &["units", "map", "format", "block", "store", "engine::Observer", "engine::find"]),
     ("alert", &["units"]),
-    ("history", &["units", "smart"]),
+    ("history", &["units", "smart", "health"]),
     ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",

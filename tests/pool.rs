@@ -390,8 +390,8 @@ fn an_evacuation_is_refused_when_a_spare_is_missing_or_does_not_have_the_sectors
         let size = Sectors(size);
         assert_eq!(refused, Refusal::NotOnSpare { spare: SpareIndex(spare), range: range(start, 2), size });
     }
-    let refused = plan_evacuate(&setup, &bad(0, DATA + 7), Hold, |index| index.0 == 1).unwrap_err();
+    let refused = plan_evacuate(&setup, &bad(0, DATA + 7), Hold, |index: SpareIndex| index.0 == 1).unwrap_err();
     assert!(matches!(refused, Refusal::SpareMissing { index: SpareIndex(0), .. }), "{refused}");
     // In free space of the same spare nothing has to move.
-    assert!(plan_evacuate(&setup, &bad(0, DATA + 8), Hold, |index| index.0 == 1).unwrap().moves.is_empty());
+    assert!(plan_evacuate(&setup, &bad(0, DATA + 8), Hold, |index: SpareIndex| index.0 == 1).unwrap().moves.is_empty());
 }

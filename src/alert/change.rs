@@ -8,6 +8,18 @@ use crate::units::{Range, RangeSet, Sectors};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// When room is short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoomLimits {
+    /// When less than this share of it is free, in percent.
+    pub free_percent: u64,
+    /// When it may be used up within so many days; 0 for never.
+    pub days: u64,
+}
+
+/// The forecast must be so many times the limit before short room is told again.
+const SWAY_TIMES: u64 = 2;
+
 /// Free room must be so many hundredths above the limit before short room is told again.
 const SWAY_PERCENT: u64 = 5;
 
@@ -90,6 +102,8 @@ pub struct Now {
     pub spares: BTreeMap<u8, SpareHealth>,
     /// How much of the room on the spares is free, in percent.
     pub free_percent: Option<u64>,
+    /// Days that it lasts at least, by the near end of the forecast; nothing where that is far away or not known.
+    pub room_days: Option<u64>,
     /// Why a person must look.
     pub attention: Option<String>,
     /// The last finished scan: when, and what it found.
@@ -133,14 +147,14 @@ fn event(event: Kind, text: String) -> Event {
     Event { event, text, sectors: Vec::new() }
 }
 
-/// What is to be told, the gravest first, and what to remember. `warn_free_percent`: room is short when less than this
+/// What is to be told, the gravest first, and what to remember. `warn`: when room is short.
 /// share is free; 0 for never.
-pub fn compare(before: &Look, now: &Now, warn_free_percent: u64) -> (Vec<Event>, Look) {
+pub fn compare(before: &Look, now: &Now, warn: RoomLimits) -> (Vec<Event>, Look) {
     let mut events = Vec::new();
     let mut look = before.clone();
     sectors(before, now, &mut events, &mut look);
     spares(before, now, &mut events, &mut look);
-    room(before, now, warn_free_percent, &mut events, &mut look);
+    room(before, now, warn, &mut events, &mut look);
     disks(before, now, &mut events, &mut look);
     // The reason may be worded by numbers that change; that a person must look is told once.
     if let Some(why) = now.attention.as_ref().filter(|_| before.attention.is_none()) {
@@ -204,14 +218,21 @@ fn spares(before: &Look, now: &Now, events: &mut Vec<Event>, look: &mut Look) {
     look.spares.clone_from(&now.spares);
 }
 
-fn room(before: &Look, now: &Now, warn: u64, events: &mut Vec<Event>, look: &mut Look) {
+fn room(before: &Look, now: &Now, warn: RoomLimits, events: &mut Vec<Event>, look: &mut Look) {
     let Some(free) = now.free_percent else { return };
-    if free < warn {
+    let days = now.room_days.unwrap_or(u64::MAX);
+    let by_share = (free < warn.free_percent).then(|| format!("only {free} % of the room on the spares is free"));
+    let by_time = (warn.days > 0 && days <= warn.days)
+        .then(|| format!("the room on the spares may be used up in {days} days, and {free} % of it are free"));
+    if let Some(text) = by_share.or(by_time) {
         look.short = true;
         if !before.short {
-            events.push(event(Kind::Space, format!("only {free} % of the room on the spares is free")));
+            events.push(event(Kind::Space, text));
         }
-    } else if free >= warn.saturating_add(SWAY_PERCENT).min(100) || warn == 0 {
+        return;
+    }
+    let share_is_well = warn.free_percent == 0 || free >= warn.free_percent.saturating_add(SWAY_PERCENT).min(100);
+    if share_is_well && (warn.days == 0 || days >= warn.days.saturating_mul(SWAY_TIMES)) {
         look.short = false;
     }
 }

@@ -11,9 +11,11 @@ fn now(moved: &[(u64, u64)], lost: &[(u64, u64)]) -> Now {
     Now { moved: Some(set(moved)), lost: set(lost), spares, free_percent: Some(90), ..Now::default() }
 }
 
+const LIMITS: RoomLimits = RoomLimits { free_percent: 10, days: 0 };
+
 /// The kinds, and the texts.
 fn told(before: &Look, now: &Now) -> (Vec<Kind>, Vec<String>, Look) {
-    let (events, look) = compare(before, now, 10);
+    let (events, look) = compare(before, now, LIMITS);
     (events.iter().map(|e| e.event).collect(), events.into_iter().map(|e| e.text).collect(), look)
 }
 
@@ -65,7 +67,24 @@ fn room_that_sways_around_its_limit_is_told_once() {
         look = next;
     }
     assert_eq!(count, 2, "at first, and after it was at 15 %");
-    assert_eq!(compare(&Look::default(), &free(0), 0).0, [], "0 is never");
+    assert_eq!(compare(&Look::default(), &free(0), RoomLimits::default()).0, [], "0 is never");
+}
+
+#[test]
+fn room_that_is_forecast_to_end_is_told_once_and_only_where_that_is_asked_for() {
+    let lasts = |days| Now { free_percent: Some(80), room_days: days, ..now(&[], &[]) };
+    let limits = RoomLimits { days: 90, ..LIMITS };
+    let mut look = Look::default();
+    let mut told = Vec::new();
+    for days in [None, Some(91), Some(90), Some(40), Some(100), Some(60), Some(180), Some(89)] {
+        let (events, next) = compare(&look, &lasts(days), limits);
+        told.extend(events.into_iter().map(|event| (event.event, event.text)));
+        look = next;
+    }
+    assert_eq!(told.len(), 2, "at first, and after it was at twice the limit: {told:?}");
+    let text = "the room on the spares may be used up in 90 days, and 80 % of it are free";
+    assert_eq!(told[0], (Kind::Space, text.to_string()));
+    assert_eq!(compare(&Look::default(), &lasts(Some(1)), LIMITS).0, [], "it is off unless it is set");
 }
 
 #[test]
@@ -91,12 +110,12 @@ fn a_scan_is_told_when_it_has_ended() {
 #[test]
 fn a_map_with_too_many_runs_is_told_by_its_size() {
     let many: RangeSet = (0..30_000).filter_map(|n| Range::new(Sectors(n * 16), Sectors(8))).collect();
-    let (events, look) = compare(&Look::default(), &Now { moved: Some(many.clone()), ..Now::default() }, 10);
+    let (events, look) = compare(&Look::default(), &Now { moved: Some(many.clone()), ..Now::default() }, LIMITS);
     assert_eq!(events[0].sectors.len(), MOST_RANGES);
     assert!(serde_json::to_string(&look).unwrap().len() < 1000);
     let mut more = many;
     more.insert(Range::new(Sectors(8), Sectors(8)).unwrap());
-    let (events, _) = compare(&look, &Now { moved: Some(more), ..Now::default() }, 10);
+    let (events, _) = compare(&look, &Now { moved: Some(more), ..Now::default() }, LIMITS);
     assert_eq!(events[0].text, "8 sectors were moved to a spare");
 }
 
@@ -108,7 +127,7 @@ fn a_disk_that_gets_worse_is_told_once_for_each_band() {
     };
     let mut look = Look::default();
     let mut told = |level, lenient| {
-        let (events, next) = compare(&look, &now(level, lenient), 10);
+        let (events, next) = compare(&look, &now(level, lenient), LIMITS);
         look = next;
         events.into_iter().map(|event| (event.event, event.text)).collect::<Vec<_>>()
     };
@@ -124,6 +143,6 @@ fn a_disk_that_gets_worse_is_told_once_for_each_band() {
     assert_eq!(told(0, 0), []);
     assert_eq!(told(1, 2).len(), 1);
     // Nothing known is no change.
-    let (events, next) = compare(&look, &Now::default(), 10);
+    let (events, next) = compare(&look, &Now::default(), LIMITS);
     assert!(events.is_empty() && next.disks["main"] == 1);
 }

@@ -4,9 +4,9 @@
 
 use super::args::{Allocation, Create, Method, Remap, Scan, Unreadable, Watch};
 use crate::config::{
-    Key, POOL_ALLOCATION, REMAP_FILE_SEARCH, REMAP_RETRIES, REMAP_UNREADABLE, Rate, SCAN_FILE_SEARCH, SCAN_IDLE,
-    SCAN_INTERVAL, SCAN_JITTER, SCAN_MARGIN, SCAN_METHOD, SCAN_MOVE_WEAK, SCAN_RATE, SCAN_RETRIES, SCAN_SLOW_MS,
-    SCAN_TIME_BUDGET, Settings, WATCH_SETTLE,
+    HEALTH_SUSPECT_INTERVAL, Key, POOL_ALLOCATION, REMAP_FILE_SEARCH, REMAP_RETRIES, REMAP_UNREADABLE, Rate,
+    SCAN_FILE_SEARCH, SCAN_IDLE, SCAN_INTERVAL, SCAN_JITTER, SCAN_MARGIN, SCAN_METHOD, SCAN_MOVE_WEAK, SCAN_RATE,
+    SCAN_RETRIES, SCAN_SLOW_MS, SCAN_TIME_BUDGET, Settings, WATCH_SETTLE,
 };
 use crate::format::metadata::{Policy, UnreadablePolicy};
 use crate::units::Sectors;
@@ -24,6 +24,8 @@ pub(super) struct ScanChoices {
     pub(super) rate: Option<Rate>,
     pub(super) idle: bool,
     pub(super) interval: Duration,
+    /// After what time suspect regions are read anew, if they are.
+    pub(super) suspect_interval: Option<Duration>,
     pub(super) jitter: Duration,
     pub(super) time_budget: Option<Duration>,
     pub(super) patience: Duration,
@@ -43,6 +45,7 @@ impl ScanChoices {
             rate,
             idle,
             interval: args.interval.unwrap_or_else(|| settings.get(&SCAN_INTERVAL)),
+            suspect_interval: settings.get(&HEALTH_SUSPECT_INTERVAL),
             jitter: args.jitter.unwrap_or_else(|| settings.get(&SCAN_JITTER)),
             time_budget: args.time_budget.or_else(|| settings.get(&SCAN_TIME_BUDGET)),
             patience: args.files.given().unwrap_or_else(|| settings.get(&SCAN_FILE_SEARCH)),
@@ -213,7 +216,7 @@ mod tests {
                 let program = Cli::command();
                 let command = program.find_subcommand(name).unwrap();
                 // What is told, and what start scripts do, is for the configuration alone.
-                if ["alerts", "metrics", "boot"].contains(&spec.group) || spec.name == "warn_free_percent" {
+                if ["alerts", "metrics", "boot", "health"].contains(&spec.group) || spec.name.starts_with("warn_") {
                     continue;
                 }
                 let option = spec.name.replace('_', "-");

@@ -1,5 +1,6 @@
 //! One file for each group of commands: options in, library calls, report out.
 
+mod ahead;
 mod alert;
 mod assembly;
 mod changes;
@@ -13,6 +14,7 @@ mod health;
 mod health_history;
 mod health_view;
 mod incremental;
+mod known;
 mod lifecycle;
 mod metadata;
 mod metrics;
@@ -41,6 +43,7 @@ mod validate;
 mod watch;
 
 pub(super) use changes::tell_changes;
+pub(super) use known::disk_scores;
 pub(super) use status_many::Failed as WorkerFailed;
 
 use super::Exit;

@@ -7,6 +7,7 @@ use super::settings::{self, BadConfig, Loaded};
 use crate::block::device::{BlockDevice, DeviceError};
 use crate::block::direct::{DirectDisk, Mode, OpenError};
 use crate::block::host::Host;
+use crate::cli::commands::disk_scores;
 use crate::config::Settings;
 use crate::dm::kernel::Kernel;
 use crate::dm::{DeviceMapper, DmError};
@@ -223,7 +224,9 @@ impl Context {
         let live = live_devices(dm, name)?;
         let lock = self.lock(&live.setup.to_string(), name)?;
         self.touch(name, []);
-        Ok((lock, Session::open(dm, self, name, true)?))
+        let mut session = Session::open(dm, self, name, true)?;
+        session.disk_scores = disk_scores(self, &session);
+        Ok((lock, session))
     }
 
     /// The same for taking it down: also one that was brought up to be read only, which nothing else may change.

@@ -237,6 +237,43 @@ pub static POOL_WARN_FREE_PERCENT: Key<u64> = integer(
     TELLING,
     "Warn when less than this share of the spares is free; 0 for never.",
 );
+/// When spares will be full.
+pub static POOL_WARN_DAYS: Key<u64> = integer(
+    ["pool", "warn_days"],
+    (0, 3650),
+    0,
+    TELLING,
+    "Warn when the room on the spares may be used up within so many days, by the near end of the forecast; 0 for never.",
+);
+/// Whether what is likely to fail is moved before it does.
+pub static HEALTH_MOVE_AHEAD: Key<bool> = switch(
+    ["health", "move_ahead"],
+    false,
+    &["scan", "scan --cron", "watch"],
+    "While main is poor or failing by what was last recorded of it, and at least half of the room on the spares is free, \
+     move weak places and the neighbours of bad sectors, too, before they fail.",
+);
+/// What counts as a neighbour.
+pub static HEALTH_MARGIN: Key<u64> = integer(
+    ["health", "margin"],
+    (0, 1 << 20),
+    256,
+    &["scan", "scan --cron", "watch"],
+    "How many sectors on both sides of a bad one are its neighbours, for move_ahead.",
+);
+/// How often suspect regions are read.
+pub static HEALTH_SUSPECT_INTERVAL: Key<Option<Duration>> = Key {
+    spec: spec(
+        ["health", "suspect_interval"],
+        Kind::Time(seconds(1), YEAR),
+        Value::Unset,
+        &["scan --cron"],
+        "Read the 16 MiB around all that was bad, weak or moved on main anew after this time, between the whole passes. \
+         Without it they are read as often as the rest.",
+    ),
+    take: |value| if let Value::Time(time) = value { Some(Some(*time)) } else { None },
+    default: None,
+};
 /// What is told.
 pub static ALERTS_ON: Key<Vec<&'static str>> = Key {
     spec: spec(
@@ -299,7 +336,7 @@ pub static BOOT_INCOMPLETE: Key<&'static str> = word(
 );
 
 /// All keys, in the order in which they are shown; those of a section stand together.
-pub static KEYS: [&Spec; 24] = [
+pub static KEYS: [&Spec; 28] = [
     &SCAN_METHOD.spec,
     &SCAN_RETRIES.spec,
     &SCAN_SLOW_MS.spec,
@@ -317,6 +354,10 @@ pub static KEYS: [&Spec; 24] = [
     &WATCH_SETTLE.spec,
     &POOL_ALLOCATION.spec,
     &POOL_WARN_FREE_PERCENT.spec,
+    &POOL_WARN_DAYS.spec,
+    &HEALTH_MOVE_AHEAD.spec,
+    &HEALTH_MARGIN.spec,
+    &HEALTH_SUSPECT_INTERVAL.spec,
     &ALERTS_ON.spec,
     &ALERTS_PROGRAM.spec,
     &ALERTS_MAIL.spec,
@@ -327,11 +368,12 @@ pub static KEYS: [&Spec; 24] = [
 ];
 
 /// The sections, in order, and what they are about.
-pub static GROUPS: [(&str, &str); 7] = [
+pub static GROUPS: [(&str, &str); 8] = [
     ("scan", "finding bad and slow sectors"),
     ("remap", "moving bad sectors to the spares"),
     ("watch", "reacting to the kernel's error reports"),
     ("pool", "the room on the spares"),
+    ("health", "acting on how the disks are doing; nothing of it happens unless it is set"),
     ("alerts", "telling somebody"),
     ("metrics", "for monitoring"),
     ("boot", "coming up when the machine starts"),

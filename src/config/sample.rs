@@ -67,6 +67,7 @@ fn entry(out: &mut String, spec: &Spec) {
     let example = match (&spec.default, spec.group, spec.name) {
         (Value::Unset, "scan", "rate") => "20M".to_string(),
         (Value::Unset, "scan", "time_budget") => "30m".to_string(),
+        (Value::Unset, "health", "suspect_interval") => "6h".to_string(),
         (Value::Unset, "alerts", "program") => "/usr/local/sbin/dm-remap-alert".to_string(),
         (Value::Unset, "alerts", "mail") => "root@localhost".to_string(),
         (Value::Unset, _, _) => "/var/lib/prometheus/node-exporter".to_string(),

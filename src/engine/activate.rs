@@ -15,6 +15,7 @@ use crate::format::metadata::{Activation as ActiveMark, Metadata, SpareState};
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyPlan, FoundSetup};
+use crate::pool::Scores;
 use crate::segments::{Layout, setup_table};
 use crate::store::{Commit, read_copies_by};
 use uuid::Uuid;
@@ -121,6 +122,7 @@ pub fn activate<'a>(
         failed: Vec::new(),
         read_only: options.read_only,
         passed_over: Vec::new(),
+        disk_scores: Scores::new(),
     };
     let unclean = session.metadata.config.active.clone();
     let rewritten = held::rewritten(&session);

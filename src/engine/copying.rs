@@ -314,7 +314,7 @@ fn replace_slot(
             add_bad(&mut view.bad_blocks, slot.spare, taken);
         }
     }
-    let mut pool = Pool::new(&view, |index| may_go_to(session, plan, index));
+    let mut pool = Pool::new(&view, |index| may_go_to(session, plan, index)).judged_by(&session);
     let parts =
         pool.allocate(step.range).map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
     let again = parts.into_iter().map(|part| {

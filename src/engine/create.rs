@@ -14,6 +14,7 @@ use crate::format::copy::{Encoded, encode};
 use crate::format::metadata::SetupState;
 use crate::map::Map;
 use crate::plan::CreatePlan;
+use crate::pool::Scores;
 use crate::segments::Layout;
 use crate::store::{Commit, erase_copies};
 
@@ -72,6 +73,7 @@ pub fn create_prepared<'a>(
         failed: Vec::new(),
         read_only: false,
         passed_over: Vec::new(),
+        disk_scores: Scores::new(),
     };
     let mut written = false;
     let result = bring_up(&mut session, options.observer, |session| {

@@ -14,6 +14,7 @@ use crate::format::copy::{Judge, encode};
 use crate::format::metadata::Metadata;
 use crate::map::{Fate, Map, SpareIndex};
 use crate::plan::Refusal;
+use crate::pool::{Available, Scores};
 use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies_by, unused_generation};
 use crate::units::{DevNo, Sectors};
@@ -114,6 +115,18 @@ pub struct Session<'a> {
     /// Spares that hold an older generation than the newest and take commits: the last commit was interrupted before
     /// it reached them.
     pub passed_over: Vec<SpareIndex>,
+    /// How well the spares' disks are, where that is known, for those who choose among them by it.
+    pub disk_scores: Scores,
+}
+
+impl Available for &Session<'_> {
+    fn is_usable(&self, spare: SpareIndex) -> bool {
+        self.is_there(spare)
+    }
+
+    fn disk_score(&self, spare: SpareIndex) -> Option<u8> {
+        self.disk_scores.get(&spare).copied()
+    }
 }
 
 /// The dm UUID of a setup's device.
@@ -272,6 +285,7 @@ impl<'a> Session<'a> {
             failed: Vec::new(),
             read_only: live.state.read_only,
             passed_over,
+            disk_scores: Scores::new(),
         };
         if session.read_only {
             // It came up so, and nothing of it was committed.

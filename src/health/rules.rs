@@ -4,7 +4,7 @@
 //!
 //! Each rule gives a reason with points. Points are added; some findings also put a ceiling on the score, whatever else is well.
 
-use super::{Band, Evidence, Health, Reason};
+use super::{Band, Evidence, Health, Noticed, Reason};
 use crate::risk::{self, ACT, Risk, WATCH};
 use crate::smart::{Counter, Smart};
 use crate::units::Sectors;
@@ -49,6 +49,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Health {
         wear(&mut tally, smart);
     }
     findings(&mut tally, evidence);
+    noticed(&mut tally, evidence.noticed);
     outlook(&mut tally, &risks);
     let known = evidence.smart.is_some_and(|smart| !smart.is_empty()) || evidence.bad.is_some();
     let mut health = Health { risks, ..tally.finish(known) };
@@ -231,6 +232,31 @@ fn findings(tally: &mut Tally, evidence: &Evidence<'_>) {
         tally.cost(points, format!("{} sectors of it failed while it served as a spare", evidence.spare_bad));
     }
 }
+
+/// What was noticed in use. A slow request by itself means nothing: a disk that slept takes seconds for the first.
+fn noticed(tally: &mut Tally, noticed: Noticed) {
+    let Noticed { medium_errors, transport_errors, requests, slow_requests } = noticed;
+    if medium_errors > 0 {
+        let points = 8u64.saturating_add(doublings(medium_errors).saturating_mul(2)).min(20);
+        tally.cost(points, format!("the kernel log names {medium_errors} requests that failed for its sectors"));
+    }
+    if transport_errors > 0 {
+        tally.cost(
+            0,
+            format!("the kernel log names {transport_errors} requests that failed on the way to it: look at the cable, the connectors and the controller"),
+        );
+    }
+    let more_than = |of: u64| slow_requests >= SLOW_LEAST && slow_requests.saturating_mul(of) >= requests;
+    let points = match (more_than(100), more_than(1000)) {
+        (true, _) => 10,
+        (_, true) => 5,
+        _ => return,
+    };
+    tally.cost(points, format!("{slow_requests} of {requests} requests took a second or longer"));
+}
+
+/// Fewer slow requests than this are not looked at.
+const SLOW_LEAST: u64 = 10;
 
 /// What was moved off it of late, and in how many days.
 fn moved_lately(evidence: &Evidence<'_>) -> Option<(Sectors, u64)> {

@@ -62,6 +62,26 @@ fn a_bad_cable_is_no_fault_of_the_disk() {
 }
 
 #[test]
+fn what_the_machine_notices_counts_and_trouble_on_the_way_does_not() {
+    let fresh = disk(&[]);
+    let judged = |noticed| judge(&Evidence { now: NOW, smart: Some(&fresh), noticed, ..Evidence::default() });
+    let errors = judged(Noticed { medium_errors: 4, ..Noticed::default() });
+    assert_eq!(errors.reasons[0].text, "the kernel log names 4 requests that failed for its sectors");
+    assert_eq!(errors.score, Some(88));
+    assert_eq!(judged(Noticed { medium_errors: u64::MAX, ..Noticed::default() }).score, Some(80));
+    let way = judged(Noticed { transport_errors: 40, ..Noticed::default() });
+    assert!(way.score == Some(100) && way.reasons[0].text.contains("look at the cable"), "{way:?}");
+    for (slow_requests, requests, score) in
+        [(9, 9, 100), (10, 10_001, 100), (10, 10_000, 95), (10, 1000, 90), (u64::MAX, u64::MAX, 90)]
+    {
+        assert_eq!(judged(Noticed { slow_requests, requests, ..Noticed::default() }).score, Some(score), "{requests}");
+    }
+    // Errors of its sectors are something to go by, also where a disk says nothing.
+    let silent = Evidence { noticed: Noticed { medium_errors: 1, ..Noticed::default() }, ..Evidence::default() };
+    assert_eq!(judge(&silent).score, Some(92));
+}
+
+#[test]
 fn command_timeouts_alone_say_nothing() {
     assert_eq!(health(&disk(&[(Counter::CommandTimeouts, 4_000_000)]), &[]).score, Some(100));
 }

@@ -50,7 +50,7 @@ fn what_is_new_is_recorded_and_the_rest_once_a_day() {
 fn disk(device: &str, hours: u64, pending: u64) -> What {
     let counters = [(crate::smart::Counter::Pending, pending)].into();
     let smart = Smart { power_on_hours: Some(hours), counters, ..Smart::default() };
-    What::Disk(DiskRecord { device: device.into(), score: Some(80), smart })
+    What::Disk(DiskRecord { device: device.into(), score: Some(80), smart, ..DiskRecord::default() })
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::Refusal;
 use super::room::check_moves;
 use crate::format::metadata::{Metadata, UnreadablePolicy};
 use crate::map::{Extent, Fate, Map, MapError, Slot, SpareIndex};
-use crate::pool::{Allocation, Pool};
+use crate::pool::{Allocation, Available, Pool};
 use crate::units::{Range, Sectors, coalesce};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -118,7 +118,7 @@ pub fn plan_remap(
     requested: &[Range],
     already_mapped: AlreadyMapped,
     unreadable: UnreadablePolicy,
-    usable: impl Fn(SpareIndex) -> bool,
+    usable: impl Available,
 ) -> Result<MovePlan, Refusal> {
     let map = &metadata.map;
     let wanted = widen(map, requested)?;
@@ -183,7 +183,7 @@ pub fn plan_restore(
 }
 
 /// Plans to move every unit whose slot touches one of the `bad` sectors of the spares to another slot, on any spare for
-/// which `usable` says yes. The slots that are left are not free: their bad sectors are recorded with the moves. The
+/// that is `usable`. The slots that are left are not free: their bad sectors are recorded with the moves. The
 /// plan has no moves when all bad sectors lie outside the slots in use.
 ///
 /// `unreadable` is for what cannot be read from its slot any more, and was not lost before: it is held, or zeroed, or
@@ -196,7 +196,7 @@ pub fn plan_evacuate(
     metadata: &Metadata,
     bad: &OnSpares,
     unreadable: UnreadablePolicy,
-    usable: impl Fn(SpareIndex) -> bool,
+    usable: impl Available,
 ) -> Result<MovePlan, Refusal> {
     let map = &metadata.map;
     let bad_blocks = bad_blocks_with(metadata, bad)?;
@@ -204,7 +204,7 @@ pub fn plan_evacuate(
     for (spare, runs) in bad {
         let units = coalesce(runs.iter().filter_map(|r| r.widen_to(map.unit(), Sectors(u64::MAX))).collect());
         let parts: Vec<Extent> = map.extents_by_slot(*spare).flat_map(|extent| touched(extent, &units)).collect();
-        if !parts.is_empty() && !usable(*spare) {
+        if !parts.is_empty() && !usable.is_usable(*spare) {
             let (name, index) = (metadata.config.name.clone(), *spare);
             let what = "its extents are to be moved".into();
             return Err(Refusal::SpareMissing { name, index, what });

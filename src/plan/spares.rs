@@ -13,7 +13,7 @@ use crate::format::metadata::{Metadata, SpareRecord, SpareState, UnreadablePolic
 use crate::format::{DATA_START, MAX_SPARES};
 use crate::identity::Identity;
 use crate::map::{Extent, SpareIndex};
-use crate::pool::{Allocation, Pool};
+use crate::pool::{Allocation, Available, Pool};
 use crate::units::{Range, Sectors};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -153,19 +153,19 @@ pub fn plan_leave(
     spare: SpareIndex,
     to: &Destinations,
     unreadable: UnreadablePolicy,
-    usable: impl Fn(SpareIndex) -> bool,
+    usable: impl Available,
 ) -> Result<MovePlan, Refusal> {
     let map = &metadata.map;
     for index in &to.first {
-        if let Some(why) = no_destination(metadata, *index, spare, usable(*index)) {
+        if let Some(why) = no_destination(metadata, *index, spare, usable.is_usable(*index)) {
             return Err(Refusal::NoDestination { name: metadata.config.name.clone(), index: *index, why });
         }
     }
     let wanted = |index: SpareIndex| to.first.contains(&index);
-    let open = |index: SpareIndex| index != spare && usable(index);
+    let open = |index: SpareIndex| index != spare && usable.is_usable(index);
     let mut pool = Ranked {
-        first: Pool::new(metadata, |index| open(index) && wanted(index)),
-        rest: Pool::new(metadata, |index| open(index) && !wanted(index) && !to.only),
+        first: Pool::new(metadata, |index| open(index) && wanted(index)).judged_by(&usable),
+        rest: Pool::new(metadata, |index| open(index) && !wanted(index) && !to.only).judged_by(&usable),
     };
     let mut leaving: Vec<Extent> = map.extents_by_slot(spare).collect();
     leaving.sort_unstable_by_key(|extent| extent.range);

@@ -94,9 +94,7 @@ pub fn move_found(
     }
     let unreadable = policy.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
     let metadata = &session.metadata;
-    let plan = |ranges: &[Range]| {
-        plan_remap(metadata, ranges, AlreadyMapped::Skip, unreadable, |spare| session.is_there(spare))
-    };
+    let plan = |ranges: &[Range]| plan_remap(metadata, ranges, AlreadyMapped::Skip, unreadable, &*session);
     let mut fitting = plan_what_fits(&wanted, plan)?;
     if !fitting.1.is_empty() && policy.margin > Sectors::ZERO {
         // Neighbours must not take the room of what is bad.
@@ -140,7 +138,7 @@ pub fn leave_slots(
     let metadata = &session.metadata;
     let plan = |ranges: &[Range]| {
         let bad: OnSpares = [(spare, ranges.to_vec())].into_iter().collect();
-        plan_evacuate(metadata, &bad, unreadable, |index| session.is_there(index))
+        plan_evacuate(metadata, &bad, unreadable, &*session)
     };
     let (plan, rest) = plan_what_fits(&runs, plan)?;
     let outcome = match plan {

@@ -15,6 +15,7 @@ const LONGEST: u64 = 256 << 20;
 pub fn path(directory: &Path, subject: &Subject) -> PathBuf {
     match subject {
         Subject::Setup(uuid) => directory.join(format!("{uuid}.json")),
+        Subject::Suspects(uuid) => directory.join(format!("{uuid}-suspects.json")),
         Subject::Device(fingerprint) => directory.join(format!("device-{fingerprint}.json")),
     }
 }

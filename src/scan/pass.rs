@@ -25,6 +25,8 @@ pub const ZONE: Sectors = Sectors(1 << 21);
 pub enum Subject {
     /// A setup: its main, and the slots in use on its spares.
     Setup(Uuid),
+    /// The regions of a setup that are read more often than the rest ([`super::regions`]).
+    Suspects(Uuid),
     /// A device as a whole, by the fingerprint of its identity.
     Device(String),
 }

@@ -4,14 +4,15 @@
 
 use super::status::{DiskRow, State as Health, StatusReport};
 use super::{Context, Exit, Output};
-use crate::alert::change::{DiskNow, Now, SpareHealth, compare};
+use crate::alert::change::{DiskNow, Now, RoomLimits, SpareHealth, compare};
 use crate::alert::deliver::{Told, Ways, deliver};
 use crate::alert::event::{Alert, Event, Kind, VERSION};
 use crate::alert::state::State;
 use crate::cli::args::alert::Alert as Args;
 use crate::cli::syslog::{self, Severity};
-use crate::config::{ALERTS_MAIL, ALERTS_ON, ALERTS_PROGRAM, Config, POOL_WARN_FREE_PERCENT, Settings};
+use crate::config::{ALERTS_MAIL, ALERTS_ON, ALERTS_PROGRAM, Config, POOL_WARN_DAYS, POOL_WARN_FREE_PERCENT, Settings};
 use crate::engine::now;
+use crate::forecast::Foresight;
 use crate::health::Band;
 use crate::units::RangeSet;
 use anyhow::Result;
@@ -41,7 +42,9 @@ pub(super) fn tell(context: &Context, state: &State, report: &StatusReport, weak
         }
     };
     let before = state.load();
-    let (mut events, look) = compare(&before, &seen(context, report, weak), settings.get(&POOL_WARN_FREE_PERCENT));
+    let limits =
+        RoomLimits { free_percent: settings.get(&POOL_WARN_FREE_PERCENT), days: settings.get(&POOL_WARN_DAYS) };
+    let (mut events, look) = compare(&before, &seen(context, report, weak), limits);
     events.retain(|event| wanted(settings, event.event));
     if !events.is_empty() {
         let alert = message(name, &report.uuid, &report.main, events);
@@ -78,7 +81,7 @@ fn seen(context: &Context, report: &StatusReport, weak: RangeSet) -> Now {
         |part: fn(&super::status::SpareReport) -> u64| report.spares.iter().map(part).fold(0, u64::saturating_add);
     let (used, free) = (sum(|spare| spare.used_sectors.0), sum(|spare| spare.free_sectors.0));
     let disk = |disk: &DiskRow| {
-        let level = Band::of(disk.score).level()?;
+        let level = disk.band.level()?;
         let lenient = Band::of(disk.score.saturating_sub(SWAY)).level()?;
         let reason = disk.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         let text = format!("({}) is {}, {} of 100{reason}", disk.path, disk.band.word(), disk.score);
@@ -92,6 +95,7 @@ fn seen(context: &Context, report: &StatusReport, weak: RangeSet) -> Now {
         weak,
         spares: report.spares.iter().map(|spare| (spare.index.0, health(spare.state))).collect(),
         free_percent: map.and_then(|_| free.saturating_mul(100).checked_div(used.saturating_add(free))),
+        room_days: report.foresight.as_ref().and_then(Foresight::least_days),
         attention: report.status.first().filter(|_| needs).cloned(),
         scan,
         disks: report.disks.iter().filter_map(disk).collect(),

@@ -16,6 +16,7 @@ use crate::identity::Match;
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyOptions, AssemblyPlan, FoundSetup, ProblemKind, SpareMember, decide, problems};
+use crate::pool::Scores;
 use crate::segments::Layout;
 use crate::store::SpareReading;
 use crate::units::{DevNo, Sectors};
@@ -325,6 +326,7 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         failed: Vec::new(),
         read_only: false,
         passed_over: Vec::new(),
+        disk_scores: Scores::new(),
     })
 }
 

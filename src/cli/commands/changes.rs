@@ -5,7 +5,8 @@
 //! programs and state lie on; one command at a time looks, tells and writes, so that an older look never follows a newer one;
 //! a failure here is noted and changes no exit code.
 
-use super::status::gather;
+use super::known::Known;
+use super::status::{StatusReport, examine, gather};
 use super::{Context, alert, health, metrics, report, stats};
 use crate::alert::state::State;
 use crate::cli::syslog::{self, Severity};
@@ -38,11 +39,20 @@ fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
     stats::count_configured(context, name);
     let state = State::take(&context.state().join("alert"), live.setup)?;
     // Before anybody is told: a program that is run may look at it, and what the disks say is told, too.
-    let disks = if context.are_disks_due() { health::keep(context, live.setup, name) } else { Ok(()) };
-    let report = gather(context, name, Duration::ZERO)?;
+    let (report, disks) = look(context, name)?;
     let kept = report::keep(context, live.setup, &report).map_err(anyhow::Error::from).and(disks);
     if let Err(error) = kept {
         context.note(&format!("{name}: the history is not up to date: {error}"));
     }
     alert::tell(context, &state, &report, weak)
+}
+
+/// How a setup is doing, its disks asked where that is due; whether what they say could be kept.
+fn look(context: &Context, name: &str) -> Result<(StatusReport, Result<()>)> {
+    let Ok(session) = context.reading_session(name) else {
+        return Ok((gather(context, name, Duration::ZERO)?, Ok(())));
+    };
+    let mut known = Known::load(context, &session.metadata);
+    let kept = if context.are_disks_due() { health::keep(context, &session, &mut known) } else { Ok(()) };
+    Ok((examine(context, &session, known, Duration::ZERO)?, kept))
 }

@@ -9,7 +9,7 @@ use super::cron_each;
 use super::probe::{Probed, is_busy, probe_and_act, scan_options};
 use super::scan::signals;
 use super::scan_report::{Report, Subject, summary};
-use super::scan_setup::{self, Ended};
+use super::scan_setup::{self, Ended, Part};
 use super::scanner::{Scanner, Stopped};
 use super::{Context, Exit, Output};
 use crate::cli::args::Scan;
@@ -120,17 +120,30 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&mut self, budget: Option<Duration>) -> Result<(Exit, Option<Stopped>)> {
         find_active(self.context.dm()?, self.name)?;
-        let reported = self.reported()?;
-        let scanner = Scanner::new(self.context, self.args, self.choices, self.signals, budget);
-        let Some(ended) = scan_setup::run(scanner, self.name)? else {
-            return Ok((reported, None));
-        };
-        let exit = self.tell(&ended);
-        syslog::log(severity(exit), &format!("{}: scan {}", self.name, summary(&ended.pass)));
+        let begun = Instant::now();
+        let mut exit = self.reported()?;
+        // The suspects first: they are few, and it is them who may not wait.
+        let parts = self.choices.suspect_interval.map(|_| Part::Suspects).into_iter().chain([Part::Whole]);
+        for part in parts {
+            let left = budget.map(|budget| budget.saturating_sub(begun.elapsed()));
+            let scanner = Scanner::new(self.context, self.args, self.choices, self.signals, left);
+            let Some(ended) = scan_setup::run(scanner, self.name, part)? else { continue };
+            exit = worse(exit, self.scanned(&ended, part));
+            if ended.stopped.is_some() || ended.trouble.is_some() {
+                return Ok((exit, ended.stopped));
+            }
+        }
+        Ok((exit, None))
+    }
+
+    fn scanned(&mut self, ended: &Ended, part: Part) -> Exit {
+        let exit = self.tell(ended);
+        let what = if part == Part::Suspects { " of suspect regions" } else { "" };
+        syslog::log(severity(exit), &format!("{}: scan{what} {}", self.name, summary(&ended.pass)));
         if let Some(trouble) = ended.trouble.as_ref().filter(|error| !is_busy(error)) {
             complain(&format!("{}: {trouble:#}", self.name));
         }
-        Ok((worse(reported, exit), ended.stopped))
+        exit
     }
 
     /// Looks first at what the kernel has reported since the last run.
@@ -175,7 +188,7 @@ impl Job<'_> {
     }
 
     fn probe(&mut self, place: Place, suspects: &[Range], cause: &str) -> Result<Exit> {
-        let options = scan_options(self.context, self.choices);
+        let options = scan_options(self.context, self.name, self.choices);
         let probed = probe_and_act(self.context, self.name, place, suspects, &options)?;
         if let Some(trouble) = &probed.transport {
             complain(&format!("{}: {trouble}", self.name));

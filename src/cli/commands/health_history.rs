@@ -1,6 +1,6 @@
 //! `health --history`: what was recorded of setups over time, for people, and as JSON, CSV and XML.
 
-use super::health::directory;
+use super::known::directory;
 use super::{Context, Exit, Output};
 use crate::cli::args::health::{Health as Args, HistoryFormat};
 use crate::cli::selection::select;
@@ -168,7 +168,7 @@ mod tests {
             failing: vec!["5 X (now)".into()],
             ..Smart::default()
         };
-        let disk = What::Disk(DiskRecord { device: "main".into(), score: Some(40), smart });
+        let disk = What::Disk(DiskRecord { device: "main".into(), score: Some(40), smart, ..DiskRecord::default() });
         let setup = What::Setup(SetupRecord { state: "healthy".into(), extents: 2, ..SetupRecord::default() });
         let records = vec![Record { time: 86_400, what: setup }, Record { time: 86_401, what: disk }];
         vec![Told { name: "data".into(), uuid: "u".into(), records }]

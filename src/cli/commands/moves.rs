@@ -29,7 +29,7 @@ pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result
     }
     let plan = |session: &Session<'_>| {
         let unreadable = choices.unreadable.unwrap_or(session.metadata.config.policy.unreadable);
-        plan_remap(&session.metadata, &requested, already, unreadable, |spare| session.is_there(spare))
+        plan_remap(&session.metadata, &requested, already, unreadable, session)
     };
     if args.dry_run {
         return dry_run(context, &args.name, plan, out);

@@ -1,6 +1,7 @@
 //! Probing suspected sectors of a running setup with the scan's judgement, and moving what is bad.
 
 use super::Context;
+use super::ahead::with_health;
 use crate::cli::choices::ScanChoices;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
@@ -31,10 +32,10 @@ pub(super) struct ActOptions<'a> {
     pub(super) observer: &'a dyn Observer,
 }
 
-/// How a scan acts on what it finds.
-pub(super) fn scan_options<'a>(context: &'a Context, choices: &ScanChoices) -> ActOptions<'a> {
+/// How a scan of a setup acts on what it finds.
+pub(super) fn scan_options<'a>(context: &'a Context, name: &str, choices: &ScanChoices) -> ActOptions<'a> {
     let policy = Policy { move_weak: choices.move_weak, margin: choices.margin, unreadable: choices.unreadable };
-    ActOptions { policy, retries: choices.retries, observer: &context.progress }
+    ActOptions { policy: with_health(context, name, policy), retries: choices.retries, observer: &context.progress }
 }
 
 /// What was found and done.

@@ -3,7 +3,7 @@
 //! Invariants: looking changes nothing but the file that was asked for, which is whole or as it was; only a regular file is
 //! replaced; a setup that is bad or hangs spoils nothing but its own part of the page.
 
-use super::health::directory;
+use super::known::directory;
 use super::metrics::{counted, word};
 use super::status::{DiskRow, State, StatusReport, gather};
 use super::status_many::each;
@@ -26,8 +26,7 @@ use crate::report::{
     Tone, TroubleFacts, render, surface,
 };
 use crate::risk::percent;
-use crate::scan::checkpoint;
-use crate::scan::pass::{Place, Subject};
+use crate::scan::pass::Place;
 use crate::units::{Range, RangeSet, Sectors};
 use anyhow::Result;
 use std::io;
@@ -130,8 +129,6 @@ impl Target {
 fn facts(context: &Context, report: &StatusReport) -> Setup {
     let session = context.reading_session(&report.name).ok();
     let metadata = session.as_ref().map(|session| &session.metadata);
-    let setup = Uuid::try_parse(&report.uuid).ok();
-    let records = setup.and_then(|setup| history::read(&directory(context), setup).ok()).unwrap_or_default();
     let identity = metadata.map(|metadata| &metadata.config.main);
     let known = identity.map(|main| [main.model.as_deref(), main.serial.as_deref()].into_iter().flatten().collect());
     Setup {
@@ -149,13 +146,13 @@ fn facts(context: &Context, report: &StatusReport) -> Setup {
         extents: u64::try_from(report.extents).unwrap_or(u64::MAX),
         held: report.held_sectors,
         lost: lost(report),
-        surface: session.as_ref().map(|session| of_surface(context, session)).unwrap_or_default(),
+        surface: session.as_ref().map(|session| of_surface(report, session)).unwrap_or_default(),
         scan: report.scan.as_ref().map(|scan| scan.summary.clone()),
         room: report.room.as_ref().map(|room| room.summary().to_string()).unwrap_or_default(),
         spares: spares(report),
         disks: report.disks.iter().map(disk).collect(),
         foresight: report.foresight.as_ref().and_then(Foresight::words),
-        history: records.iter().filter_map(point).collect(),
+        history: report.known.records.iter().filter_map(point).collect(),
         stats: counted(context, &report.name),
         losses: report.losses.iter().take(MOST_LOSSES).map(loss).collect(),
         loss_count: u64::try_from(report.losses.len()).unwrap_or(u64::MAX),
@@ -233,14 +230,13 @@ fn loss(row: &crate::cli::report::LossRow) -> LossFacts {
 }
 
 /// What is known of the surface of main: the map, and what the last scan has found and is still there.
-fn of_surface(context: &Context, session: &Session<'_>) -> Surface {
+fn of_surface(report: &StatusReport, session: &Session<'_>) -> Surface {
     let map = &session.metadata.map;
     let moved: RangeSet = map.extents().map(|extent| extent.range).collect();
     let mut lost = RangeSet::default();
     map.losses().iter().filter(|loss| loss.fate != Fate::Rewritten).for_each(|loss| lost.insert(loss.range));
-    let pass = checkpoint::load(&context.state().join("scan"), &Subject::Setup(session.metadata.setup)).ok().flatten();
     let (mut bad, mut weak) = (RangeSet::default(), RangeSet::default());
-    for area in pass.iter().flat_map(|pass| &pass.areas).filter(|area| area.place == Place::Main) {
+    for area in report.known.pass.iter().flat_map(|pass| &pass.areas).filter(|area| area.place == Place::Main) {
         let found = area.found_so_far();
         found.bad.iter().for_each(|range| bad.insert(range));
         found.weak.iter().for_each(|place| weak.insert(place.range));

@@ -1,6 +1,7 @@
 //! What `status` says of the room on the spares, and how long it lasts.
 
 use crate::cli::report::{count, sizes};
+use crate::forecast::Foresight;
 use crate::format::metadata::Metadata;
 use crate::pool::{Outlook, Pool, forecast};
 use crate::units::Sectors;
@@ -32,7 +33,8 @@ pub(super) struct RoomReport {
 }
 
 impl RoomReport {
-    pub(super) fn new(metadata: &Metadata, pool: &Pool<'_>, now: u64) -> RoomReport {
+    /// What `foresight` says; where the past is too short for it, the plain rate of what there is.
+    pub(super) fn new(metadata: &Metadata, pool: &Pool<'_>, foresight: &Foresight, now: u64) -> RoomReport {
         let (free, unit) = (pool.free(), metadata.map.unit());
         let plain = format!("room for {} in units of {unit}", sizes(free));
         let longest_run_sectors = pool.longest_free();
@@ -47,21 +49,30 @@ impl RoomReport {
             summary,
             soon: false,
         };
-        match forecast(metadata, free, now) {
-            Outlook::Exhausted => RoomReport { soon: true, ..report("exhausted", None, "no room is left".into()) },
-            Outlook::TooEarly => report("unknown", None, format!("{plain}; too early to tell for how long")),
-            Outlook::NoGrowth { days } => {
-                report("steady", Some(days), format!("{plain}; no growth seen in {}", count_days(days)))
+        let growing = |days, per_day, until: Option<u64>, words: String| RoomReport {
+            sectors_per_day: Some(per_day),
+            exhausted_at: until,
+            soon: until.is_some_and(|until| until.saturating_sub(now) <= SOON),
+            ..report("growing", Some(days), format!("{plain}; {words}"))
+        };
+        let steady = |days| report("steady", Some(days), format!("{plain}; no growth seen in {}", count_days(days)));
+        match foresight {
+            Foresight::Exhausted => RoomReport { soon: true, ..report("exhausted", None, "no room is left".into()) },
+            Foresight::Steady { days } => steady(whole(*days)),
+            Foresight::Growing(growth) => {
+                let until = growth.expected.map(|days| now.saturating_add(whole(days).saturating_mul(DAY)));
+                growing(whole(growth.days), growth.sectors_per_day(), until, growth.span_words())
             }
-            Outlook::Growing { days, per_day, until } => {
-                let rate = format!("at the rate of the last {} ({per_day} sectors a day)", count_days(days));
-                RoomReport {
-                    sectors_per_day: Some(per_day),
-                    exhausted_at: Some(until),
-                    soon: until.saturating_sub(now) <= SOON,
-                    ..report("growing", Some(days), format!("{plain}; {rate} {}", until_words(until, now)))
+            Foresight::TooEarly => match forecast(metadata, free, now) {
+                Outlook::Growing { days, per_day, until } => {
+                    let rate = format!("at the rate of the last {} ({per_day} sectors a day)", count_days(days));
+                    growing(days, per_day, Some(until), format!("{rate} {}", until_words(until, now)))
                 }
-            }
+                Outlook::NoGrowth { days } => steady(days),
+                Outlook::Exhausted | Outlook::TooEarly => {
+                    report("unknown", None, format!("{plain}; too early to tell for how long"))
+                }
+            },
         }
     }
 
@@ -74,6 +85,10 @@ impl RoomReport {
     pub(super) fn is_short(&self) -> bool {
         self.soon
     }
+}
+
+fn whole(days: usize) -> u64 {
+    u64::try_from(days).unwrap_or(u64::MAX)
 }
 
 fn count_days(days: u64) -> String {

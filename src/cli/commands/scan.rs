@@ -2,7 +2,7 @@
 
 use super::probe::shape;
 use super::scan_report::{Report, Subject as Shown};
-use super::scan_setup::{self, Ended};
+use super::scan_setup::{self, Ended, Part};
 use super::scanner::{Scanner, Stopped, widened};
 use super::{Context, Exit, Output, cron};
 use crate::block::device::BlockDevice;
@@ -46,7 +46,7 @@ fn scan_setup(context: &Context, args: &Scan, name: &str, out: &mut Output) -> R
     let choices = ScanChoices::new(args, context.settings(Some(name))?);
     let signals = signals()?;
     let scanner = Scanner::new(context, args, &choices, &signals, choices.time_budget);
-    let Some(ended) = scan_setup::run(scanner, name)? else { return Ok(Exit::Done) };
+    let Some(ended) = scan_setup::run(scanner, name, Part::Whole)? else { return Ok(Exit::Done) };
     let lost: Vec<_> = ended.acted.iter().flat_map(|acted| acted.outcome.lost.iter().copied()).collect();
     let owners = context.owners(name, &lost, choices.patience);
     finish(args, Shown::Setup(name), ended, owners, out)
@@ -78,7 +78,7 @@ fn scan_device(context: &Context, args: &Scan, device: &BlockDevice, out: &mut O
     let Some(mut pass) = begun else { return Ok(Exit::Done) };
     pass.order.slow_ms = choices.slow_ms;
     let order = pass.order.clone();
-    let pace = scanner.pace(pass.standing().1);
+    let pace = scanner.pace(&pass);
     let mut stage = DeviceStage { scanner, device, disk: Arc::new(disk), order };
     let trouble = conduct(&mut pass, &mut stage, pace).err();
     pass.result.trouble = trouble.as_ref().map(|error| format!("{error:#}"));

@@ -1,5 +1,6 @@
 //! The scan of a setup: its main, and the slots in use on its spares; what is bad is moved.
 
+use super::known::Known;
 use super::probe::{act_patiently, is_busy, scan_options, shape};
 use super::scanner::{Scanner, Stopped, widened};
 use crate::block::Disk;
@@ -11,6 +12,7 @@ use crate::scan::conduct::{Present, Progress, Stage, conduct};
 use crate::scan::neighbours::Neighbours;
 use crate::scan::pace::Others;
 use crate::scan::pass::{Order, Pass, Place, Subject, areas_of_setup, limits};
+use crate::scan::regions::suspect_regions;
 use crate::scan::run::{Flow, Verify};
 use crate::scan::survey::Found;
 use crate::units::{DevNo, Range, RangeSet, Sectors};
@@ -56,8 +58,17 @@ pub(super) struct Ended {
     pub(super) trouble: Option<anyhow::Error>,
 }
 
+/// What of a setup is scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All that was asked for.
+    Whole,
+    /// The regions where the next bad sectors are likely.
+    Suspects,
+}
+
 /// Scans a setup; `None` when nothing is due.
-pub(super) fn run(scanner: Scanner<'_>, name: &str) -> Result<Option<Ended>> {
+pub(super) fn run(scanner: Scanner<'_>, name: &str, part: Part) -> Result<Option<Ended>> {
     scanner.context.touch(name, []);
     let (context, args) = (scanner.context, scanner.args);
     let session = context.reading_session(name)?;
@@ -66,17 +77,27 @@ pub(super) fn run(scanner: Scanner<'_>, name: &str) -> Result<Option<Ended>> {
     let (state, _) = find_active(session.dm, name)?;
     let devno = state.devno;
     let _lock = context.lock(&format!("{setup}.scan"), name)?;
-    let order = widened(scanner.order(args.report_only), session.block(), session.metadata.map.main_len())?;
-    let begun = scanner.pass(Subject::Setup(setup), args.report_only, || {
+    let mut order = scanner.order(args.report_only);
+    let mut subject = Subject::Setup(setup);
+    if part == Part::Suspects {
+        let known = Known::load(context, &session.metadata);
+        let regions = suspect_regions(&session.metadata.map, &known.found_on(Place::Main));
+        if regions.is_empty() {
+            return Ok(None);
+        }
+        (order.ranges, subject) = (Some(regions), Subject::Suspects(setup));
+    }
+    let order = widened(order, session.block(), session.metadata.map.main_len())?;
+    let begun = scanner.pass(subject.clone(), args.report_only, || {
         let areas = areas_of_setup(&session.metadata, &order);
-        Pass::new(Subject::Setup(setup), order.clone(), areas, now())
+        Pass::new(subject, order.clone(), areas, now())
     })?;
     let Some(mut pass) = begun else { return Ok(None) };
     let known_bad = session.metadata.map.losses().iter().map(|loss| loss.range).collect();
     drop(session);
     pass.order.slow_ms = scanner.choices.slow_ms;
     let order = pass.order.clone();
-    let pace = scanner.pace(pass.standing().1);
+    let pace = scanner.pace(&pass);
     let mut stage = SetupStage { scanner, name, order, acted: Vec::new(), devno, devices: BTreeMap::new(), known_bad };
     let trouble = conduct(&mut pass, &mut stage, pace).err();
     pass.result.trouble = trouble.as_ref().map(|error| format!("{error:#}"));
@@ -134,7 +155,7 @@ impl Stage for SetupStage<'_> {
                 .context
                 .touch(self.name, found.weak.iter().map(|weak| weak.range).filter(|range| !bad(*range)));
         }
-        let options = scan_options(self.scanner.context, self.scanner.choices);
+        let options = scan_options(self.scanner.context, self.name, self.scanner.choices);
         let acted = match act_patiently(self.scanner.context, self.name, place, found, &options) {
             Ok(acted) => acted,
             Err(error) if ends_the_scan(&error) => return Err(error),

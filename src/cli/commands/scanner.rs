@@ -63,13 +63,13 @@ impl<'a> Scanner<'a> {
         Scanner { context, args, choices, signals, deadline, stopped: None, told: false, directory, saving: true }
     }
 
-    /// How fast to go, over `len` sectors in all.
-    pub(super) fn pace(&self, len: Sectors) -> Pace {
+    /// How fast to go.
+    pub(super) fn pace(&self, pass: &Pass) -> Pace {
         let rate = match self.choices.rate {
             Some(Rate::Bytes(rate)) => Some(rate),
             Some(Rate::Max) => None,
             // A whole pass takes the interval, so that a run of a few minutes takes a few of its sectors.
-            None if self.args.cron => Some(spread(len, self.choices.interval)),
+            None if self.args.cron => Some(spread(pass.standing().1, self.interval(&pass.subject))),
             None => None,
         };
         let manners = match (self.choices.rate, self.choices.idle) {
@@ -78,6 +78,14 @@ impl<'a> Scanner<'a> {
             _ => Manners::GiveWay,
         };
         Pace { rate, manners }
+    }
+
+    /// After what time a pass begins anew (with --cron).
+    fn interval(&self, subject: &Subject) -> Duration {
+        match (subject, self.choices.suspect_interval) {
+            (Subject::Suspects(_), Some(interval)) => interval,
+            _ => self.choices.interval,
+        }
     }
 
     /// What was asked for. In a setup the moving makes its own retries.
@@ -109,17 +117,17 @@ impl<'a> Scanner<'a> {
                 (None, None)
             }
         };
+        // A part is what was asked for where that are the suspect regions.
+        let is_part = |pass: &Pass| pass.order.ranges.is_some() && !matches!(subject, Subject::Suspects(_));
         let usage = |text: String| -> Result<Option<Pass>> { Err(Usage(text).into()) };
         match last {
             // What was only reported was not moved, and would not be now.
-            Some(pass) if self.args.cron && (pass.order.report_only || pass.order.ranges.is_some()) => {
-                Ok(Some(begin()))
-            }
+            Some(pass) if self.args.cron && (pass.order.report_only || is_part(&pass)) => Ok(Some(begin())),
             Some(pass) if self.args.cron => Ok(Some(pass)),
             None if self.args.cron => {
                 // A scan of a part, or one that changed nothing, is no substitute.
-                let whole = ended.filter(|pass| pass.order.ranges.is_none() && !pass.order.report_only);
-                let next = |pass: Pass| pass.started.saturating_add(self.choices.interval.as_secs());
+                let whole = ended.filter(|pass| !is_part(pass) && !pass.order.report_only);
+                let next = |pass: Pass| pass.started.saturating_add(self.interval(&subject).as_secs());
                 // A start in the future comes from a clock that was wrong.
                 let due = whole.is_none_or(|pass| now() < pass.started || now() >= next(pass));
                 Ok(due.then(begin))

@@ -24,6 +24,7 @@ use crate::format::metadata::{Metadata, SpareState, UnreadablePolicy};
 use crate::map::{Loss, SpareIndex};
 use crate::plan::spares::{Destinations, plan_leave};
 use crate::plan::{MoveKind, MovePlan, Refusal};
+use crate::pool::Available;
 use crate::units::{Range, Sectors};
 use anyhow::Result;
 use std::time::Duration;
@@ -97,6 +98,23 @@ impl Observer for Part<'_> {
     }
 }
 
+/// The spares as they will be.
+struct Planned<'a> {
+    session: &'a Session<'a>,
+    metadata: &'a Metadata,
+}
+
+impl Available for Planned<'_> {
+    fn is_usable(&self, spare: SpareIndex) -> bool {
+        // One that is only about to be added is there, too.
+        self.session.is_there(spare) || self.session.metadata.spare(spare) != self.metadata.spare(spare)
+    }
+
+    fn disk_score(&self, spare: SpareIndex) -> Option<u8> {
+        self.session.disk_score(spare)
+    }
+}
+
 /// Plans to move all that lives on the spare; what refuses, refuses here.
 fn plan(session: &Session<'_>, job: &Job<'_>, metadata: &Metadata) -> Result<MovePlan, Refusal> {
     let extents = metadata.map.extents_by_slot(job.index).count();
@@ -113,9 +131,7 @@ fn plan(session: &Session<'_>, job: &Job<'_>, metadata: &Metadata) -> Result<Mov
         UnreadablePolicy::Leave => UnreadablePolicy::Hold,
         other => other,
     };
-    // A spare that is only about to be added is there, too.
-    let there = |index: SpareIndex| session.is_there(index) || session.metadata.spare(index) != metadata.spare(index);
-    let mut plan = plan_leave(metadata, job.index, &job.to, unreadable, there)?;
+    let mut plan = plan_leave(metadata, job.index, &job.to, unreadable, Planned { session, metadata })?;
     if job.leaving.give_up_unreadable {
         plan.kind = MoveKind::GiveUp;
     }

@@ -3,6 +3,7 @@
 
 use super::Context;
 use super::health::recorded;
+use super::known::Known;
 use super::lifecycle::indexes;
 use super::room::RoomReport;
 use super::scan_report::summary;
@@ -19,14 +20,12 @@ use crate::map::{Fate, Loss, SpareIndex};
 use crate::messages::Trouble;
 use crate::pool::Pool;
 use crate::risk::Risk;
-use crate::scan::checkpoint;
-use crate::scan::pass::Subject;
+use crate::scan::pass::Pass;
 use crate::store::{SpareReading, read_copies_by};
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use uuid::Uuid;
 
 /// How a setup is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +109,9 @@ pub(super) struct StatusReport {
     pub(super) disks: Vec<DiskRow>,
     /// How long the room on the spares lasts, by all that is recorded.
     pub(super) foresight: Option<Foresight>,
+    /// What was recorded, for those who show it.
+    #[serde(skip)]
+    pub(super) known: Known,
 }
 
 /// How a disk is doing, by what was last recorded of it.
@@ -138,17 +140,16 @@ pub(super) struct ScanRow {
     pub(super) trouble: Option<String>,
 }
 
-fn last_scan(context: &Context, setup: Uuid) -> Option<ScanRow> {
-    let pass = checkpoint::load(&context.state().join("scan"), &Subject::Setup(setup)).ok()??;
+fn last_scan(pass: &Pass) -> ScanRow {
     let bad = pass.areas.iter().map(|area| area.found_so_far().bad.sectors().0).fold(0, u64::saturating_add);
-    Some(ScanRow {
-        summary: summary(&pass),
+    ScanRow {
+        summary: summary(pass),
         started: pass.started,
         finished: pass.finished,
         percent: pass.percent(),
         bad_sectors: Sectors(bad),
-        trouble: pass.result.trouble,
-    })
+        trouble: pass.result.trouble.clone(),
+    }
 }
 
 /// How the active setup `name` is doing; the files of lost sectors are looked for within `patience`.
@@ -159,12 +160,21 @@ pub(super) fn gather(context: &Context, name: &str, patience: Duration) -> Resul
     // Not being active is the caller's mistake; anything else is what status is for.
     find_active(context.dm()?, name)?;
     match context.reading_session(name) {
-        Ok(session) => examine(context, &session, patience),
+        Ok(session) => {
+            let known = Known::load(context, &session.metadata);
+            examine(context, &session, known, patience)
+        }
         Err(error) => unreadable(context, name, &error),
     }
 }
 
-fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Result<StatusReport> {
+/// The same of a setup that was opened, and of which is `known` what was recorded.
+pub(super) fn examine(
+    context: &Context,
+    session: &Session<'_>,
+    known: Known,
+    patience: Duration,
+) -> Result<StatusReport> {
     let metadata = &session.metadata;
     let map = &metadata.map;
     // What is not there has no room.
@@ -172,7 +182,7 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
     let mut seen = Judge::default();
     let spares = indexes(session).filter_map(|i| examine_spare(context, session, &pool, &mut seen, i)).collect();
     let rewritten = held::without_tombstone(session).values().flatten().map(|r| r.len().0).fold(0, u64::saturating_add);
-    let (disks, foresight) = recorded(context, session, pool.free());
+    let foresight = known.foresee(metadata, pool.free());
     let losses: Vec<Loss> = map.losses().iter().collect();
     let owned = context.owners(&session.name, &losses, patience);
     let mut report = StatusReport {
@@ -192,11 +202,12 @@ fn examine(context: &Context, session: &Session<'_>, patience: Duration) -> Resu
         held_sectors: map.losses().sectors(Fate::Held),
         rewritten_since_sectors: rewritten,
         losses: loss_rows(&losses, &owned),
-        scan: last_scan(context, metadata.setup),
-        room: Some(RoomReport::new(metadata, &pool, now())),
+        scan: known.pass.as_ref().map(last_scan),
+        room: Some(RoomReport::new(metadata, &pool, &foresight, now())),
         spares,
-        disks,
+        disks: recorded(context, session, &known),
         foresight: Some(foresight),
+        known,
     };
     judge(session, &mut report)?;
     Ok(report)
@@ -244,6 +255,7 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
         spares: live.spares.iter().map(spare).collect(),
         disks: Vec::new(),
         foresight: None,
+        known: Known::default(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! `watch`: reacts to the kernel's error reports, until a signal ends it. One line for each event, at once.
 
+use super::ahead::with_health;
 use super::probe::{ActOptions, Probed, plain_policy, probe_and_act};
 use super::{Context, Exit, Output};
 use crate::cli::args::Watch;
@@ -273,7 +274,8 @@ impl Teller<'_> {
 
     fn options<'n>(&self, setup: &Watched, notes: &'n Notes) -> ActOptions<'n> {
         let (retries, unreadable) = watched(self.args, self.config.settings(Some(&setup.name)));
-        ActOptions { policy: plain_policy(unreadable), retries, observer: notes }
+        let policy = with_health(self.context, &setup.name, plain_policy(unreadable));
+        ActOptions { policy, retries, observer: notes }
     }
 
     fn settle_now(&self, setup: &Watched, notes: &Notes) -> Result<Vec<Range>> {
