@@ -15,6 +15,7 @@ cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 # shellcheck source=scripts/lib/boot-image.sh
 . scripts/lib/boot-image.sh
 
+program=$(readlink -f "${DM_REMAP:-target/debug/dm-remap}")
 apt_install user-mode-linux kmod fdisk e2fsprogs >&2 || exit 127
 work=$(mktemp -d "${TMPDIR:-/tmp}/guest-boot.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -24,7 +25,7 @@ failures=0
 # --- the machine ---------------------------------------------------------------------------------------------------
 
 root=$work/root image=$work/image
-deb=$(scripts/package --profile dev --output "$work/dm-remap.deb")
+deb=$(scripts/package --program "$program" --output "$work/dm-remap.deb")
 boot_unpack "$(boot_root target/boot)" "$root"
 version=$(boot_kernel "$root")
 boot_steps "$root"
@@ -281,7 +282,7 @@ dd if=/dev/urandom of="$main" bs=4096 seek="$block" count=1 oflag=direct conv=no
 MAKE
 truncate -s 16M "$work/spare-root"
 scripts/guest --disk "$work/system" --disk "$work/spare-root" --share "$work" -- \
-    bash "$work/share/root" "$PWD/target/debug/dm-remap" || { echo "not ok root: the setup was made"; exit 1; }
+    bash "$work/share/root" "$program" || { echo "not ok root: the setup was made"; exit 1; }
 
 boot root 200 "$work/system" "$work/spare-root" -- "initrd=$work/initrd" root=/dev/mapper/system <<'STEP'
 check 'the root filesystem is on the setup' [ "$(findmnt -no SOURCE /)" = /dev/mapper/system ]

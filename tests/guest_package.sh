@@ -31,9 +31,10 @@ dpkg_ok() { boot_chroot "$root" dpkg "$@"; }
 # shellcheck disable=SC2016 # for dpkg-query
 version_is() { [[ $(boot_chroot "$root" dpkg-query -W -f '${Version} ${db:Status-Status}' dm-remap) == "$1 installed" ]]; }
 
+program=$(readlink -f "${DM_REMAP:-target/debug/dm-remap}")
 apt_install lintian rpm fdisk >&2 || exit 127
-new=$(scripts/package --profile dev --output "$work/new.deb")
-old=$(scripts/package --profile dev --output "$work/old.deb" --version 0.0.9-1)
+new=$(scripts/package --program "$program" --output "$work/new.deb")
+old=$(scripts/package --program "$program" --output "$work/old.deb" --version 0.0.9-1)
 tar=$(boot_root target/boot)
 root=$work/root
 boot_unpack "$tar" "$root"
@@ -83,7 +84,7 @@ check 'nothing is left' same before after
 # scripts/install, for everyone else: the same files, and all of them go again.
 stage=$work/stage
 mkdir "$stage"
-check 'scripts/install below DESTDIR' scripts/install --destdir "$stage" --prefix /usr/local --program target/debug/dm-remap
+check 'scripts/install below DESTDIR' scripts/install --destdir "$stage" --prefix /usr/local --program "$program"
 check 'its program runs' "$stage/usr/local/sbin/dm-remap-validate" --help
 names_itself() { [[ -d $stage/etc && -d $stage/usr/local/lib ]] && ! grep -rn /usr/sbin/dm-remap "$stage/etc" "$stage/usr/local/lib"; }
 check 'nothing in it names the program of the package' names_itself
@@ -93,7 +94,7 @@ check 'it leaves no file' no_file
 
 # The RPM spec, around the program that is there. Fedora's own macros are not on Debian.
 rpm_builds() {
-    rpmbuild -bb --quiet --build-in-place --nodeps --define "program $PWD/target/debug/dm-remap" \
+    rpmbuild -bb --quiet --build-in-place --nodeps --define "program $program" \
         --define "_topdir $work/rpm" --define '_unitdir /usr/lib/systemd/system' --define 'debug_package %{nil}' \
         --define '_udevrulesdir /usr/lib/udev/rules.d' --define '_sharedstatedir /var/lib' \
         --define '_binary_payload w1.gzdio' packaging/rpm/dm-remap.spec || return

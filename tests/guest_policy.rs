@@ -78,7 +78,7 @@ fn neighbours_of_bad_sectors_move_ahead_while_main_does_badly_and_there_is_room(
     dm_remap("scan data --range 4096+4096").exits(3);
     assert_eq!(moved().last(), Some(&(7000, 8)), "nobody has asked for it");
     // So does the watcher.
-    let mut watch = std::process::Command::new(PROGRAM).args(["--config", FILE, "watch", "data"]).spawn().unwrap();
+    let mut watch = std::process::Command::new(&*PROGRAM).args(["--config", FILE, "watch", "data"]).spawn().unwrap();
     main.bad(9001, 1);
     sh("sleep 1; dd if=/dev/mapper/data of=/dev/null bs=512 skip=9001 count=1 iflag=direct 2>/dev/null; sleep 2");
     watch.kill().unwrap();

@@ -410,8 +410,7 @@ fn an_error_after_the_first_commit_is_no_refusal_and_the_lock_of_claims_is_kept(
     whole(&device, &[], &[]);
 
     let still = Still::new(&[&guest.disks[2]]);
-    let add =
-        format!("flock /run/dm-remap/claim.lock {} spare add data {}", env!("CARGO_BIN_EXE_dm-remap"), guest.disks[2]);
+    let add = format!("flock /run/dm-remap/claim.lock {} spare add data {}", *PROGRAM, guest.disks[2]);
     let ran = sh(&format!("{add} 2>&1; echo exit $?"));
     assert!(ran.contains("is taking devices into use") && ran.contains("exit 4"), "{ran}");
     still.check("a refusal");

@@ -337,7 +337,7 @@ fn of_two_commands_at_once_one_is_refused() {
     // Truly at once: each is done or refused, and the map has exactly what was done.
     let start = |n: u64| {
         let sector = (n * 64).to_string();
-        let command = Command::new(PROGRAM)
+        let command = Command::new(&*PROGRAM)
             .args(["-q", "remap", "data", &sector])
             .stderr(Stdio::piped())
             .stdout(Stdio::null())

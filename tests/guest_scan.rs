@@ -167,7 +167,7 @@ fn a_killed_scan_goes_on_and_ends_the_same() {
         // At any moment, before the first checkpoint too; every other time a while after a checkpoint was saved.
         let known = checkpoint();
         let scan = format!("exec $DMR --json scan --device {device} --rate 3M --retries 0 {resume} > /tmp/work-json");
-        let mut scan = Command::new("bash").args(["-c", &scan]).env("DMR", PROGRAM).spawn().unwrap();
+        let mut scan = Command::new("bash").args(["-c", &scan]).env("DMR", &*PROGRAM).spawn().unwrap();
         if turn % 2 == 1 {
             let begun = Instant::now();
             while checkpoint() == known {

@@ -42,7 +42,7 @@ impl Watching {
     pub fn begin(args: &[&str]) -> Watching {
         let log = sh("mktemp /tmp/work-watch-XXXXXX").trim().to_string();
         let errors = format!("{log}.err");
-        let child = Command::new(PROGRAM)
+        let child = Command::new(&*PROGRAM)
             .args(["--json", "watch"])
             .args(args)
             .stdin(Stdio::null())
