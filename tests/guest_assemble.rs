@@ -98,9 +98,9 @@ struct World {
     /// Discover has judged these disks already.
     judged: bool,
     seen: BTreeMap<String, usize>,
-    /// Cases so far, those that are left out included; which third of them is.
+    /// Cases so far, those that are left out included; which third of them is not.
     offered: usize,
-    left_out: usize,
+    chosen: usize,
     all: bool,
 }
 
@@ -136,7 +136,7 @@ impl World {
     #[track_caller]
     fn case(&mut self, what: &str, disks: &[Disk], kinds: &[&str], args: &str, ends: &Ends<'_>) {
         self.offered += 1;
-        if !self.all && self.offered % 3 == self.left_out {
+        if !self.all && self.offered % 3 != self.chosen {
             return;
         }
         // What was refused has changed nothing: the same disks again are there already, and were judged.
@@ -334,11 +334,11 @@ fn without(all: &[Disk], letters: &str) -> Vec<Disk> {
     all.iter().filter(|d| !letters.chars().any(|letter| d.name.ends_with(letter))).cloned().collect()
 }
 
-/// Which third of the cases is left out, unless `DM_REMAP_ALL_CASES` asks for all: another one each time.
+/// Which third of the cases is tried, unless `DM_REMAP_ALL_CASES` asks for all: another one each time.
 fn third() -> usize {
     let chosen = std::env::var("DM_REMAP_SEED").ok().and_then(|seed| seed.parse::<usize>().ok());
     let chosen = chosen.unwrap_or_else(|| Random::new().below(3) as usize);
-    println!("without third {chosen} (DM_REMAP_SEED={chosen} repeats this)");
+    println!("third {chosen} of the cases (DM_REMAP_SEED={chosen} repeats this)");
     chosen % 3
 }
 
@@ -353,7 +353,7 @@ fn every_case_has_its_verdict_and_refusals_change_nothing() {
         judged: false,
         seen: BTreeMap::new(),
         offered: 0,
-        left_out: third(),
+        chosen: third(),
         all: std::env::var_os("DM_REMAP_ALL_CASES").is_some(),
     };
     let times = history(&mut world);
@@ -365,7 +365,7 @@ fn every_case_has_its_verdict_and_refusals_change_nothing() {
     marks_and_names(&mut world, &times);
     changed_main(&mut world, &times);
     println!("{} of {} cases; problems seen: {:?}", world.cases, world.offered, world.seen);
-    assert!(world.cases >= 60, "{}", world.cases);
+    assert!(world.cases >= 30, "{}", world.cases);
 }
 
 fn presence(world: &mut World, times: &Times) {

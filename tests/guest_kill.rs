@@ -96,7 +96,7 @@ fn killed_at_system_calls_under_load() {
     }
     assert!(strace::usable(), "strace cannot inject signals here");
     let campaign = campaign();
-    kill_there_and_back(&campaign, 10, 8);
+    kill_there_and_back(&campaign, 6, 5);
     campaign.end("killed at system calls");
 }
 
@@ -177,7 +177,7 @@ fn killed_while_blocks_are_lost_and_held() {
     }
     let Some(bad) = BadDisk::make() else { return };
     let campaign = Campaign::begin(bad.0.clone(), vec![disk(1)], &RANGES, &[1000, 1001, 1002]);
-    kill_there_and_back(&campaign, 8, 6);
+    kill_there_and_back(&campaign, 6, 4);
     // A held block is ordinary once it was written, whatever was killed before.
     campaign.move_on(Way::There);
     let status = campaign.setup.command("status", &["--json"]).expect(&[3]);

@@ -84,6 +84,11 @@ fn neighbours_of_bad_sectors_move_ahead_while_main_does_badly_and_there_is_room(
     watch.kill().unwrap();
     watch.wait().unwrap();
     assert_eq!(moved().last(), Some(&(8936, 136)));
+    // What the kernel says of the disk is evidence.
+    let disks = dm_remap("--json health data").json()["setups"][0]["disks"].clone();
+    let reasons = |at: usize| disks[at]["reasons"].to_string();
+    assert!(reasons(0).contains("requests that failed for its sectors"), "{disks:#}");
+    assert!(!reasons(1).contains("requests that failed"), "{disks:#}");
     // What has failed does not lose its room to what may fail: more than half of the room is used.
     let free = status()["room"]["sectors"].as_u64().unwrap();
     let used = status()["remapped_sectors"].as_u64().unwrap();

@@ -1,7 +1,7 @@
 //! Whether what is said is what happens: of the days on which a probability was given, the share on which the drive failed in that time.
 //!
-//! Each drive is looked at once in each horizon, so that no failure counts twice. A day whose horizon was not observed to its end counts
-//! only when the drive failed in it: others are left out.
+//! Each drive is looked at once in each horizon, so that no failure counts twice. A drive that was not watched to the end of a horizon counts for
+//! as long as it was: what happened is the estimate of E. L. Kaplan and P. Meier, 1958, with the variance of M. Greenwood, 1926.
 
 use crate::data::{DAY, Drive};
 use crate::fit::lot;
@@ -9,11 +9,43 @@ use std::fmt::Write;
 
 const EDGES: [f64; 9] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 1.01];
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Bin {
-    days: f64,
-    failed: f64,
+    looked_at: f64,
     said: f64,
+    /// After how many hours, within the horizon: a failure, or the end of watching.
+    ended: Vec<(u32, bool)>,
+}
+
+impl Bin {
+    fn failed(&self) -> usize {
+        self.ended.iter().filter(|(_, failed)| *failed).count()
+    }
+
+    /// The share that fails within the horizon, and its interval.
+    fn happened(&self) -> (f64, f64, f64) {
+        let mut ended = self.ended.clone();
+        // At the same hour a failure comes before the end of watching.
+        ended.sort_unstable_by_key(|(hours, failed)| (*hours, !failed));
+        let (mut alive, mut at_risk, mut variance) = (1.0f64, self.looked_at, 0.0f64);
+        for (_, failed) in ended {
+            if failed {
+                alive *= 1.0 - 1.0 / at_risk;
+                variance += 1.0 / (at_risk * (at_risk - 1.0).max(0.5));
+            }
+            at_risk -= 1.0;
+        }
+        let share = 1.0 - alive;
+        // As many that were watched to the end as would give this variance: so that few failures have an interval that makes sense.
+        let deviation = alive * variance.sqrt();
+        let watched = if deviation > 0.0 { share * alive / (deviation * deviation) } else { self.watched_to_the_end() };
+        let (least, most) = wilson(share * watched, watched);
+        (share, least, most)
+    }
+
+    fn watched_to_the_end(&self) -> f64 {
+        (self.looked_at - self.ended.len() as f64).max(1.0)
+    }
 }
 
 /// Of one horizon.
@@ -21,6 +53,9 @@ struct Bin {
 pub struct Calibration {
     bins: [Bin; EDGES.len()],
     squares: f64,
+    /// What the squares are of: horizons that ended within the data.
+    settled: f64,
+    settled_failed: f64,
 }
 
 /// The times at which a drive is looked at.
@@ -31,29 +66,34 @@ pub fn times(drive: &Drive, days: u16) -> impl Iterator<Item = u64> + use<> {
 }
 
 impl Calibration {
-    /// Takes note of what was said at a time, and what came of it.
-    pub fn see(&mut self, drive: &Drive, time: u64, days: u16, probability: f64) {
+    /// Takes note of what was said at a time, and what came of it. `last`: when the data ends.
+    pub fn see(&mut self, drive: &Drive, time: u64, days: u16, probability: f64, last: u64) {
         let end = time + u64::from(days) * DAY;
         let failed = drive.failed && drive.until <= end;
-        if !failed && drive.until < end {
-            return;
-        }
-        let outcome = f64::from(u8::from(failed));
         let at = EDGES.partition_point(|edge| *edge <= probability).min(EDGES.len() - 1);
         let bin = &mut self.bins[at];
-        bin.days += 1.0;
-        bin.failed += outcome;
+        bin.looked_at += 1.0;
         bin.said += probability;
-        self.squares += (probability - outcome).powi(2);
+        if failed || drive.until < end {
+            bin.ended.push((((drive.until - time) / 3600) as u32, failed));
+        }
+        if end <= last && (failed || drive.until >= end) {
+            let outcome = f64::from(u8::from(failed));
+            self.squares += (probability - outcome).powi(2);
+            self.settled += 1.0;
+            self.settled_failed += outcome;
+        }
     }
 
     pub fn add(&mut self, other: &Calibration) {
         for (bin, more) in self.bins.iter_mut().zip(&other.bins) {
-            bin.days += more.days;
-            bin.failed += more.failed;
+            bin.looked_at += more.looked_at;
             bin.said += more.said;
+            bin.ended.extend(&more.ended);
         }
         self.squares += other.squares;
+        self.settled += other.settled;
+        self.settled_failed += other.settled_failed;
     }
 
     /// A table, and the Brier score.
@@ -63,31 +103,30 @@ impl Calibration {
         );
         let mut low = 0.0;
         for (bin, high) in self.bins.iter().zip(EDGES) {
-            if bin.days > 0.0 {
-                let (least, most) = wilson(bin.failed, bin.days);
+            if bin.looked_at > 0.0 {
+                let (share, least, most) = bin.happened();
                 let _ = writeln!(
                     out,
                     "| {} to {} | {} | {} ({} to {}) | {} | {} |",
                     percent(low),
                     percent(high.min(1.0)),
-                    percent(bin.said / bin.days),
-                    percent(bin.failed / bin.days),
+                    percent(bin.said / bin.looked_at),
+                    percent(share),
                     percent(least),
                     percent(most),
-                    bin.days,
-                    bin.failed
+                    bin.looked_at,
+                    bin.failed()
                 );
             }
             low = high;
         }
-        let all: f64 = self.bins.iter().map(|bin| bin.days).sum();
-        let rate = self.bins.iter().map(|bin| bin.failed).sum::<f64>() / all;
-        let (brier, base) = (self.squares / all, rate * (1.0 - rate));
+        let rate = self.settled_failed / self.settled.max(1.0);
+        let (brier, base) = (self.squares / self.settled.max(1.0), rate * (1.0 - rate));
         let _ = writeln!(
             out,
-            "\nBase rate {}; Brier score {brier:.6}, {base:.6} for always saying the base rate: {:.1} % better.",
+            "\nOf horizons that ended within the data: {} failed; Brier score {brier:.6}, {base:.6} for always saying that: {:.1} % better.",
             percent(rate),
-            100.0 * (1.0 - brier / base)
+            100.0 * (1.0 - brier / base.max(1e-12))
         );
         out
     }

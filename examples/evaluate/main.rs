@@ -234,8 +234,13 @@ fn table(fields: &BTreeMap<String, Field>) {
     }
 }
 
-/// Adds what a model says of drives to the tables of calibration.
-fn calibrate(drives: &[&Drive], model: &Model) -> Vec<Calibration> {
+/// When the data ends.
+fn last(drives: &[Drive]) -> u64 {
+    drives.iter().map(|drive| drive.until).max().unwrap_or(0)
+}
+
+/// Adds what a model says of drives to the tables of calibration. `last`: when the data ends.
+fn calibrate(drives: &[&Drive], model: &Model, last: u64) -> Vec<Calibration> {
     let mut out = vec![Calibration::default(); HORIZONS.len()];
     for drive in drives {
         let prior = model.prior(&drive.model);
@@ -244,7 +249,7 @@ fn calibrate(drives: &[&Drive], model: &Model) -> Vec<Calibration> {
                 let Some(readings) = drive.known_at(time) else { continue };
                 let risks = model.risks(&Features::at(&drive.model, prior, readings, time));
                 if let Some(risk) = risks.iter().find(|risk| risk.days == *days) {
-                    calibration.see(drive, time, *days, risk.probability);
+                    calibration.see(drive, time, *days, risk.probability, last);
                 }
             }
         }
@@ -298,7 +303,7 @@ fn built_in(drives: &[Drive], print: &str) -> Result<()> {
         }
     }
     println!("\n## Calibration\n");
-    calibration_tables(all("calibration", chunks.len(), |at| calibrate(chunks[at], model)));
+    calibration_tables(all("calibration", chunks.len(), |at| calibrate(chunks[at], model, last(drives))));
     Ok(())
 }
 
@@ -351,7 +356,7 @@ fn cross_validate(drives: &[Drive]) {
     let parts = all("by drive", folds, |fold| {
         let (judged, others) = split(drives, |drive| of_fold(drive, fold as u64));
         let model = fit::model(&others, WHOLE, &HORIZONS);
-        let calibration = calibrate(&judged, &model);
+        let calibration = calibrate(&judged, &model, last(drives));
         (watch(&judged, 0, &[(0, model)]), calibration)
     });
     present(parts);
@@ -361,8 +366,8 @@ fn cross_validate(drives: &[Drive]) {
          that have seen only the others, and of those only the past: a new one every three months.\n"
     );
     let first = drives.iter().map(|drive| drive.from).min().unwrap_or(0) + 365 * DAY;
-    let last = drives.iter().map(|drive| drive.until).max().unwrap_or(0);
-    let cuts: Vec<u64> = (0u64..).map(|n| first + n * 91 * DAY).take_while(|cut| cut + 30 * DAY < last).collect();
+    let last_day = last(drives);
+    let cuts: Vec<u64> = (0u64..).map(|n| first + n * 91 * DAY).take_while(|cut| cut + 30 * DAY < last_day).collect();
     if cuts.is_empty() {
         println!("The data is too short for that.");
     } else {
@@ -389,7 +394,7 @@ fn cross_validate(drives: &[Drive]) {
         let others = said.iter().enumerate().filter(|(other, _)| *other != fold).map(|(_, said)| said);
         hold_back(&mut horizons, others);
         let model = Model { elsewhere: horizons, ..Model::default() };
-        let calibration = calibrate(&judged, &model);
+        let calibration = calibrate(&judged, &model, last(drives));
         (watch(&judged, 0, &[(0, model)]), calibration)
     });
     present(parts);

@@ -243,6 +243,13 @@ impl Context {
         Ok(Session::open(self.dm()?, self, name, false)?)
     }
 
+    /// The same to plan what a changing command would do: slots are chosen as that would choose them.
+    pub(super) fn planning_session(&self, name: &str) -> Result<Session<'_>> {
+        let mut session = self.reading_session(name)?;
+        session.disk_scores = disk_scores(self, &session);
+        Ok(session)
+    }
+
     /// Names of the active setups, sorted. Nothing of them is looked at.
     pub(super) fn active_names(&self) -> Result<Vec<String>, EngineError> {
         let dm = self.dm()?;

@@ -92,6 +92,58 @@ fn a_cut_off_line_costs_itself_and_nothing_else() {
     }
 }
 
+/// What a power cut may leave of an append: some of the bytes, with or without zeros where the length came to the disk before the data.
+#[test]
+fn a_power_cut_at_any_byte_of_an_append_costs_at_most_that_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |time, what| append(dir.path(), Uuid::nil(), &Record { time, what }).unwrap();
+    let seen = || read(dir.path(), Uuid::nil()).unwrap();
+    assert!(at(1, disk("main", 100, 0)) && at(2, disk("spare0", 100, 0)) && at(3, record(3, 1).what));
+    let (old, before) = (fs::read(file(dir.path())).unwrap(), seen());
+    assert!(at(4, disk("main", 101, 8)));
+    let (new, all) = (fs::read(file(dir.path())).unwrap(), seen());
+    for cut in old.len()..=new.len() {
+        for zeros in [0, new.len() - cut] {
+            let mut left = new[..cut].to_vec();
+            left.resize(cut + zeros, 0);
+            fs::write(file(dir.path()), &left).unwrap();
+            let whole = cut + 1 >= new.len() && (zeros == 0 || cut == new.len());
+            let expected = if whole { &all } else { &before };
+            assert_eq!(&seen(), expected, "{cut} of {} to {}, {zeros} zeros", old.len(), new.len());
+            // And what comes next is not lost with it.
+            let next = Record { time: 5, what: disk("spare0", 102, 16) };
+            assert!(append(dir.path(), Uuid::nil(), &next).unwrap());
+            assert_eq!(seen().split_last(), Some((&next, expected.as_slice())));
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_a_file_is_thinned_leaves_the_old_or_the_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = || read(dir.path(), Uuid::nil()).unwrap();
+    let mut full = String::new();
+    let mut time = 0;
+    while full.len() < usize::try_from(LIMIT).unwrap() {
+        full.push_str(&line(&record(time, time)).unwrap());
+        full.push('\n');
+        time += 3600;
+    }
+    let (path, aside) = (file(dir.path()), file(dir.path()).with_extension("writing"));
+    let newest = record(time, 7);
+    let thinned =
+        thin(format!("{full}{}\n", line(&newest).unwrap()).as_bytes(), usize::try_from(LIMIT / 2).unwrap(), time);
+    for share in 0..=8 {
+        // Cut off in the writing of the new file: the old one is in its place, with the record that made it too long.
+        fs::write(&path, &full).unwrap();
+        fs::write(&aside, &thinned[..thinned.len() * share / 8]).unwrap();
+        assert_eq!(seen().len(), full.lines().count());
+        assert!(append(dir.path(), Uuid::nil(), &newest).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), thinned);
+        assert!(!aside.exists() && seen().last() == Some(&newest));
+    }
+}
+
 #[test]
 fn writers_at_the_same_time_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// How long a command is held inside the window, to look at it. An emulated processor takes its time.
 fn hold_time() -> Duration {
     let emulated = std::env::var("GUEST_KERNEL").is_ok_and(|kernel| kernel == "qemu");
-    Duration::from_millis(if emulated { 8000 } else { 4000 })
+    Duration::from_millis(if emulated { 8000 } else { 3000 })
 }
 
 fn send(pid: i32, signal: Signal) {

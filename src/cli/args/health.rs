@@ -8,7 +8,8 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Disks are asked through smartctl (package smartmontools); those that sleep are not woken. What 'scan --cron' has \
-    recorded, what the last scan found and what was moved count as well. The score is a summary by fixed rules, no probability. \
+    recorded, what the last scan found, what was moved, failed requests in the kernel log and slow ones (see 'stats') count as well. The \
+    score is a summary by fixed rules, no probability. What is done about it is in the configuration, section 'health'; nothing by itself. \
     Exit code 3 when a disk is poor or failing."
 )]
 pub struct Health {

@@ -108,7 +108,7 @@ fn dry_run(
     plan: impl FnOnce(&Session<'_>) -> Result<MovePlan, crate::plan::Refusal>,
     out: &mut Output,
 ) -> Result<Exit> {
-    let session = context.reading_session(name)?;
+    let session = context.planning_session(name)?;
     session.check_live()?;
     let plan = plan(&session)?;
     if out.is_json() {

@@ -283,7 +283,7 @@ pub(super) fn evacuate(context: &Context, args: &SpareEvacuate, out: &mut Output
         Ok(job(session, &args.name, index, to, &args.leaving)?)
     };
     if args.leaving.dry_run {
-        let session = context.reading_session(&args.name)?;
+        let session = context.planning_session(&args.name)?;
         let job = prepare(&session)?;
         let plan = plan(&session, &job, &session.metadata)?;
         return Ok(dry_run(out, &job, &plan, &["evacuate"]));
@@ -305,7 +305,7 @@ pub(super) fn remove(context: &Context, args: &SpareRemove, out: &mut Output) ->
         Ok(job(session, &args.name, index, Destinations::default(), &args.leaving)?)
     };
     if args.leaving.dry_run {
-        let session = context.reading_session(&args.name)?;
+        let session = context.planning_session(&args.name)?;
         let job = prepare(&session)?;
         let plan = plan(&session, &job, &session.metadata)?;
         return Ok(dry_run(out, &job, &plan, &["evacuate", "remove"]));
@@ -344,7 +344,7 @@ fn empty_and_remove(
 
 pub(super) fn replace(context: &Context, args: &SpareReplace, out: &mut Output) -> Result<Exit> {
     if args.leaving.dry_run {
-        let session = context.reading_session(&args.name)?;
+        let session = context.planning_session(&args.name)?;
         session.check_live()?;
         let Some(replacing) = prepare_replace(context, &session, args)? else {
             return Ok(replaced_already(out, args));
