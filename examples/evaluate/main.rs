@@ -348,6 +348,48 @@ fn elsewhere(drives: &[Drive]) -> Vec<Horizon> {
     horizons
 }
 
+/// After how many days of the data models are fitted once, besides every three months from the first of these on.
+const FITTED_AFTER: [u64; 2] = [365, 547];
+
+fn by_time(drives: &[Drive]) {
+    println!(
+        "\n# Cross-validated by drive and time\n\nFive folds of drives; each is judged by models that have seen only the others, and of those only the \
+         past: the drives as they were known at that day, and nothing of what came after.\n"
+    );
+    let folds = usize::try_from(FOLDS).unwrap_or(5);
+    let begin = drives.iter().map(|drive| drive.from).min().unwrap_or(0);
+    let last_day = last(drives);
+    let first = begin + FITTED_AFTER[0] * DAY;
+    let cuts: Vec<u64> = (0u64..).map(|n| first + n * 91 * DAY).take_while(|cut| cut + 30 * DAY < last_day).collect();
+    if cuts.is_empty() {
+        println!("The data is too short for that.");
+        return;
+    }
+    let models = all("by drive and time: models", folds * cuts.len(), |at| {
+        let (fold, cut) = ((at / cuts.len()) as u64, cuts[at % cuts.len()]);
+        (cut, fit::model(&split(drives, |drive| of_fold(drive, fold)).1, cut, &ALARMS))
+    });
+    let judge = |from: u64, count: usize| {
+        let since = cuts.partition_point(|cut| *cut < from);
+        let courses = all("by drive and time", folds, |fold| {
+            let judged = split(drives, |drive| of_fold(drive, fold as u64)).0;
+            let current = &models[fold * cuts.len() + since..(fold + 1) * cuts.len()];
+            watch(&judged, from, &current[..count.min(current.len())])
+        });
+        table(&merge(courses));
+    };
+    for days in FITTED_AFTER {
+        let from = begin + days * DAY;
+        if cuts.contains(&from) {
+            println!("## Fitted once, after {days} days, and judged on all that came later\n");
+            judge(from, 1);
+            println!();
+        }
+    }
+    println!("## Fitted anew every three months, after {} days at first\n", FITTED_AFTER[0]);
+    judge(first, cuts.len());
+}
+
 fn cross_validate(drives: &[Drive]) {
     println!(
         "\n# Cross-validated by drive\n\nFive folds of drives; each is judged by a model that has seen only the others.\n"
@@ -361,26 +403,7 @@ fn cross_validate(drives: &[Drive]) {
     });
     present(parts);
 
-    println!(
-        "\n# Cross-validated by drive and time\n\nFive folds of drives; each is judged, from a year after the data begins, by models \
-         that have seen only the others, and of those only the past: a new one every three months.\n"
-    );
-    let first = drives.iter().map(|drive| drive.from).min().unwrap_or(0) + 365 * DAY;
-    let last_day = last(drives);
-    let cuts: Vec<u64> = (0u64..).map(|n| first + n * 91 * DAY).take_while(|cut| cut + 30 * DAY < last_day).collect();
-    if cuts.is_empty() {
-        println!("The data is too short for that.");
-    } else {
-        let models = all("by drive and time: models", folds * cuts.len(), |at| {
-            let (fold, cut) = ((at / cuts.len()) as u64, cuts[at % cuts.len()]);
-            (cut, fit::model(&split(drives, |drive| of_fold(drive, fold)).1, cut, &ALARMS))
-        });
-        let courses = all("by drive and time", folds, |fold| {
-            let judged = split(drives, |drive| of_fold(drive, fold as u64)).0;
-            watch(&judged, first, &models[fold * cuts.len()..(fold + 1) * cuts.len()])
-        });
-        table(&merge(courses));
-    }
+    by_time(drives);
 
     println!(
         "\n# Cross-validated by family\n\nFive folds of families of models; each is judged by a model that has seen only the others, as a disk \

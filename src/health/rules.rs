@@ -49,7 +49,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Health {
         wear(&mut tally, smart);
     }
     findings(&mut tally, evidence);
-    noticed(&mut tally, evidence.noticed);
+    noticed(&mut tally, evidence);
     outlook(&mut tally, &risks);
     let known = evidence.smart.is_some_and(|smart| !smart.is_empty()) || evidence.bad.is_some();
     let mut health = Health { risks, ..tally.finish(known) };
@@ -225,7 +225,8 @@ fn findings(tally: &mut Tally, evidence: &Evidence<'_>) {
     }
     if let Some((more, days)) = moved_lately(evidence) {
         let points = 6u64.saturating_add(doublings(more.0).saturating_mul(2)).min(35);
-        tally.cost(points, format!("{more} sectors had to be moved off it in the last {days} days"));
+        let when = if days == 1 { "day".to_string() } else { format!("{days} days") };
+        tally.cost(points, format!("{more} sectors had to be moved off it in the last {when}"));
     }
     if evidence.spare_bad.0 > 0 {
         let points = 10u64.saturating_add(doublings(evidence.spare_bad.0).saturating_mul(3)).min(40);
@@ -234,10 +235,12 @@ fn findings(tally: &mut Tally, evidence: &Evidence<'_>) {
 }
 
 /// What was noticed in use. A slow request by itself means nothing: a disk that slept takes seconds for the first.
-fn noticed(tally: &mut Tally, noticed: Noticed) {
-    let Noticed { medium_errors, transport_errors, requests, slow_requests } = noticed;
+fn noticed(tally: &mut Tally, evidence: &Evidence<'_>) {
+    let Noticed { medium_errors, transport_errors, requests, slow_requests } = evidence.noticed;
     if medium_errors > 0 {
-        let points = 8u64.saturating_add(doublings(medium_errors).saturating_mul(2)).min(20);
+        // What a scan has found, or what was moved, is what failed: it does not count twice.
+        let is_known = evidence.bad.is_some_and(|bad| bad.0 > 0) || moved_lately(evidence).is_some();
+        let points = if is_known { 0 } else { 8u64.saturating_add(doublings(medium_errors).saturating_mul(2)).min(20) };
         tally.cost(points, format!("the kernel log names {medium_errors} requests that failed for its sectors"));
     }
     if transport_errors > 0 {

@@ -76,6 +76,14 @@ fn what_the_machine_notices_counts_and_trouble_on_the_way_does_not() {
     {
         assert_eq!(judged(Noticed { slow_requests, requests, ..Noticed::default() }).score, Some(score), "{requests}");
     }
+    // What a scan has found is what failed: once is enough.
+    let both = Evidence {
+        smart: Some(&fresh),
+        bad: Some(Sectors(8)),
+        noticed: Noticed { medium_errors: 40, ..Noticed::default() },
+        ..Evidence::default()
+    };
+    assert_eq!(judge(&both).score, judge(&Evidence { noticed: Noticed::default(), ..both.clone() }).score);
     // Errors of its sectors are something to go by, also where a disk says nothing.
     let silent = Evidence { noticed: Noticed { medium_errors: 1, ..Noticed::default() }, ..Evidence::default() };
     assert_eq!(judge(&silent).score, Some(92));
