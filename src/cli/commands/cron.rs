@@ -122,18 +122,20 @@ impl Job<'_> {
         find_active(self.context.dm()?, self.name)?;
         let begun = Instant::now();
         let mut exit = self.reported()?;
-        // The suspects first: they are few, and it is them who may not wait.
-        let parts = self.choices.suspect_interval.map(|_| Part::Suspects).into_iter().chain([Part::Whole]);
-        for part in parts {
-            let left = budget.map(|budget| budget.saturating_sub(begun.elapsed()));
+        let mut stopped = None;
+        // The suspects first, because they may not wait, and in half of the time, because the rest may not wait for ever.
+        let parts = self.choices.suspect_interval.map(|_| (Part::Suspects, 2)).into_iter().chain([(Part::Whole, 1)]);
+        for (part, share) in parts {
+            let left = budget.map(|budget| budget.saturating_sub(begun.elapsed()) / share);
             let scanner = Scanner::new(self.context, self.args, self.choices, self.signals, left);
             let Some(ended) = scan_setup::run(scanner, self.name, part)? else { continue };
             exit = worse(exit, self.scanned(&ended, part));
-            if ended.stopped.is_some() || ended.trouble.is_some() {
-                return Ok((exit, ended.stopped));
+            stopped = ended.stopped;
+            if stopped == Some(Stopped::Interrupted) || ended.trouble.is_some() {
+                break;
             }
         }
-        Ok((exit, None))
+        Ok((exit, stopped))
     }
 
     fn scanned(&mut self, ended: &Ended, part: Part) -> Exit {
