@@ -113,10 +113,15 @@ fn wait_for_udev(context: &Context, name: &str) -> Result<()> {
             let openers = context.host.openers(state.devno);
             openers.is_empty() || !openers.iter().all(|opener| is_udev(opener))
         };
-        if begun.elapsed() > UNKNOWN_PATIENCE && unknown() {
-            return Ok(());
+        let mut pause = Duration::from_millis(50);
+        if begun.elapsed() > UNKNOWN_PATIENCE {
+            if unknown() {
+                return Ok(());
+            }
+            // All processes are looked at for that: seldom.
+            pause = Duration::from_millis(500);
         }
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(pause);
     }
 }
 
