@@ -1,6 +1,6 @@
 //! Putting together again: presence, damage, staleness, divergence and identity, one case after another, each with its
 //! verdict and exit code; and after every refusal all devices are the same to the byte.
-// guest: --disk 8M --disk 8M --disk 8M --disk 8M --disk 8M --disk 8M
+// guest: --disk 8M --disk 8M --disk 8M --disk 8M --disk 8M --disk 8M --timeout 900
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 

@@ -1,5 +1,5 @@
 //! Refusals: each with its exit code, words that name the device and what to do, and nothing changed.
-// guest: --disk 8M --disk 6M --disk 6M --disk 6M
+// guest: --disk 8M --disk 6M --disk 6M --disk 6M --timeout 900
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 

@@ -1,5 +1,5 @@
 //! `scan`, end to end: what it finds, what it moves, and what it leaves alone.
-// guest: --disk 64M --disk 32M --disk 32M
+// guest: --disk 64M --disk 32M --disk 32M --timeout 900
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 

@@ -1,5 +1,5 @@
 //! `dm-remap watch` on a real kernel, with real medium errors, by way of the kernel log (this kernel does not trace).
-// guest: --disk 24M --disk 24M
+// guest: --disk 24M --disk 24M --timeout 900
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::cast_possible_truncation)]
 
