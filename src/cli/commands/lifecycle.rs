@@ -87,6 +87,8 @@ fn deactivate_one(context: &Context, name: &str, dry_run: bool, out: &mut Output
     wait_for_udev(context, name)?;
     let (_lock, mut session) = context.locked_session_to_take_down(name)?;
     session.clear_leftovers()?;
+    // It may have come in between.
+    wait_for_udev(context, name)?;
     let uses = open_by(context, &session);
     engine::deactivate(&mut session, || uses)?;
     if !session.read_only {
@@ -171,6 +173,10 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         (false, _) => inactive_session(context, args)?,
     };
     if active {
+        if !args.dry_run {
+            // It may have come in between.
+            wait_for_udev(context, &args.name)?;
+        }
         refuse_unless_idle(context, &session)?;
     }
     let extents = session.metadata.map.len();
@@ -202,6 +208,9 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
             ))
             .into());
         }
+    }
+    if active {
+        wait_for_udev(context, &args.name)?;
     }
     let uses = open_by(context, &session);
     context.keep_backup(&session.metadata);
