@@ -124,12 +124,6 @@ impl<'a> Pool<'a> {
         self
     }
 
-    /// The same with other scores, for [`AllocationPolicy::Health`].
-    #[must_use]
-    pub fn with_scores(self, scores: Scores) -> Pool<'a> {
-        Pool { scores, ..self }
-    }
-
     /// Sectors that are free in total.
     pub fn free(&self) -> Sectors {
         let totals = self.spares.values().map(|s| s.total().0);

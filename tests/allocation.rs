@@ -114,10 +114,10 @@ fn health_goes_by_bad_sectors_and_by_scores_that_are_handed_in() {
     assert_eq!(scores, [80, 90, 0]);
     assert_eq!(places(&mut Pool::new(&setup, |_| true), &[(1000, 1)]), [(1, 0)]);
     let handed: Scores = [(SpareIndex(0), 50), (SpareIndex(1), 49)].into();
-    assert_eq!(places(&mut Pool::new(&setup, |_| true).with_scores(handed), &[(1000, 1)]), [(0, 0)]);
+    assert_eq!(places(&mut Pool::new(&setup, Disks(handed)), &[(1000, 1)]), [(0, 0)]);
     // Among equals the one with more room.
     let equal: Scores = [(SpareIndex(0), 50), (SpareIndex(1), 50)].into();
-    assert_eq!(places(&mut Pool::new(&setup, |_| true).with_scores(equal), &[(1000, 1)]), [(1, 0)]);
+    assert_eq!(places(&mut Pool::new(&setup, Disks(equal)), &[(1000, 1)]), [(1, 0)]);
     bad(&mut setup, 1, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
     setup.bad_blocks.entry(SpareIndex(0)).or_default().push(range(DATA + 200, 5_000_000));
     assert_eq!(recorded_scores(&setup)[&SpareIndex(1)], 50);

@@ -148,7 +148,6 @@ fn event(event: Kind, text: String) -> Event {
 }
 
 /// What is to be told, the gravest first, and what to remember. `warn`: when room is short.
-/// share is free; 0 for never.
 pub fn compare(before: &Look, now: &Now, warn: RoomLimits) -> (Vec<Event>, Look) {
     let mut events = Vec::new();
     let mut look = before.clone();
