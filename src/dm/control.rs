@@ -70,6 +70,11 @@ fn control_number() -> Option<(u64, u64)> {
     Some((major, minor))
 }
 
+/// The major number of all device-mapper devices.
+pub(super) fn block_major() -> Option<u64> {
+    listed(&fs::read_to_string("/proc/devices").ok()?, "device-mapper")
+}
+
 /// The number before `name` in a list such as /proc/misc.
 fn listed(list: &str, name: &str) -> Option<u64> {
     list.lines().find_map(|line| {

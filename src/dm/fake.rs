@@ -274,6 +274,14 @@ impl DeviceMapper for FakeDm {
         self.call(Op::Remove, name, "", |state| state.remove(name))
     }
 
+    fn has_stale_node(&self, _name: &str) -> Result<bool, DmError> {
+        Ok(false) // it has no nodes
+    }
+
+    fn remove_stale_node(&self, name: &str) -> Result<bool, DmError> {
+        self.has_stale_node(name)
+    }
+
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError> {
         self.call(Op::Table, name, "", |state| state.table(name, slot))
     }

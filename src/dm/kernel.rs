@@ -267,6 +267,21 @@ impl DeviceMapper for Kernel {
         node::remove(&self.host.mapper, name).map_err(|errno| refused("node", name, errno))
     }
 
+    fn has_stale_node(&self, name: &str) -> Result<bool, DmError> {
+        if dm_name("node", name).is_err() || self.state(name)?.is_some() {
+            return Ok(false);
+        }
+        Ok(control::block_major().is_some_and(|major| node::is_left(&self.host.mapper, name, major)))
+    }
+
+    fn remove_stale_node(&self, name: &str) -> Result<bool, DmError> {
+        let stale = self.has_stale_node(name)?;
+        if stale {
+            node::remove(&self.host.mapper, name).map_err(|errno| refused("node", name, errno))?;
+        }
+        Ok(stale)
+    }
+
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError> {
         let id = DevId::Name(dm_name("table", name)?);
         let flags = match slot {

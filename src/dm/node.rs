@@ -67,6 +67,17 @@ fn open_to(path: &Path, gid: Gid) -> Result<(), Errno> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(|e| errno_of(&e))
 }
 
+/// Whether the node of `name`, of which no device exists, is a device-mapper device's, or a link that leads nowhere. What
+/// anybody else may have put there is not.
+pub(super) fn is_left(dir: &Path, name: &str, dm_major: u64) -> bool {
+    let path = dir.join(mangle(name));
+    match (fs::symlink_metadata(&path), fs::metadata(&path)) {
+        (Ok(_), Ok(meta)) => meta.file_type().is_block_device() && major(meta.rdev()) == dm_major,
+        (Ok(link), Err(error)) => link.is_symlink() && error.kind() == io::ErrorKind::NotFound,
+        (Err(_), _) => false,
+    }
+}
+
 /// Removes the node of `name`, if it is still there. Leaves alone what is neither a link nor a block device.
 pub(super) fn remove(dir: &Path, name: &str) -> Result<(), Errno> {
     let path = dir.join(mangle(name));
@@ -119,8 +130,19 @@ mod tests {
         assert_eq!(ensure(dir.path(), "a", devno), Ok((path.clone(), false)));
         let other = DevNo { major: 253, minor: 301 };
         assert!(ensure(dir.path(), "a", other).unwrap().1 && leads_to(&path, other));
+        assert!(is_left(dir.path(), "a", 253) && !is_left(dir.path(), "a", 252));
         remove(dir.path(), "a").unwrap();
         remove(dir.path(), "a").unwrap();
-        assert!(!path.exists());
+        assert!(!path.exists() && !is_left(dir.path(), "a", 253));
+    }
+
+    #[test]
+    fn only_a_devices_node_or_a_dangling_link_is_left_of_a_device() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "somebody's").unwrap();
+        std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("../dm-99", dir.path().join("dangling")).unwrap();
+        let left = ["file", "link", "dangling", "nothing"].map(|name| is_left(dir.path(), name, 253));
+        assert_eq!(left, [false, false, true, false]);
     }
 }

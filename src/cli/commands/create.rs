@@ -82,7 +82,8 @@ pub(super) fn facts(
     let taken = dm.state(&args.name).ok().flatten().map(|_| "a device-mapper device has it".to_string());
     let node = context.host.dev().join("mapper").join(&args.name);
     let name_taken = taken.or_else(|| {
-        let exists = !args.name.contains('/') && !args.name.is_empty() && node.symlink_metadata().is_ok();
+        let stale = dm.has_stale_node(&args.name).unwrap_or(false); // replaced when the device comes up
+        let exists = !args.name.contains('/') && !args.name.is_empty() && !stale && node.symlink_metadata().is_ok();
         exists.then(|| format!("{} exists", node.display()))
     });
     let mut overlaps = Vec::new();
