@@ -124,10 +124,12 @@ pub fn horizons(drives: &[&Drive], priors: &BTreeMap<String, f32>, until: u64, h
     horizons.iter().map(horizon).collect()
 }
 
-/// A model that knows the families of the drives, from what was known at `until` about them.
+/// A model that knows the families of the drives, from what was known at `until` about them. Of other families the same
+/// trees judge by the counters alone.
 pub fn model(drives: &[&Drive], until: u64, days: &[u16]) -> Model {
     let priors = priors(drives, until);
-    Model { known: horizons(drives, &priors, until, days), priors, ..Model::default() }
+    let known = horizons(drives, &priors, until, days);
+    Model { elsewhere: known.clone(), known, priors, ..Model::default() }
 }
 
 /// What trees said of families that they had not seen, and what came of it: by how much they have to be held back is learnt from it.
