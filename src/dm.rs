@@ -152,10 +152,10 @@ pub trait DeviceMapper: std::fmt::Debug {
     fn activate(&self, name: &str, private: bool) -> Result<Activation, DmError>;
     /// Takes a device down, and its node; udev is waited for within the same limit. `EBUSY` when it is open.
     fn remove(&self, name: &str) -> Result<(), DmError>;
-    /// Whether /dev/mapper/NAME is left of a device that is gone: a device-mapper node, or a link that leads to none,
-    /// while no device has that name. A command that was killed while it took the device down leaves one.
+    /// Whether /dev/mapper/NAME is left of a device that is gone: a device-mapper node, or udev's link to one that is
+    /// no more, while no device has that name. A command that was killed while it took the device down leaves one.
     fn has_stale_node(&self, name: &str) -> Result<bool, DmError>;
-    /// Removes such a node; whether there was one.
+    /// Removes such a node; whether there was one. A device that gets the name in this moment keeps its node.
     fn remove_stale_node(&self, name: &str) -> Result<bool, DmError>;
     /// A table of a device, in the kernel's words; empty when the slot is empty.
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError>;

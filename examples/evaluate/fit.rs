@@ -124,8 +124,8 @@ pub fn horizons(drives: &[&Drive], priors: &BTreeMap<String, f32>, until: u64, h
     horizons.iter().map(horizon).collect()
 }
 
-/// A model that knows the families of the drives, from what was known at `until` about them. Of other families the same
-/// trees judge by the counters alone.
+/// A model that knows the families of the drives, from what was known at `until` about them. The same trees judge drives
+/// of other families, without a record of the family.
 pub fn model(drives: &[&Drive], until: u64, days: &[u16]) -> Model {
     let priors = priors(drives, until);
     let known = horizons(drives, &priors, until, days);

@@ -275,11 +275,17 @@ impl DeviceMapper for Kernel {
     }
 
     fn remove_stale_node(&self, name: &str) -> Result<bool, DmError> {
-        let stale = self.has_stale_node(name)?;
-        if stale {
-            node::remove(&self.host.mapper, name).map_err(|errno| refused("node", name, errno))?;
+        if !self.has_stale_node(name)? {
+            return Ok(false);
         }
-        Ok(stale)
+        let error = |errno| refused("node", name, errno);
+        node::remove(&self.host.mapper, name).map_err(error)?;
+        // Another command may have made a device of that name since it was looked at; then the node was that one's.
+        if let Some(state) = self.state(name)? {
+            node::ensure(&self.host.mapper, name, state.devno).map_err(error)?;
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError> {

@@ -67,15 +67,16 @@ fn open_to(path: &Path, gid: Gid) -> Result<(), Errno> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(|e| errno_of(&e))
 }
 
-/// Whether the node of `name`, of which no device exists, is a device-mapper device's, or a link that leads nowhere. What
-/// anybody else may have put there is not.
+/// Whether the node of `name`, of which no device exists, was a device-mapper device's: a node of that major number, or
+/// a link as udev makes them, to a `dm-N` that is gone. What anybody else may have put there is not, nor is a link that
+/// still leads to a device.
 pub(super) fn is_left(dir: &Path, name: &str, dm_major: u64) -> bool {
     let path = dir.join(mangle(name));
-    match (fs::symlink_metadata(&path), fs::metadata(&path)) {
-        (Ok(_), Ok(meta)) => meta.file_type().is_block_device() && major(meta.rdev()) == dm_major,
-        (Ok(link), Err(error)) => link.is_symlink() && error.kind() == io::ErrorKind::NotFound,
-        (Err(_), _) => false,
+    if let Ok(target) = fs::read_link(&path) {
+        let to_dm = target.file_name().is_some_and(|file| file.as_encoded_bytes().starts_with(b"dm-"));
+        return to_dm && matches!(fs::metadata(&path), Err(error) if error.kind() == io::ErrorKind::NotFound);
     }
+    fs::symlink_metadata(&path).is_ok_and(|meta| meta.file_type().is_block_device() && major(meta.rdev()) == dm_major)
 }
 
 /// Removes the node of `name`, if it is still there. Leaves alone what is neither a link nor a block device.
@@ -137,12 +138,20 @@ mod tests {
     }
 
     #[test]
-    fn only_a_devices_node_or_a_dangling_link_is_left_of_a_device() {
+    fn only_a_devices_node_or_udevs_dangling_link_is_left_of_a_device() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "somebody's").unwrap();
         std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink("../dm-99", dir.path().join("dangling")).unwrap();
         let left = ["file", "link", "dangling", "nothing"].map(|name| is_left(dir.path(), name, 253));
         assert_eq!(left, [false, false, true, false]);
+        std::os::unix::fs::symlink("../sdz", dir.path().join("unplugged")).unwrap();
+        assert!(!is_left(dir.path(), "unplugged", 253), "somebody's link to a disk that is away");
+        let devno = DevNo { major: 253, minor: 300 };
+        if ensure(dir.path(), "dm-300", devno) == Err(Errno::EPERM) {
+            return; // mknod is for root
+        }
+        std::os::unix::fs::symlink("dm-300", dir.path().join("alias")).unwrap();
+        assert!(is_left(dir.path(), "dm-300", 253) && !is_left(dir.path(), "alias", 253), "another name of a device");
     }
 }

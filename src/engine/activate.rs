@@ -231,6 +231,25 @@ fn load_checked(session: &Session<'_>) -> Result<(), EngineError> {
     }
 }
 
+/// Names that the private devices of the setup `name` can have.
+fn private_names(name: &str) -> impl Iterator<Item = (SpareIndex, String)> + '_ {
+    (0u8..).map(SpareIndex).take(MAX_SPARES).map(move |index| (index, spare_device_name(name, index)))
+}
+
+/// Removes the nodes that a killed command left of the setup's devices after they were gone; their names.
+///
+/// # Errors
+/// What device-mapper says, or that a node cannot be removed.
+pub fn remove_stale_nodes(dm: &dyn DeviceMapper, name: &str) -> Result<Vec<String>, EngineError> {
+    let mut removed = Vec::new();
+    for device in std::iter::once(name.to_string()).chain(private_names(name).map(|(_, private)| private)) {
+        if dm.remove_stale_node(&device)? {
+            removed.push(device);
+        }
+    }
+    Ok(removed)
+}
+
 /// Removes the setup's device and the private ones, those of this setup only.
 pub(super) fn take_down_devices(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<(), EngineError> {
     let ours = |device: &str, uuid: &str| -> Result<bool, EngineError> {
@@ -239,8 +258,7 @@ pub(super) fn take_down_devices(dm: &dyn DeviceMapper, name: &str, setup: Uuid) 
     if ours(name, &device_uuid(setup))? {
         dm.remove(name)?;
     }
-    for index in (0u8..).map(SpareIndex).take(MAX_SPARES) {
-        let private = spare_device_name(name, index);
+    for (index, private) in private_names(name) {
         if ours(&private, &spare_device_uuid(setup, index))? {
             dm.remove(&private)?;
         }
@@ -259,9 +277,8 @@ pub fn remove_remains(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<
         return Ok(false);
     }
     let mut found = main.is_some();
-    for index in (0u8..).map(SpareIndex).take(MAX_SPARES) {
-        let private = dm.state(&spare_device_name(name, index))?;
-        match private.filter(|s| s.uuid == spare_device_uuid(setup, index)) {
+    for (index, private) in private_names(name) {
+        match dm.state(&private)?.filter(|s| s.uuid == spare_device_uuid(setup, index)) {
             Some(state) if main.is_none() && state.open_count > 0 => return Ok(false),
             Some(_) => found = true,
             None => {}

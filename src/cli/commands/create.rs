@@ -82,9 +82,10 @@ pub(super) fn facts(
     let taken = dm.state(&args.name).ok().flatten().map(|_| "a device-mapper device has it".to_string());
     let node = context.host.dev().join("mapper").join(&args.name);
     let name_taken = taken.or_else(|| {
-        let stale = dm.has_stale_node(&args.name).unwrap_or(false); // replaced when the device comes up
-        let exists = !args.name.contains('/') && !args.name.is_empty() && !stale && node.symlink_metadata().is_ok();
-        exists.then(|| format!("{} exists", node.display()))
+        let exists = !args.name.contains('/') && !args.name.is_empty() && node.symlink_metadata().is_ok();
+        // A stale one is replaced when the device comes up.
+        let taken = exists && !dm.has_stale_node(&args.name).unwrap_or(false);
+        taken.then(|| format!("{} exists", node.display()))
     });
     let mut overlaps = Vec::new();
     let all: Vec<&BlockDevice> = std::iter::once(main).chain(spares).collect();

@@ -6,14 +6,12 @@ use crate::cli::args::{Acknowledge, Deactivate, Destroy, Recover};
 use crate::cli::output::complain;
 use crate::cli::report::{count, loss_words};
 use crate::cli::{exit_of, worse};
-use crate::dm::DeviceMapper as _;
 use crate::engine::activate as engine;
 use crate::engine::held::list_again;
 use crate::engine::recover::{self as recovery, Recovered};
-use crate::engine::session::{Session, find_active, live_devices, spare_device_name};
+use crate::engine::session::{Session, find_active, live_devices};
 use crate::engine::splice::settle_held;
 use crate::engine::{EngineError, destroy as dissolve};
-use crate::format::MAX_SPARES;
 use crate::format::metadata::UnreadablePolicy;
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::plan::Refusal;
@@ -106,12 +104,8 @@ fn deactivate_one(context: &Context, name: &str, dry_run: bool, out: &mut Output
 /// Removes devices and nodes that a command left that was killed while it took the setup down.
 fn remove_what_is_left(context: &Context, name: &str) -> Result<()> {
     context.remove_remains()?;
-    let dm = context.dm()?;
-    let private = (0u8..).take(MAX_SPARES).map(|spare| spare_device_name(name, SpareIndex(spare)));
-    for device in std::iter::once(name.to_string()).chain(private) {
-        if dm.remove_stale_node(&device)? {
-            context.note(&format!("removed the node '{device}', which an interrupted command had left"));
-        }
+    for device in engine::remove_stale_nodes(context.dm()?, name)? {
+        context.note(&format!("removed the node '{device}', which an interrupted command had left"));
     }
     Ok(())
 }
@@ -175,10 +169,9 @@ pub(super) fn said(out: &mut Output, name: &str, dry_run: bool, what: &str) -> E
 
 pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Result<Exit> {
     let dm = context.dm()?;
-    let mut active = find_active(dm, &args.name).is_ok();
+    let active = find_active(dm, &args.name).is_ok();
     if !active && !args.dry_run {
         remove_what_is_left(context, &args.name)?;
-        active = find_active(dm, &args.name).is_ok();
     }
     if active && !args.dry_run {
         wait_for_udev(context, &args.name)?;
