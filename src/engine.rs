@@ -30,6 +30,7 @@ pub mod salvage;
 pub mod samples;
 pub mod session;
 pub mod splice;
+pub mod tables;
 pub mod window;
 
 pub use error::EngineError;

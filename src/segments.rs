@@ -5,30 +5,26 @@
 //! - every piece lies inside its device, aligned to the logical block size of main;
 //! - no two pieces share a sector of a spare, and none touches metadata;
 //! - adjacent pieces that continue each other are merged;
-//! - pieces other than `linear` never stand in the setup's own table, except `error` where a spare is missing or a
-//!   commit is unsettled: held blocks sit behind a `linear` piece over a private device, because kernels from 6.11
-//!   merge flushes only for tables that are all linear.
+//! - pieces other than `linear` never stand in such a table, except `error` where a spare is missing or a commit is
+//!   unsettled: held blocks sit behind a `linear` piece over a private device, because kernels from 6.11 merge flushes
+//!   only for tables that are all linear.
 //!
-//! [`Layout`] is the interface that a second layout (the switched one of docs/DESIGN.md) joins: whoever builds or reads
-//! tables goes through [`setup_table`] and [`read_back`].
+//! There are two layouts. In the flat one the table of a map is the setup's own; in the switched one it is the table of
+//! a private device behind it (`switched.rs`). Neither the map nor the metadata know of layouts.
 
 mod flat;
 mod held;
+mod layout;
+mod switched;
 mod target;
 
 pub use held::{HeldKind, held_table};
+pub use layout::{Layout, LayoutRule};
+pub use switched::{Pair, anchor_table, flattened, front_table};
 pub use target::{Target, TargetKind, TargetParseError};
 
 use crate::map::{Extent, Map, MapError, SpareIndex};
 use crate::units::{DevNo, Range, Sectors};
-
-/// How a map becomes tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// One table of linear pieces.
-    #[default]
-    Flat,
-}
 
 /// A spare as the tables need to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,39 +113,28 @@ pub struct Piece {
     pub place: Place,
 }
 
-/// The setup's own table for a map.
+/// The flat table of a map.
 ///
 /// # Errors
 /// [`SegmentError`] when an invariant of this module would be broken.
-pub fn setup_table(map: &Map, devices: &Devices, layout: Layout) -> Result<Vec<Target>, SegmentError> {
-    match layout {
-        Layout::Flat => flat::setup_table(map, devices),
-    }
+pub fn setup_table(map: &Map, devices: &Devices) -> Result<Vec<Target>, SegmentError> {
+    flat::unsettled_table(map, devices, &[])
 }
 
 /// The same, with the given ranges answering EIO: for extents whose commit is unsettled.
 ///
 /// # Errors
 /// As [`setup_table`].
-pub fn unsettled_table(
-    map: &Map,
-    devices: &Devices,
-    unsettled: &[Range],
-    layout: Layout,
-) -> Result<Vec<Target>, SegmentError> {
-    match layout {
-        Layout::Flat => flat::unsettled_table(map, devices, unsettled),
-    }
+pub fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range]) -> Result<Vec<Target>, SegmentError> {
+    flat::unsettled_table(map, devices, unsettled)
 }
 
-/// Reads a table that the kernel gave back.
+/// Reads a flat table that the kernel gave back.
 ///
 /// # Errors
 /// [`SegmentError`] when it is not one that this module makes.
-pub fn read_back(table: &[Target], devices: &Devices, layout: Layout) -> Result<Vec<Piece>, SegmentError> {
-    match layout {
-        Layout::Flat => flat::read_back(table, devices),
-    }
+pub fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece>, SegmentError> {
+    flat::read_back(table, devices)
 }
 
 /// The map that pieces describe. Losses cannot be told from a table; they are empty.

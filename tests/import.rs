@@ -13,6 +13,7 @@ use dm_remap::engine::{DiskSource, EngineError, Silent};
 use dm_remap::format::foreign_module::{Doubt, Entry, Ground, Layout, ModuleMetadata, Standing, judge};
 use dm_remap::format::metadata::SetupState;
 use dm_remap::plan::import::{ImportFacts, ImportPlan, plan};
+use dm_remap::segments::LayoutRule;
 use dm_remap::units::Sectors;
 use nix::errno::Errno;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ fn facts(machine: &Machine) -> ImportFacts {
 fn run(machine: &Machine, plan: &ImportPlan, old: &Arc<RamDisk>) -> Result<Vec<(u64, u64)>, EngineError> {
     let member = |devno| machine.open(devno, true).map(Option::unwrap);
     let devices = ImportDevices { main: member(MAIN)?, spare: member(spare_number(0))?, old: old.clone() };
-    let options = CreateOptions { mark: &mark(), recheck: &|| Ok(()), observer: &Silent };
+    let options = CreateOptions { mark: &mark(), layout: LayoutRule::Keep, recheck: &|| Ok(()), observer: &Silent };
     let made = import(&machine.dm, plan, devices, 1, &options)?;
     Ok(made.lost.iter().map(|lost| (lost.start().0, lost.len().0)).collect())
 }

@@ -18,8 +18,8 @@ use dm_remap::dm::fake::FakeDm;
 use dm_remap::dm::{DeviceMapper, TableSlot};
 use dm_remap::map::{Fate, Map, SpareIndex};
 use dm_remap::segments::{
-    Devices, HeldKind, Layout, SegmentError, SpareDevice, Target, TargetKind, held_table, map_of, read_back,
-    setup_table, unsettled_table,
+    Devices, HeldKind, Pair, SegmentError, SpareDevice, Target, TargetKind, anchor_table, flattened, front_table,
+    held_table, map_of, read_back, setup_table, unsettled_table,
 };
 use dm_remap::units::{DevNo, Range, Sectors};
 use proptest::prelude::*;
@@ -47,6 +47,34 @@ fn devices(spares: u8, block: u64) -> Devices {
         data_start: Sectors(DATA),
     });
     Devices { main: MAIN, logical_block: Sectors(block), spares: spares.collect() }
+}
+
+const OVERLAY: DevNo = DevNo { major: 253, minor: 40 };
+const ANCHOR: DevNo = DevNo { major: 253, minor: 41 };
+const PAIR: Pair = Pair { overlay: OVERLAY, anchor: ANCHOR };
+
+/// The device of a linear line.
+fn linear(target: &Target) -> Option<DevNo> {
+    if let TargetKind::Linear { device, .. } = target.kind { Some(device) } else { None }
+}
+
+/// The spare under a private device that holds blocks; others are what they are.
+fn raw(devices: &Devices, device: DevNo) -> DevNo {
+    let under = devices.spares.iter().find(|s| s.held == Some(device)).and_then(|s| s.device);
+    under.unwrap_or(device)
+}
+
+/// Where a sector goes through front, anchor and overlay.
+fn through(front: &[Target], anchor: &[Target], overlay: &[Target], sector: u64) -> Option<Goes> {
+    let mut goes = lead(front, sector);
+    for _ in 0..2 {
+        match goes {
+            Some(Goes::To(ANCHOR, at)) => goes = lead(anchor, at),
+            Some(Goes::To(OVERLAY, at)) => goes = lead(overlay, at),
+            _ => {}
+        }
+    }
+    goes
 }
 
 fn size_of(devno: DevNo, main_len: u64) -> u64 {
@@ -148,7 +176,7 @@ proptest! {
     #[test]
     fn every_sector_goes_where_the_map_says(case in cases()) {
         let Case { map, devices, .. } = case;
-        let made = setup_table(&map, &devices, Layout::Flat).unwrap();
+        let made = setup_table(&map, &devices).unwrap();
         let table = through_kernel(&made, &devices, map.main_len().0);
         assert_leads(&table, &map, &devices, &[]);
         prop_assert!(table.iter().all(|t| t.kind.name() == "linear"));
@@ -158,14 +186,14 @@ proptest! {
     fn table_to_map_to_table_is_the_identity(case in cases()) {
         let Case { map, devices, .. } = case;
         let (len, unit) = (map.main_len(), map.unit());
-        let made = setup_table(&map, &devices, Layout::Flat).unwrap();
+        let made = setup_table(&map, &devices).unwrap();
         let table = through_kernel(&made, &devices, len.0);
-        let pieces = read_back(&table, &devices, Layout::Flat).unwrap();
+        let pieces = read_back(&table, &devices).unwrap();
         let read = map_of(&pieces, len, unit).unwrap();
         let plain = without_losses(&map);
         prop_assert_eq!(&read, &plain);
-        let again = setup_table(&read, &devices, Layout::Flat).unwrap();
-        prop_assert_eq!(&again, &setup_table(&plain, &devices, Layout::Flat).unwrap());
+        let again = setup_table(&read, &devices).unwrap();
+        prop_assert_eq!(&again, &setup_table(&plain, &devices).unwrap());
         let holds = map.losses().iter().any(|l| l.fate == Fate::Held);
         prop_assert!(holds || again == table);
         // The pieces are the table, line by line.
@@ -177,11 +205,11 @@ proptest! {
     fn exactly_the_unsettled_sectors_answer_eio(case in cases()) {
         let Case { map, devices, unsettled } = case;
         let len = map.main_len().0;
-        let made = unsettled_table(&map, &devices, &unsettled, Layout::Flat).unwrap();
+        let made = unsettled_table(&map, &devices, &unsettled).unwrap();
         let table = through_kernel(&made, &devices, len);
         assert_leads(&table, &map, &devices, &unsettled);
         if unsettled.is_empty() {
-            prop_assert_eq!(table, setup_table(&map, &devices, Layout::Flat).unwrap());
+            prop_assert_eq!(table, setup_table(&map, &devices).unwrap());
         }
     }
 
@@ -197,10 +225,65 @@ proptest! {
             }
         }
         for cut in [&unsettled[..], &[]] {
-            let made = unsettled_table(&map, &devices, cut, Layout::Flat).unwrap();
+            let made = unsettled_table(&map, &devices, cut).unwrap();
             let table = through_kernel(&made, &devices, map.main_len().0);
             assert_leads(&table, &map, &devices, cut);
         }
+    }
+
+    #[test]
+    fn the_switched_layout_leads_and_flushes_as_the_flat_one_does(case in cases(), missing in any::<u16>()) {
+        let Case { map, mut devices, unsettled } = case;
+        for (n, spare) in devices.spares.iter_mut().enumerate() {
+            spare.device = spare.device.filter(|_| missing >> n & 3 != 3);
+        }
+        let (len, unit) = (map.main_len().0, map.unit());
+        let overlay = setup_table(&map, &devices).unwrap();
+        let anchor = anchor_table(OVERLAY, &overlay, &devices, map.main_len(), unit);
+        for cut in [&unsettled[..], &[]] {
+            let front = front_table(PAIR, map.main_len(), unit, cut).unwrap();
+            assert_sound(&front, len, devices.logical_block.0, |_| u64::MAX);
+            // Sector by sector at every place where anything changes.
+            let flat = unsettled_table(&map, &devices, cut).unwrap();
+            for target in flat.iter().chain(&front) {
+                for sector in [target.start.0, target.start.0 + target.len.0 - 1] {
+                    let goes = through(&front, &anchor, &overlay, sector);
+                    prop_assert_eq!(goes, lead(&flat, sector), "sector {}", sector);
+                }
+            }
+            prop_assert_eq!(&flattened(&front, PAIR, &overlay).unwrap(), &flat);
+            // A flush goes once to each device that a write can go to, and to no other.
+            let anchored = front.iter().filter(|t| t.kind == TargetKind::Linear { device: ANCHOR, offset: t.start });
+            let settled = map.main_len().0 / unit.0 > cut.iter().map(|r| r.len().0.div_ceil(unit.0) + 2).sum::<u64>();
+            prop_assert!(anchored.count() == 1 || !settled);
+            let flushed: Vec<DevNo> = anchor.iter().skip(1).filter_map(|t| linear(t)).collect();
+            let mut written: Vec<DevNo> = overlay.iter().filter_map(|t| linear(t)).map(|d| raw(&devices, d)).collect();
+            written.sort();
+            written.dedup();
+            let mut sorted = flushed.clone();
+            sorted.sort();
+            prop_assert_eq!(sorted, written);
+        }
+    }
+
+    #[test]
+    fn a_front_with_anything_else_in_it_is_nobody_s(case in cases(), at in any::<prop::sample::Index>(), how in 0..5) {
+        let Case { map, devices, unsettled } = case;
+        let overlay = setup_table(&map, &devices).unwrap();
+        let mut front = front_table(PAIR, map.main_len(), map.unit(), &unsettled).unwrap();
+        let at = at.index(front.len());
+        let target = &mut front[at];
+        match (how, &mut target.kind) {
+            (0, TargetKind::Linear { offset, .. } | TargetKind::Switch { offset, .. }) => offset.0 += 1,
+            (1, TargetKind::Linear { device, .. } | TargetKind::Switch { device, .. }) => *device = MAIN,
+            (2, kind) => *kind = TargetKind::Other { name: "zero".into(), params: String::new() },
+            (3, _) => target.len.0 += 1,
+            _ => drop(front.remove(at)),
+        }
+        let changed_nothing = how < 2 && front == front_table(PAIR, map.main_len(), map.unit(), &unsettled).unwrap();
+        let read = flattened(&front, PAIR, &overlay).and_then(|flat| read_back(&flat, &devices));
+        let whole = read.is_ok_and(|pieces| pieces.last().is_some_and(|p| p.range.end() == map.main_len()));
+        prop_assert!(!whole || changed_nothing);
     }
 
     #[test]
@@ -249,7 +332,7 @@ fn held_runs_that_touch_and_reach_both_ends_leave_no_empty_lines() {
 #[test]
 fn a_map_without_extents_is_one_line() {
     let map = Map::new(Sectors(1 << 45), Sectors(8)).unwrap();
-    let table = setup_table(&map, &devices(1, 1), Layout::Flat).unwrap();
+    let table = setup_table(&map, &devices(1, 1)).unwrap();
     assert_eq!(table.len(), 1);
     assert_eq!(table[0].to_string(), format!("0 {} linear 8:0 0", 1u64 << 45));
 }
@@ -257,11 +340,11 @@ fn a_map_without_extents_is_one_line() {
 #[test]
 fn unsettled_ranges_beyond_main_or_inside_a_block_make_no_bad_table() {
     let map = Map::new(Sectors(1000), Sectors(8)).unwrap();
-    let beyond = unsettled_table(&map, &devices(1, 8), &[range(992, 16)], Layout::Flat);
+    let beyond = unsettled_table(&map, &devices(1, 8), &[range(992, 16)]);
     assert_sound(&beyond.unwrap(), 1000, 8, |_| 20_000);
-    let outside = unsettled_table(&map, &devices(1, 8), &[range(1000, 16)], Layout::Flat);
+    let outside = unsettled_table(&map, &devices(1, 8), &[range(1000, 16)]);
     assert_sound(&outside.unwrap(), 1000, 8, |_| 20_000);
-    let inside = unsettled_table(&map, &devices(1, 8), &[range(3, 8)], Layout::Flat);
+    let inside = unsettled_table(&map, &devices(1, 8), &[range(3, 8)]);
     assert!(matches!(inside, Err(SegmentError::Unaligned(_))), "{inside:?}");
 }
 
@@ -272,7 +355,7 @@ fn maps_that_would_break_a_table_are_refused() {
         map.insert(part, to).unwrap();
         map
     };
-    let make = |map: &Map, devices: &Devices| setup_table(map, devices, Layout::Flat);
+    let make = |map: &Map, devices: &Devices| setup_table(map, devices);
     let plain = devices(2, 1);
     let inside_metadata = make(&with(range(0, 8), slot(0, DATA - 1)), &plain);
     assert!(matches!(inside_metadata, Err(SegmentError::Outside { .. })));
@@ -305,7 +388,7 @@ fn tables_that_are_not_ours_are_refused() {
     let flakey = TargetKind::FlakeyErrorReads { device: MAIN, offset: Sectors(0) };
     let stranger = DevNo { major: 9, minor: 9 };
     let map = |table: &[Target]| {
-        let pieces = read_back(table, &devices, Layout::Flat)?;
+        let pieces = read_back(table, &devices)?;
         map_of(&pieces, Sectors(1000), Sectors(8))
     };
     let spare = spare_devno(0);
@@ -344,8 +427,8 @@ fn a_hundred_thousand_extents_become_a_table_and_a_map_again() {
     for spare in &mut devices.spares {
         spare.size = Sectors(support::SPARE_SIZE);
     }
-    let table = setup_table(&metadata.map, &devices, Layout::Flat).unwrap();
-    let pieces = read_back(&table, &devices, Layout::Flat).unwrap();
+    let table = setup_table(&metadata.map, &devices).unwrap();
+    let pieces = read_back(&table, &devices).unwrap();
     let (len, unit) = (metadata.map.main_len(), metadata.map.unit());
     assert_eq!(map_of(&pieces, len, unit).unwrap(), metadata.map);
 }

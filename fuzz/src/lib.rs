@@ -4,7 +4,7 @@
 use dm_remap::format::copy::{EncodeError, ValidCopy, Verdict, encode, judge};
 use dm_remap::format::{COPY_ALIGNMENT, COPY_MAX_BYTES};
 use dm_remap::pool::Pool;
-use dm_remap::segments::{Devices, Layout, SpareDevice, map_of, read_back, setup_table};
+use dm_remap::segments::{Devices, SpareDevice, map_of, read_back, setup_table};
 use dm_remap::units::DevNo;
 
 /// Bytes of the header (docs/FORMAT.md).
@@ -111,8 +111,8 @@ pub fn check_valid(copy: &ValidCopy, index: u32) {
             })
             .collect(),
     };
-    let Ok(table) = setup_table(&metadata.map, &devices, Layout::Flat) else { return };
-    let pieces = read_back(&table, &devices, Layout::Flat).expect("a table that was made is understood");
+    let Ok(table) = setup_table(&metadata.map, &devices) else { return };
+    let pieces = read_back(&table, &devices).expect("a table that was made is understood");
     let map = map_of(&pieces, metadata.map.main_len(), metadata.map.unit()).expect("pieces of a table are a map");
     assert!(map.extents().eq(metadata.map.extents()), "the table has another map");
 }

@@ -15,8 +15,10 @@ pub mod validate;
 pub use allocation::{Allocation, Policy};
 use assembly::{Discover, Reassemble};
 mod compact;
+mod layout;
 
 pub use compact::Compact;
+pub use layout::{LayoutChoice, LayoutOf, WithLayout};
 pub use metadata::{Backup, Import, Metadata, MetadataSource, Repair, RestoreMetadata};
 pub use spare::{Leaving, Spare, SpareAdd, SpareEvacuate, SpareGrow, SpareList, SpareReadd, SpareRemove, SpareReplace};
 
@@ -110,6 +112,8 @@ pub enum Command {
     Acknowledge(Acknowledge),
     /// Show or change what a setup does by itself.
     Policy(Policy),
+    /// Show or change how a setup becomes tables of device-mapper, live.
+    Layout(LayoutOf),
     /// Bring scattered extents together, live: a smaller table, free space in long runs.
     Compact(Compact),
     /// Find bad and slow sectors, and move them away.
@@ -185,6 +189,9 @@ pub struct Create {
     /// Where on the spares extents go. [default: first-fit]
     #[arg(long, value_enum)]
     pub allocation: Option<Allocation>,
+    /// Its layout.
+    #[command(flatten)]
+    pub layout: WithLayout,
     /// Overwrite a filesystem, partition table or the like on a spare.
     #[arg(long)]
     pub force_signature: bool,
@@ -452,6 +459,9 @@ pub struct Activate {
     /// Bring it up although main was written to while it was down.
     #[arg(long)]
     pub accept_changed_main: bool,
+    /// Its layout.
+    #[command(flatten)]
+    pub layout: WithLayout,
     /// How long a device may take to answer.
     #[command(flatten)]
     pub patience: assembly::Patience,

@@ -2,9 +2,9 @@
 //!
 //! Invariant: what was given on the command line counts, whatever a file says.
 
-use super::args::{Allocation, Create, Method, Remap, Scan, Unreadable, Watch};
+use super::args::{Allocation, Create, LayoutChoice, Method, Remap, Scan, Unreadable, Watch};
 use crate::config::{
-    HEALTH_SUSPECT_INTERVAL, Key, POOL_ALLOCATION, REMAP_FILE_SEARCH, REMAP_RETRIES, REMAP_UNREADABLE, Rate,
+    HEALTH_SUSPECT_INTERVAL, Key, POOL_ALLOCATION, REMAP_FILE_SEARCH, REMAP_LAYOUT, REMAP_RETRIES, REMAP_UNREADABLE, Rate,
     SCAN_FILE_SEARCH, SCAN_IDLE, SCAN_INTERVAL, SCAN_JITTER, SCAN_MARGIN, SCAN_METHOD, SCAN_MOVE_WEAK, SCAN_RATE,
     SCAN_RETRIES, SCAN_SLOW_MS, SCAN_TIME_BUDGET, Settings, WATCH_SETTLE,
 };
@@ -93,6 +93,11 @@ pub(super) fn settle(args: &Watch, settings: Settings<'_>) -> Duration {
 pub(super) fn watched(args: &Watch, settings: Settings<'_>) -> (u32, Option<UnreadablePolicy>) {
     let retries = args.retries.unwrap_or_else(|| small(settings.get(&REMAP_RETRIES)));
     (retries, unreadable(args.unreadable, settings))
+}
+
+/// How maps become tables.
+pub(super) fn layout(given: Option<LayoutChoice>, settings: Settings<'_>) -> LayoutChoice {
+    given.or(word(settings, &REMAP_LAYOUT)).unwrap_or(LayoutChoice::Auto)
 }
 
 /// What `create` stores in the setup.
@@ -204,6 +209,7 @@ mod tests {
             _ => panic!("{}", spec.path()),
         };
         assert_eq!(of(&SCAN_METHOD.spec), words::<Method>());
+        assert_eq!(of(&REMAP_LAYOUT.spec), words::<LayoutChoice>());
         assert_eq!(of(&REMAP_UNREADABLE.spec), words::<Unreadable>());
         assert_eq!(of(&POOL_ALLOCATION.spec), words::<Allocation>());
     }

@@ -15,6 +15,7 @@ mod health_history;
 mod health_view;
 mod incremental;
 mod known;
+mod layout;
 mod lifecycle;
 mod metadata;
 mod metrics;
@@ -67,6 +68,7 @@ pub(super) fn run(context: &Context, cli: &Cli, out: &mut Output) -> Result<Exit
         Command::Recover(args) => lifecycle::recover(context, args, out),
         Command::Acknowledge(args) => lifecycle::acknowledge(context, args, out),
         Command::Policy(args) => policy::policy(context, args, out),
+        Command::Layout(args) => layout::layout(context, args, out),
         Command::Compact(args) => compact::compact(context, args, out),
         Command::Scan(args) => scan::scan(context, args, out),
         Command::Watch(args) => watch::watch(context, args, out),

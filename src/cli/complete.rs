@@ -153,7 +153,7 @@ fn spare_devices(host: &Host) -> Vec<String> {
     let class = host.sys().join("class/block");
     let is_private = |device: &String| {
         let uuid = attribute(host, device, "dm/uuid").unwrap_or_default();
-        uuid.starts_with(UUID_PREFIX) && setup_of_uuid(&uuid).is_none()
+        uuid.starts_with(UUID_PREFIX) && uuid.contains("-spare")
     };
     let private = entries(&class).into_iter().filter(is_private);
     private.flat_map(|device| entries(&class.join(device).join("slaves"))).collect()

@@ -1,6 +1,7 @@
 //! What every command needs: this machine, device-mapper, locks, and where things are kept.
 
-use super::args::Globals;
+use super::args::{self, Globals};
+use super::choices;
 use super::output::complain_raw;
 use super::progress::Progress;
 use super::settings::{self, BadConfig, Loaded};
@@ -18,6 +19,7 @@ use crate::engine::{DiskSource, EngineError, Member, backup, registry};
 use crate::files::{self, Owned};
 use crate::format::metadata::{Metadata, SetupState};
 use crate::map::Loss;
+use crate::segments::LayoutRule;
 use crate::units::{DevNo, Range, RangeSet};
 use anyhow::Result;
 use nix::errno::Errno;
@@ -46,6 +48,7 @@ pub(super) struct Context {
     state: PathBuf,
     config: Option<PathBuf>,
     loaded: OnceCell<Loaded>,
+    layout: Cell<Option<args::LayoutChoice>>,
     touched: RefCell<BTreeMap<String, RangeSet>>,
     metrics_due: Cell<bool>,
     disks_due: Cell<bool>,
@@ -61,6 +64,7 @@ impl Context {
             state: PathBuf::from("/var/lib/dm-remap"),
             config: globals.config.clone(),
             loaded: OnceCell::new(),
+            layout: Cell::new(None),
             touched: RefCell::default(),
             metrics_due: Cell::new(false),
             disks_due: Cell::new(false),
@@ -115,6 +119,27 @@ impl Context {
     /// does not go by it does not mind what is in it.
     pub(super) fn settings(&self, name: Option<&str>) -> Result<Settings<'_>, BadConfig> {
         Ok(self.loaded()?.config.settings(name))
+    }
+
+    /// Takes a layout from the command line.
+    pub(super) fn set_layout(&self, given: args::WithLayout) {
+        self.layout.set(given.layout);
+    }
+
+    /// Who decides about the layout of a setup's tables. With a configuration that cannot be read it stays what it is:
+    /// what goes by the configuration for other reasons refuses, and the rest, `recover` above all, has to work.
+    pub(super) fn layout_rule(&self, name: &str) -> LayoutRule {
+        match (self.layout.get(), self.settings(Some(name))) {
+            (given, Ok(settings)) => self.layout_rule_of(choices::layout(given, settings)),
+            (Some(given), Err(_)) => self.layout_rule_of(given),
+            (None, Err(_)) => LayoutRule::Keep,
+        }
+    }
+
+    /// The same for a choice, on this kernel.
+    pub(super) fn layout_rule_of(&self, choice: args::LayoutChoice) -> LayoutRule {
+        let release = nix::sys::utsname::uname().map(|name| name.release().to_os_string()).unwrap_or_default();
+        choice.rule(&release.to_string_lossy())
     }
 
     /// The configuration of this run.
@@ -226,6 +251,7 @@ impl Context {
         self.touch(name, []);
         let mut session = Session::open(dm, self, name, true)?;
         session.disk_scores = disk_scores(self, &session);
+        session.layout = self.layout_rule(name);
         Ok((lock, session))
     }
 
@@ -276,6 +302,7 @@ impl Context {
             metrics_due: Cell::new(false),
             disks_due: Cell::new(false),
             loaded: OnceCell::new(),
+            layout: self.layout.clone(),
         }
     }
 

@@ -92,6 +92,22 @@ const TELLING: Commands = &[
     "recover",
 ];
 
+/// The commands that make a setup's tables.
+const MAKING_TABLES: Commands = &[
+    "create",
+    "activate",
+    "reassemble",
+    "remap",
+    "restore",
+    "scan",
+    "scan --cron",
+    "watch",
+    "spare",
+    "compact",
+    "recover",
+    "layout",
+];
+
 /// How a scan asks the disk.
 pub static SCAN_METHOD: Key<&'static str> = word(
     ["scan", "method"],
@@ -210,6 +226,14 @@ pub static REMAP_FILE_SEARCH: Key<Duration> = time(
     seconds(30),
     &["remap"],
     "How long to look for the files that lost sectors belong to; 0s does not look.",
+);
+/// How a map becomes tables.
+pub static REMAP_LAYOUT: Key<&'static str> = word(
+    ["remap", "layout"],
+    &["auto", "flat", "switched"],
+    "auto",
+    MAKING_TABLES,
+    "How what is remapped becomes tables of device-mapper: 'flat' is one table, 'switched' keeps fsync and splices fast      however many extents there are, and 'auto' takes that once there are many. See dm-remap-layout(8).",
 );
 /// How long a watcher waits for more.
 pub static WATCH_SETTLE: Key<Duration> = time(
@@ -336,7 +360,7 @@ pub static BOOT_INCOMPLETE: Key<&'static str> = word(
 );
 
 /// All keys, in the order in which they are shown; those of a section stand together.
-pub static KEYS: [&Spec; 28] = [
+pub static KEYS: [&Spec; 29] = [
     &SCAN_METHOD.spec,
     &SCAN_RETRIES.spec,
     &SCAN_SLOW_MS.spec,
@@ -351,6 +375,7 @@ pub static KEYS: [&Spec; 28] = [
     &REMAP_UNREADABLE.spec,
     &REMAP_RETRIES.spec,
     &REMAP_FILE_SEARCH.spec,
+    &REMAP_LAYOUT.spec,
     &WATCH_SETTLE.spec,
     &POOL_ALLOCATION.spec,
     &POOL_WARN_FREE_PERCENT.spec,

@@ -8,7 +8,7 @@
 //!   the device is suspended with its old table, the new one is gone, and a plain resume rescues it;
 //! - a lower device may shrink under a table: the upper one's I/O beyond its end then fails;
 //! - a table in either slot holds its devices open, once for each dm device; what is open cannot be removed;
-//! - a flush goes to every device in the table; an `error` piece takes no part in it;
+//! - a flush goes to every device in the table; an `error` or `switch` piece takes no part in it;
 //! - messages go to the active table; without one they are `EINVAL` (6.1 does nothing and says nothing).
 //!
 //! `dust`, measured on 6.1:

@@ -6,8 +6,8 @@
 //! - held blocks are found by their tombstones.
 
 use super::session::{device_uuid, find_active, spare_device_name, spare_device_uuid};
-use super::{EngineError, Member, Observer, Session, held, now, samples};
-use crate::dm::{Activation, DeviceMapper, TableSlot};
+use super::{EngineError, Member, Observer, Session, held, now, samples, tables};
+use crate::dm::{Activation, DeviceMapper};
 use crate::format::MAX_SPARES;
 use crate::format::choose::Expected;
 use crate::format::copy::{EncodeError, Judge, encode};
@@ -16,7 +16,7 @@ use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyPlan, FoundSetup};
 use crate::pool::Scores;
-use crate::segments::{Layout, setup_table};
+use crate::segments::LayoutRule;
 use crate::store::{Commit, read_copies_by};
 use uuid::Uuid;
 
@@ -71,6 +71,8 @@ pub struct Activated<'a> {
 pub struct ActivateOptions<'a> {
     /// Who we are.
     pub mark: &'a Mark,
+    /// Who decides about the layout.
+    pub layout: LayoutRule,
     /// Write nothing to any device, and let nothing be written.
     pub read_only: bool,
     /// Looks at the devices again once device-mapper has claimed them, before anything is written.
@@ -118,7 +120,7 @@ pub fn activate<'a>(
         digest: newest.digest,
         main,
         spares,
-        layout: Layout::Flat,
+        layout: options.layout,
         failed: Vec::new(),
         read_only: options.read_only,
         passed_over: Vec::new(),
@@ -211,29 +213,27 @@ pub(super) fn bring_up<'a>(
     dm.create(&name, &device_uuid(session.setup()))?;
     let before = session.metadata.map.clone();
     held::sync_all(session, None, &[&before], observer)?;
-    load_checked(session)?;
+    load(session)?;
     commit(session)?;
     // The commit may have found held blocks rewritten: they answer again, and fewer go through the private devices.
     held::sync_all(session, Some(&before), &[&session.metadata.map], observer)?;
-    load_checked(session)?;
+    if session.metadata.map != before {
+        load(session)?;
+    }
     let activation = dm.activate(&name, false)?;
     session.check_live()?;
     Ok(activation)
 }
 
-fn load_checked(session: &Session<'_>) -> Result<(), EngineError> {
-    let table = setup_table(&session.metadata.map, &session.devices()?, session.layout)?;
-    session.dm.load(&session.name, &table, session.read_only)?;
-    if session.dm.table(&session.name, TableSlot::Inactive)? == table {
-        Ok(())
-    } else {
-        Err(EngineError::TableNotTaken(session.name.clone()))
-    }
+fn load(session: &Session<'_>) -> Result<(), EngineError> {
+    tables::load(session, &tables::build(session, &session.metadata.map, &session.devices()?)?)
 }
 
-/// Names that the private devices of the setup `name` can have.
-fn private_names(name: &str) -> impl Iterator<Item = (SpareIndex, String)> + '_ {
-    (0u8..).map(SpareIndex).take(MAX_SPARES).map(move |index| (index, spare_device_name(name, index)))
+/// Names and UUIDs that the private devices of a setup can have, in the order in which they have to be removed.
+fn private_devices(name: &str, setup: Uuid) -> impl Iterator<Item = (String, String)> + '_ {
+    let spares = (0u8..).map(SpareIndex).take(MAX_SPARES);
+    let claims = spares.map(move |index| (spare_device_name(name, index), spare_device_uuid(setup, index)));
+    tables::pair_devices(name, setup).chain(claims)
 }
 
 /// Removes the nodes that a killed command left of the setup's devices after they were gone; their names.
@@ -242,7 +242,8 @@ fn private_names(name: &str) -> impl Iterator<Item = (SpareIndex, String)> + '_ 
 /// What device-mapper says, or that a node cannot be removed.
 pub fn remove_stale_nodes(dm: &dyn DeviceMapper, name: &str) -> Result<Vec<String>, EngineError> {
     let mut removed = Vec::new();
-    for device in std::iter::once(name.to_string()).chain(private_names(name).map(|(_, private)| private)) {
+    let private = private_devices(name, Uuid::nil()).map(|(device, _)| device);
+    for device in std::iter::once(name.to_string()).chain(private) {
         if dm.remove_stale_node(&device)? {
             removed.push(device);
         }
@@ -258,8 +259,8 @@ pub(super) fn take_down_devices(dm: &dyn DeviceMapper, name: &str, setup: Uuid) 
     if ours(name, &device_uuid(setup))? {
         dm.remove(name)?;
     }
-    for (index, private) in private_names(name) {
-        if ours(&private, &spare_device_uuid(setup, index))? {
+    for (private, uuid) in private_devices(name, setup) {
+        if ours(&private, &uuid)? {
             dm.remove(&private)?;
         }
     }
@@ -277,13 +278,15 @@ pub fn remove_remains(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<
         return Ok(false);
     }
     let mut found = main.is_some();
-    for (index, private) in private_names(name) {
-        match dm.state(&private)?.filter(|s| s.uuid == spare_device_uuid(setup, index)) {
-            Some(state) if main.is_none() && state.open_count > 0 => return Ok(false),
-            Some(_) => found = true,
-            None => {}
-        }
+    let mut private = Vec::new();
+    for (device, uuid) in private_devices(name, setup) {
+        private.extend(dm.state(&device)?.filter(|state| state.uuid == uuid));
     }
+    // Those that others of them lead to are open by that; what nobody leads to is open by a stranger only.
+    if main.is_none() && private.iter().any(|state| state.open_count > 0 && !tables::is_led_to(dm, state, &private)) {
+        return Ok(false);
+    }
+    found |= !private.is_empty();
     if found {
         take_down_devices(dm, name, setup)?;
     }

@@ -17,7 +17,7 @@ use crate::units::{Range, Sectors};
 /// What lives on each spare, by the live table.
 fn runs(live: &LiveDevices) -> Runs {
     let mut runs: Runs = live.spares.iter().map(|(index, ..)| (index.0, Default::default())).collect();
-    for target in &live.table {
+    for target in &live.tables.flat {
         let Some(device) = leads_to(target) else { continue };
         let spare = live.spares.iter().find(|(_, spare, private)| [*spare, *private].contains(&device));
         let set = spare.and_then(|(index, ..)| runs.get_mut(&index.0));

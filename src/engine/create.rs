@@ -15,13 +15,15 @@ use crate::format::metadata::SetupState;
 use crate::map::Map;
 use crate::plan::CreatePlan;
 use crate::pool::Scores;
-use crate::segments::Layout;
+use crate::segments::LayoutRule;
 use crate::store::{Commit, erase_copies};
 
 /// How to create a setup.
 pub struct CreateOptions<'a> {
     /// Who we are.
     pub mark: &'a Mark,
+    /// Who decides about the layout.
+    pub layout: LayoutRule,
     /// Looks at the devices again once device-mapper has claimed them, before anything is written.
     pub recheck: &'a dyn Fn() -> Result<(), EngineError>,
     /// Is told how it goes.
@@ -69,7 +71,7 @@ pub fn create_prepared<'a>(
         digest: encoded.digest(),
         main,
         spares: spares.into_iter().map(Some).collect(),
-        layout: Layout::Flat,
+        layout: options.layout,
         failed: Vec::new(),
         read_only: false,
         passed_over: Vec::new(),

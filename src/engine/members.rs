@@ -8,6 +8,7 @@
 
 use super::session::{Session, spare_device_name, spare_device_uuid};
 use super::splice::settle_held;
+use super::tables;
 use super::{EngineError, Member, Observer, held};
 use crate::block::Disk;
 use crate::dm::TableSlot;
@@ -16,7 +17,7 @@ use crate::format::copy::encode;
 use crate::format::metadata::{Metadata, SpareRecord, SpareState};
 use crate::map::SpareIndex;
 use crate::plan::Refusal;
-use crate::segments::{HeldKind, setup_table};
+use crate::segments::HeldKind;
 use crate::store::{Commit, CommitReport, CommitTarget, erase_copies, read_copies};
 
 /// Adds one spare in the place `index`, under the setup's lock. `recheck` looks at the device again once device-mapper
@@ -308,7 +309,7 @@ pub fn readd(
     if moved || session.check_live().is_err() {
         // Its extents answer EIO still: blocks are held before anything leads there.
         held::hold_anew(session, index, observer)?;
-        swap_table(session)?;
+        tables::swap(session)?;
     }
     session.check_live()?;
     set_state(session, index, SpareState::Present)?;
@@ -325,26 +326,9 @@ pub fn readd(
 fn detach(session: &mut Session<'_>, index: SpareIndex) -> Result<(), EngineError> {
     let known = session.spares.get_mut(index.as_usize()).and_then(Option::take);
     if known.is_some() && session.metadata.map.extents_by_slot(index).next().is_some() {
-        swap_table(session)?;
+        tables::swap(session)?;
     }
     release(session, index)
-}
-
-/// Puts the table into force that the metadata gives, with the devices that there are.
-fn swap_table(session: &Session<'_>) -> Result<(), EngineError> {
-    let (dm, name) = (session.dm, &session.name);
-    let table = setup_table(&session.metadata.map, &session.devices()?, session.layout)?;
-    dm.load(name, &table, false)?;
-    if dm.table(name, TableSlot::Inactive)? != table {
-        dm.clear(name)?;
-        return Err(EngineError::TableNotTaken(name.clone()));
-    }
-    if let Err(error) = dm.resume(name) {
-        // The kernel has thrown the table away and may have left the device suspended: the old one must go on.
-        let _ = dm.resume(name);
-        return Err(error.into());
-    }
-    Ok(())
 }
 
 /// Records that a spare has become larger, under the setup's lock; its private device follows.

@@ -6,11 +6,12 @@
 //! - whatever is found, the device runs afterwards, or the error says why not.
 
 use super::session::{Session, compare, find_active};
-use super::{EngineError, Observer, held};
+use super::tables::Tables;
+use super::{EngineError, Observer, held, tables};
 use crate::dm::TableSlot;
 use crate::map::Map;
 use crate::plan::Refusal;
-use crate::segments::{Devices, Piece, Place, SegmentError, Target, read_back, setup_table};
+use crate::segments::{Devices, Piece, Place, SegmentError, read_back, setup_table};
 
 /// What recovery found and did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +37,10 @@ pub fn recover(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Rec
     let name = session.name.clone();
     let (state, _) = find_active(dm, &name)?;
     let devices = session.devices()?;
-    let live = dm.table(&name, TableSlot::Active)?;
+    let live = session.tables(TableSlot::Active)?;
     let fits = fits(&live, &devices, session);
     held::let_go(session)?;
+    tables::let_go(session)?;
     if fits.is_ok() && !state.suspended {
         let before = session.passed_over.len();
         session.clear_leftovers()?;
@@ -60,13 +62,14 @@ pub fn recover(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Rec
     settle(session, &live, &devices, fits.err().unwrap_or_default(), observer)
 }
 
-fn fits(table: &[Target], devices: &Devices, session: &Session<'_>) -> Result<(), String> {
-    let pieces = pieces(table, devices, session).map_err(|e| e.to_string())?;
+fn fits(table: &Tables, devices: &Devices, session: &Session<'_>) -> Result<(), String> {
+    let pieces = pieces(table, devices).map_err(|e| e.to_string())?;
+    table.check_flushes(session, devices)?;
     compare(&pieces, &session.metadata.map, |spare| session.spare(spare).is_none())
 }
 
-fn pieces(table: &[Target], devices: &Devices, session: &Session<'_>) -> Result<Vec<Piece>, SegmentError> {
-    read_back(table, devices, session.layout)
+fn pieces(table: &Tables, devices: &Devices) -> Result<Vec<Piece>, SegmentError> {
+    read_back(&table.flat, devices)
 }
 
 /// Suspended with another table than the newest map's: the command died after its commit. Either the table that it had
@@ -79,9 +82,9 @@ fn complete(
 ) -> Result<Recovered, EngineError> {
     let dm = session.dm;
     let name = session.name.clone();
-    let loaded = dm.table(&name, TableSlot::Inactive)?;
-    let live = dm.table(&name, TableSlot::Active)?;
-    if fits(&loaded, devices, session).is_err() && pieces(&live, devices, session).is_err() {
+    let loaded = session.tables(TableSlot::Inactive)?;
+    let live = session.tables(TableSlot::Active)?;
+    if fits(&loaded, devices, session).is_err() && pieces(&live, devices).is_err() {
         return Err(Refusal::TableDiffers { name, detail }.into());
     }
     observer.step("committing the new map again");
@@ -89,13 +92,15 @@ fn complete(
     session.commit(|_| {})?;
     if fits(&loaded, devices, session).is_err() {
         // The kernel had refused the new table and thrown it away, or the last resort lies there. The newest map is
-        // right all the same: nothing was written since it was committed.
-        let table = setup_table(&session.metadata.map, devices, session.layout)?;
+        // right all the same: nothing was written since it was committed. The flat table needs no other devices, which
+        // should not be made while this one is suspended.
+        let table = setup_table(&session.metadata.map, devices)?;
         dm.load(&name, &table, false)?;
     }
     dm.resume(&name)?;
     session.check_live()?;
     sync_held(session, observer)?;
+    tables::drop_unused(session);
     Ok(Recovered::Completed)
 }
 
@@ -103,23 +108,21 @@ fn complete(
 /// written to those sectors since, either map is right; the newest that can be read is committed again.
 fn settle(
     session: &mut Session<'_>,
-    live: &[Target],
+    live: &Tables,
     devices: &Devices,
     detail: String,
     observer: &dyn Observer,
 ) -> Result<Recovered, EngineError> {
     let name = session.name.clone();
     // A table that cannot even be read as one of ours was made by somebody else, too.
-    let ours = pieces(live, devices, session).is_ok_and(|live| differs_only_by_eio(&live, &session.metadata.map));
+    let ours = pieces(live, devices).is_ok_and(|live| differs_only_by_eio(&live, &session.metadata.map));
     if !ours {
         return Err(Refusal::TableDiffers { name, detail }.into());
     }
     observer.step("committing the map again");
     session.commit(|_| {})?;
     sync_held(session, observer)?;
-    let table = setup_table(&session.metadata.map, devices, session.layout)?;
-    session.dm.load(&name, &table, false)?;
-    session.dm.resume(&name)?;
+    tables::swap(session)?;
     session.check_live()?;
     Ok(Recovered::Settled)
 }

@@ -5,6 +5,7 @@
 //! - its metadata is what the spares hold, and the live table is the one that the metadata gives;
 //! - every spare is claimed by a private device of the setup (see [`super::held`]), also while it serves nothing.
 
+use super::tables::{self, Tables};
 use super::{EngineError, dirty, held, now};
 use crate::block::{Disk, DiskError, Operation};
 use crate::dm::{DeviceMapper, DeviceState, TableSlot};
@@ -15,7 +16,7 @@ use crate::format::metadata::Metadata;
 use crate::map::{Fate, Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::pool::{Available, Scores};
-use crate::segments::{Devices, Layout, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
+use crate::segments::{Devices, Layout, LayoutRule, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies_by, unused_generation};
 use crate::units::{DevNo, Sectors};
 use nix::errno::Errno;
@@ -106,8 +107,8 @@ pub struct Session<'a> {
     pub main: Member,
     /// The spares by index; `None` for one that is missing.
     pub spares: Vec<Option<Member>>,
-    /// How the map becomes tables.
-    pub layout: Layout,
+    /// Who decides how the map becomes tables, when they are made anew.
+    pub layout: LayoutRule,
     /// Spares that were marked as failed by this command, because commits to them failed.
     pub failed: Vec<SpareIndex>,
     /// It was brought up to be read only: nothing is committed, and its devices refuse writes.
@@ -149,6 +150,13 @@ pub fn setup_of_uuid(uuid: &str) -> Option<Uuid> {
     Uuid::try_parse(uuid.strip_prefix(UUID_PREFIX)?).ok()
 }
 
+/// The setup that a dm UUID belongs to, if it is the UUID of its own device or of a private one.
+pub fn setup_of_any_uuid(uuid: &str) -> Option<Uuid> {
+    let rest = uuid.strip_prefix(UUID_PREFIX)?;
+    let (setup, private) = rest.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
+    (private.is_empty() || private.starts_with('-')).then(|| Uuid::try_parse(setup).ok()).flatten()
+}
+
 /// State of the dm device of an active setup, and the setup's UUID.
 ///
 /// # Errors
@@ -168,8 +176,8 @@ pub struct LiveDevices {
     pub setup: Uuid,
     /// State of its device.
     pub state: DeviceState,
-    /// Its live table.
-    pub table: Vec<Target>,
+    /// What its live table does.
+    pub tables: Tables,
     /// Main, when any piece of the table leads there.
     pub main: Option<DevNo>,
     /// The spares that are claimed, with the number of the private device.
@@ -182,7 +190,7 @@ pub struct LiveDevices {
 /// [`Refusal::NotActive`], or what device-mapper says.
 pub fn live_devices(dm: &dyn DeviceMapper, name: &str) -> Result<LiveDevices, EngineError> {
     let (state, setup) = find_active(dm, name)?;
-    let table = dm.table(name, TableSlot::Active)?;
+    let tables = tables::read(dm, name, setup, TableSlot::Active)?;
     let mut spares = Vec::new();
     for index in (0u8..).take(MAX_SPARES).map(SpareIndex) {
         let private = spare_device_name(name, index);
@@ -195,14 +203,15 @@ pub fn live_devices(dm: &dyn DeviceMapper, name: &str) -> Result<LiveDevices, En
         }
     }
     let is_spare = |d: &DevNo| spares.iter().any(|(_, spare, held)| spare == d || held == d);
-    let main = table.iter().filter_map(leads_to).find(|d| !is_spare(d));
-    Ok(LiveDevices { setup, state, table, main, spares })
+    let main = tables.flat.iter().filter_map(leads_to).find(|d| !is_spare(d));
+    Ok(LiveDevices { setup, state, tables, main, spares })
 }
 
 /// The device that a piece of a table leads to, if it is one.
 pub(super) fn leads_to(target: &Target) -> Option<DevNo> {
     match target.kind {
         TargetKind::Linear { device, .. }
+        | TargetKind::Switch { device, .. }
         | TargetKind::FlakeyErrorReads { device, .. }
         | TargetKind::Dust { device, .. } => Some(device),
         _ => None,
@@ -281,7 +290,7 @@ impl<'a> Session<'a> {
             metadata: newest.metadata,
             main,
             spares,
-            layout: Layout::Flat,
+            layout: LayoutRule::Keep,
             failed: Vec::new(),
             read_only: live.state.read_only,
             passed_over,
@@ -324,6 +333,22 @@ impl<'a> Session<'a> {
             });
         }
         Ok(Devices { main: self.main.devno, logical_block: self.block(), spares })
+    }
+
+    /// What one of the tables of the setup's device does.
+    ///
+    /// # Errors
+    /// What device-mapper says.
+    pub fn tables(&self, slot: TableSlot) -> Result<Tables, EngineError> {
+        tables::read(self.dm, &self.name, self.setup(), slot)
+    }
+
+    /// The layout that is in force.
+    ///
+    /// # Errors
+    /// What device-mapper says.
+    pub fn live_layout(&self) -> Result<Layout, EngineError> {
+        Ok(self.tables(TableSlot::Active)?.layout)
     }
 
     /// The spare with this index, unless it is missing.
@@ -443,9 +468,11 @@ impl<'a> Session<'a> {
         if state.suspended {
             return Err(Refusal::Suspended(self.name.clone()).into());
         }
-        let table = self.dm.table(&self.name, TableSlot::Active)?;
+        let live = self.tables(TableSlot::Active)?;
+        let devices = self.devices()?;
         let differs = |detail| Refusal::TableDiffers { name: self.name.clone(), detail };
-        let pieces = read_back(&table, &self.devices()?, self.layout).map_err(|e| differs(e.to_string()))?;
+        let pieces = read_back(&live.flat, &devices).map_err(|e| differs(e.to_string()))?;
+        live.check_flushes(self, &devices).map_err(differs)?;
         compare(&pieces, &self.metadata.map, |index| Some(index) == spare || self.spare(index).is_none())
             .map_err(|detail| differs(detail).into())
     }
@@ -470,14 +497,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Removes what a killed command may have left beside the device: a loaded table, statistics regions, private
-    /// devices over spares that do not belong to the setup any more, or not yet. Finishes its commit on the spares that
+    /// Removes what a killed command may have left beside the device: a loaded table and the private devices behind it,
+    /// statistics regions, private devices over spares that do not belong to the setup any more, or not yet. Finishes its commit on the spares that
     /// it did not reach; one that does not take it is left to the next commit, which marks it as failed.
     ///
     /// # Errors
     /// What device-mapper says.
     pub fn clear_leftovers(&mut self) -> Result<(), EngineError> {
         self.dm.clear(&self.name)?;
+        tables::drop_unused(self);
         dirty::remove_leftovers(self.dm, &self.name);
         let others = (0u8..).map(SpareIndex).take(MAX_SPARES).filter(|index| !self.metadata.is_member(*index));
         for index in others {

@@ -8,16 +8,14 @@
 use super::copying::{Ready, Work, copy_all, follow_writes, make_ready};
 use super::salvage::{BlockRecord, Salvager};
 use super::window::{UndoCause, WindowEnd, WindowJob, WindowRunner};
-use super::{EngineError, Observer, Session, held, now};
+use super::{EngineError, Observer, Session, held, now, tables};
 use crate::block::buffer::AlignedBuffer;
-use crate::dm::TableSlot;
 use crate::format::copy::encode;
 use crate::format::metadata::Metadata;
 use crate::format::samples::Sample;
 use crate::map::{Loss, Map, SpareIndex};
 use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with, on_setup};
 use crate::plan::{Move, MoveKind, MovePlan};
-use crate::segments::{setup_table, unsettled_table};
 use crate::store::{Commit, CommitReport, CommitTarget};
 use crate::units::{Range, Sectors};
 
@@ -219,18 +217,13 @@ fn run_window<'a>(
 
     held::sync_all(session, Some(&old_map), &[&old_map, &new.map], options.observer)?;
     let devices = session.devices()?;
-    let table = setup_table(&new.map, &devices, session.layout)?;
     let ranges: Vec<Range> = moves.iter().map(|m| m.range).collect();
-    let emergency = unsettled_table(&old_map, &devices, &ranges, session.layout)?;
+    let emergency = tables::unsettled(session, &old_map, &devices, &ranges)?;
     let window = dm.window(&name, Some(&emergency))?;
-    dm.load(&name, &table, false)?;
-    // A table that stays loaded would be swapped in by anybody's next resume, without its map.
-    match dm.table(&name, TableSlot::Inactive) {
-        Ok(taken) if taken == table => {}
-        other => {
-            dm.clear(&name).or_else(|_| dm.clear(&name))?;
-            return Err(other.map_or_else(EngineError::from, |_| EngineError::TableNotTaken(name)));
-        }
+    let table = tables::build(session, &new.map, &devices)?;
+    if let Err(error) = tables::load(session, &table) {
+        tables::drop_unused(session);
+        return Err(error);
     }
     let targets = session.commit_targets();
     let mut job = WindowJob {
@@ -254,6 +247,7 @@ fn run_window<'a>(
         Ok(end) => end,
         Err(error) => {
             dm.clear(&name)?;
+            tables::drop_unused(session);
             return Err(EngineError::system("cannot begin the swap", error));
         }
     };
@@ -266,8 +260,16 @@ fn run_window<'a>(
                 .map_err(|error| EngineError::AfterSwap { name, source: Box::new(error) })?;
             Ok(Swap::Done)
         }
-        WindowEnd::Undone(UndoCause::Unsteady(_)) => Ok(Swap::Again),
-        other => Err(not_swapped(session, other, old, old_digest)),
+        WindowEnd::Undone(UndoCause::Unsteady(_)) => {
+            tables::drop_unused(session);
+            Ok(Swap::Again)
+        }
+        // What lies in the inactive slot of a device that is suspended may be what it has to go on with.
+        WindowEnd::StillSuspended(_) => Err(not_swapped(session, end, old, old_digest)),
+        other => {
+            tables::drop_unused(session);
+            Err(not_swapped(session, other, old, old_digest))
+        }
     }
 }
 
@@ -310,6 +312,7 @@ fn after_swap(
 ) -> Result<(), EngineError> {
     // Each of these must be done whatever becomes of the others.
     let live = session.check_live();
+    tables::drop_unused(session);
     let held = held::sync_all(session, Some(old_map), &[&session.metadata.map], options.observer);
     session.mark_failed_spares(targets, report)?;
     live.and(held)

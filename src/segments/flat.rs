@@ -6,13 +6,13 @@ use crate::units::{DevNo, Range, Sectors};
 
 /// Builds a table piece by piece, merging pieces that continue each other.
 #[derive(Default)]
-struct TableBuilder {
+pub(super) struct TableBuilder {
     targets: Vec<Target>,
     end: Sectors,
 }
 
 impl TableBuilder {
-    fn push(&mut self, range: Range, kind: TargetKind) {
+    pub(super) fn push(&mut self, range: Range, kind: TargetKind) {
         self.end = range.end();
         if let Some(last) = self.targets.last_mut()
             && continues(last, &kind)
@@ -21,6 +21,10 @@ impl TableBuilder {
             return;
         }
         self.targets.push(Target { start: range.start(), len: range.len(), kind });
+    }
+
+    pub(super) fn into_targets(self) -> Vec<Target> {
+        self.targets
     }
 
     fn push_main(&mut self, until: Sectors, main: DevNo) {
@@ -38,10 +42,6 @@ fn continues(last: &Target, next: &TargetKind) -> bool {
         }
         _ => false,
     }
-}
-
-pub(super) fn setup_table(map: &Map, devices: &Devices) -> Result<Vec<Target>, SegmentError> {
-    unsettled_table(map, devices, &[])
 }
 
 pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range]) -> Result<Vec<Target>, SegmentError> {
@@ -78,7 +78,7 @@ pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range])
         table.push(range, kind);
     }
     table.push_main(map.main_len(), devices.main);
-    Ok(table.targets)
+    Ok(table.into_targets())
 }
 
 pub(super) fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece>, SegmentError> {

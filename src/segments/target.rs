@@ -1,10 +1,14 @@
 //! One line of a device-mapper table, as a type, written and read in the kernel's own words.
 //!
-//! Source of the parameter forms: Documentation/admin-guide/device-mapper/{linear,dm-flakey,dm-dust}.rst
+//! Source of the parameter forms: Documentation/admin-guide/device-mapper/{linear,dm-flakey,dm-dust,switch}.rst
 //! and the `STATUSTYPE_TABLE` branches of the targets.
 
 use crate::units::{DevNo, Sectors};
 use std::fmt;
+
+/// Sectors in a region of our `switch` targets: the largest power of two that the kernel takes, so that no I/O is split
+/// and the table of regions, which nobody needs with one path, stays small.
+const SWITCH_REGION: u64 = 1 << 31;
 
 /// What a piece of a table does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +37,14 @@ pub enum TargetKind {
         offset: Sectors,
         /// Block size in bytes.
         block_bytes: u32,
+    },
+    /// Passes I/O to `device` at `offset` plus the distance from the target's begin, and takes no part in flushes:
+    /// `switch` with one path and the largest regions.
+    Switch {
+        /// Destination device.
+        device: DevNo,
+        /// First sector on it.
+        offset: Sectors,
     },
     /// A target that we did not make.
     Other {
@@ -72,6 +84,7 @@ impl TargetKind {
             TargetKind::Error => "error",
             TargetKind::FlakeyErrorReads { .. } => "flakey",
             TargetKind::Dust { .. } => "dust",
+            TargetKind::Switch { .. } => "switch",
             TargetKind::Other { name, .. } => name,
         }
     }
@@ -86,6 +99,9 @@ impl TargetKind {
             }
             TargetKind::Dust { device, offset, block_bytes } => {
                 format!("{device} {offset} {block_bytes}")
+            }
+            TargetKind::Switch { device, offset } => {
+                format!("1 {SWITCH_REGION} 0 {device} {offset}")
             }
             TargetKind::Other { params, .. } => params.clone(),
         }
@@ -118,9 +134,18 @@ impl TargetKind {
                 let block_bytes = words.next().and_then(|w| w.parse().ok()).ok_or_else(bad)?;
                 Ok(TargetKind::Dust { device, offset, block_bytes })
             }
+            "switch" => Ok(one_path(params)
+                .unwrap_or_else(|| TargetKind::Other { name: name.into(), params: params.into() })),
             _ => Ok(TargetKind::Other { name: name.into(), params: params.into() }),
         }
     }
+}
+
+/// A `switch` of ours: one path, regions of [`SWITCH_REGION`], no optional arguments.
+fn one_path(params: &str) -> Option<TargetKind> {
+    let rest = params.strip_prefix(&format!("1 {SWITCH_REGION} 0 "))?;
+    let (device, offset) = rest.split_once(' ')?;
+    Some(TargetKind::Switch { device: device.parse().ok()?, offset: Sectors(offset.parse().ok()?) })
 }
 
 impl fmt::Display for Target {
@@ -144,6 +169,8 @@ mod tests {
             TargetKind::Error,
             TargetKind::FlakeyErrorReads { device, offset: Sectors(0) },
             TargetKind::Dust { device, offset: Sectors(3), block_bytes: 512 },
+            TargetKind::Switch { device, offset: Sectors(8) },
+            TargetKind::Other { name: "switch".into(), params: "2 128 0 8:1 0 8:2 0".into() },
             TargetKind::Other { name: "thin".into(), params: "253:1 7".into() },
         ] {
             assert_eq!(TargetKind::parse(kind.name(), &kind.params()), Ok(kind));

@@ -295,6 +295,7 @@ fn piece(target: &Target) -> Option<Piece> {
     match &target.kind {
         TargetKind::Linear { device, offset }
         | TargetKind::FlakeyErrorReads { device, offset }
+        | TargetKind::Switch { device, offset }
         | TargetKind::Dust { device, offset, .. } => Some(Piece { range, device: *device, offset: *offset }),
         TargetKind::Other { name, params } => {
             let words: Vec<&str> = params.split_ascii_whitespace().collect();

@@ -26,7 +26,9 @@ pub fn lead(table: &[Target], sector: u64) -> Option<Goes> {
         return None;
     }
     Some(match target.kind {
-        TargetKind::Linear { device, offset } | TargetKind::Dust { device, offset, .. } => {
+        TargetKind::Linear { device, offset }
+        | TargetKind::Switch { device, offset }
+        | TargetKind::Dust { device, offset, .. } => {
             Goes::To(device, offset.0 + into)
         }
         TargetKind::FlakeyErrorReads { device, offset } => Goes::ReadsFail(device, offset.0 + into),

@@ -31,6 +31,7 @@ use dm_remap::map::SpareIndex;
 use dm_remap::plan::assemble::{AssemblyOptions, FoundSetup, SeenDevice, assemble, decide};
 use dm_remap::plan::create::{Contents, CreateFacts, DeviceFacts, SpareFacts, plan};
 use dm_remap::plan::moves::{AlreadyMapped, OnSpares, plan_evacuate, plan_remap, plan_restore};
+use dm_remap::segments::{Layout, LayoutRule};
 use dm_remap::store::read_copies;
 use dm_remap::units::{DevNo, Range, Sectors};
 use std::sync::Arc;
@@ -56,6 +57,15 @@ pub fn later_number(index: usize) -> DevNo {
     DevNo { major: 65, ..spare_number(index) }
 }
 
+/// The layout that this run of the tests is for: `DM_REMAP_TEST_LAYOUT`.
+pub fn layout_of_this_run() -> LayoutRule {
+    match std::env::var("DM_REMAP_TEST_LAYOUT").as_deref() {
+        Ok("switched") => LayoutRule::Fixed(Layout::Switched),
+        Ok("flat") | Err(_) => LayoutRule::Keep,
+        Ok(other) => panic!("DM_REMAP_TEST_LAYOUT={other}"),
+    }
+}
+
 /// A machine: main, spares, device-mapper.
 #[derive(Debug)]
 pub struct Machine {
@@ -67,6 +77,8 @@ pub struct Machine {
     pub trap: Arc<trap::Trap>,
     /// UUID that the next setup gets.
     pub setup: Uuid,
+    /// Who decides about the layout; by the environment, so that every test can be run with each.
+    pub layout: LayoutRule,
 }
 
 impl DiskSource for Machine {
@@ -114,7 +126,7 @@ impl Machine {
             dm.register(spare_number(index), spare.clone());
             dm.register(later_number(index), spare.clone());
         }
-        Machine { dm, power, main, spares, trap: Arc::default(), setup: Uuid::from_u128(0xfeed) }
+        Machine { dm, power, main, spares, trap: Arc::default(), setup: Uuid::from_u128(0xfeed), layout: layout_of_this_run() }
     }
 
     /// Fills main with data that tells its sector, all durable.
@@ -174,12 +186,14 @@ impl Machine {
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
             (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
-        let options = create::CreateOptions { mark: &mark(), recheck: &|| Ok(()), observer: &Silent };
+        let options = create::CreateOptions { mark: &mark(), layout: self.layout, recheck: &|| Ok(()), observer: &Silent };
         create::create(&self.dm, &plan, main, spares?, &options).map(|(session, _)| session)
     }
 
     pub fn session(&self) -> Result<Session<'_>, EngineError> {
-        Session::open(&self.dm, self, NAME, true)
+        let mut session = Session::open(&self.dm, self, NAME, true)?;
+        session.layout = self.layout;
+        Ok(session)
     }
 
     pub fn remap(&self, ranges: &[Range], policy: UnreadablePolicy) -> Result<SpliceOutcome, EngineError> {
@@ -292,7 +306,7 @@ impl Machine {
         for place in &plan.spares {
             spares.push(place.map(|index| self.open(spare_number(index), true)).transpose()?.flatten());
         }
-        let options = ActivateOptions { mark: &mark, read_only: false, recheck: &|_| Ok(()), observer: &Silent };
+        let options = ActivateOptions { mark: &mark, layout: self.layout, read_only: false, recheck: &|_| Ok(()), observer: &Silent };
         activate::activate(&self.dm, &found, &plan, self.open(MAIN, true)?.unwrap(), spares, &options)
     }
 

@@ -102,6 +102,9 @@ pub struct Reassemble {
     /// Give it a new name, for good.
     #[arg(long, value_name = "NAME")]
     pub rename: Option<String>,
+    /// The layout of what comes up.
+    #[command(flatten)]
+    pub layout: super::WithLayout,
     /// How long a device may take to answer.
     #[command(flatten)]
     pub patience: Patience,

@@ -17,7 +17,7 @@ use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyOptions, AssemblyPlan, FoundSetup, ProblemKind, SpareMember, decide, problems};
 use crate::pool::Scores;
-use crate::segments::Layout;
+use crate::segments::LayoutRule;
 use crate::store::SpareReading;
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
@@ -170,6 +170,7 @@ pub(super) fn bring_up(
     let spares: Result<Vec<Option<Member>>, EngineError> = plan.spares.iter().map(open).collect();
     let activate = ActivateOptions {
         mark: &mark,
+        layout: context.layout_rule(&plan.name),
         read_only: options.read_only,
         recheck: &|session| {
             main_is_still(context, session)?;
@@ -322,7 +323,7 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         metadata: found.newest.metadata.clone(),
         main: Member::gone("main", DevNo { major: 0, minor: 0 }),
         spares: spares?,
-        layout: Layout::Flat,
+        layout: LayoutRule::Keep,
         failed: Vec::new(),
         read_only: false,
         passed_over: Vec::new(),

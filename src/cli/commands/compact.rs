@@ -162,7 +162,7 @@ fn usable<'s>(session: &'s Session<'_>) -> impl Fn(SpareIndex) -> bool + 's {
 
 fn measure(session: &Session<'_>, metadata: &Metadata) -> Result<Measured> {
     let Shape { extents, free_runs, longest_free, free, .. } = shape(metadata, usable(session));
-    let table = setup_table(&metadata.map, &session.devices()?, session.layout).map_err(EngineError::from)?;
+    let table = setup_table(&metadata.map, &session.devices()?).map_err(EngineError::from)?;
     Ok(Measured {
         extents,
         table_lines: table.len(),

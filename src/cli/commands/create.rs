@@ -50,7 +50,9 @@ pub(super) fn create(context: &Context, args: &Create, out: &mut Output) -> Resu
     let _setup_lock = context.lock(&plan.metadata.setup.to_string(), &args.name)?;
     let members: Result<Vec<_>, EngineError> = spares.iter().map(|s| context.member(s)).collect();
     let recheck = || still_free(context, plan.metadata.setup, &main, spares.iter().zip(&found));
-    let options = CreateOptions { mark: &context.mark(), recheck: &recheck, observer: &context.progress };
+    context.set_layout(args.layout);
+    let layout = context.layout_rule(&args.name);
+    let options = CreateOptions { mark: &context.mark(), layout, recheck: &recheck, observer: &context.progress };
     let (session, activation) = run(dm, &plan, context.member(&main)?, members?, &options)?;
     if let Some(warning) = &activation.warning {
         context.note(warning);

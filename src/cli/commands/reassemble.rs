@@ -16,6 +16,7 @@ use anyhow::Result;
 use uuid::Uuid;
 
 pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> Result<Exit> {
+    context.set_layout(args.layout);
     let dm = context.dm()?;
     if let Some(name) = args.name.as_ref().filter(|name| Uuid::try_parse(name).is_err())
         && find_active(dm, name).is_ok()
@@ -53,6 +54,7 @@ fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) ->
 }
 
 pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output) -> Result<Exit> {
+    context.set_layout(args.layout);
     if let Some(occasion) = incremental::occasion(args) {
         return incremental::reassemble(context, &occasion, args.patience.timeout, args.dry_run, out);
     }

@@ -5,8 +5,8 @@ use crate::cli::args::{List, Map, MapFormat};
 use crate::cli::context::Usage;
 use crate::cli::report;
 use crate::cli::selection::select;
-use crate::dm::{DeviceMapper, TableSlot};
 use crate::engine::session::{LiveDevices, live_devices};
+use crate::segments::Layout;
 use crate::units::Sectors;
 use anyhow::Result;
 use serde::Serialize;
@@ -51,12 +51,13 @@ pub(super) struct ListRow {
     pub(super) sectors: Sectors,
     pub(super) main: Option<String>,
     pub(super) spares: Vec<String>,
+    pub(super) layout: Layout,
     pub(super) suspended: bool,
 }
 
 /// A setup as `list` shows it: by its tables alone.
 pub(super) fn row(context: &Context, live: &LiveDevices) -> ListRow {
-    let end = live.table.last().and_then(|t| t.start.checked_add(t.len));
+    let end = live.tables.flat.last().and_then(|t| t.start.checked_add(t.len));
     ListRow {
         name: live.state.name.clone(),
         uuid: live.setup.to_string(),
@@ -64,6 +65,7 @@ pub(super) fn row(context: &Context, live: &LiveDevices) -> ListRow {
         sectors: end.unwrap_or_default(),
         main: live.main.map(|d| context.path_of(d)),
         spares: live.spares.iter().map(|(_, d, _)| context.path_of(*d)).collect(),
+        layout: live.tables.layout,
         suspended: live.state.suspended,
     }
 }
@@ -73,7 +75,7 @@ pub(super) fn map(context: &Context, args: &Map, out: &mut Output) -> Result<Exi
         return Err(Usage(format!("--block-size {}: it must be a multiple of 512", args.block_size)).into());
     }
     if args.format == MapFormat::Dmsetup {
-        for target in context.dm()?.table(&args.name, TableSlot::Active)? {
+        for target in live_devices(context.dm()?, &args.name)?.tables.flat {
             out.line(target.to_string());
         }
         return Ok(Exit::Done);

@@ -81,7 +81,7 @@ pub(super) fn still_ours(context: &Context, device: &BlockDevice, setup: Uuid) -
 /// The uses of a device that are none of a setup's own devices, in words.
 fn not_of(setup: Uuid, uses: &[Use]) -> Vec<String> {
     let own = device_uuid(setup);
-    let private = format!("{own}-spare");
+    let private = format!("{own}-");
     let ours = |usage: &&Use| match usage {
         Use::Holder { dm_uuid: Some(uuid), .. } => *uuid == own || uuid.starts_with(&private),
         _ => false,

@@ -10,7 +10,7 @@ use crate::block::device::BlockDevice;
 use crate::block::direct::{DirectDisk, Mode};
 use crate::cli::args::UdevProbe;
 use crate::engine::registry;
-use crate::engine::session::setup_of_uuid;
+use crate::engine::session::{setup_of_any_uuid, setup_of_uuid};
 use crate::format::copy::{index_u32, judge_header};
 use crate::format::{COPY_ALIGNMENT, COPY_STARTS};
 use crate::units::DevNo;
@@ -65,12 +65,12 @@ fn main_of(context: &Context, device: &BlockDevice) -> Option<(Uuid, Option<Stri
     None
 }
 
-/// The setup whose own device stands on this one: its main, or a spare.
+/// The setup of which a device stands on this one: its main, or a spare.
 fn held_by(context: &Context, devno: DevNo) -> Option<Uuid> {
     let holders = context.host.sys().join(format!("dev/block/{devno}/holders"));
     let uuid = |entry: std::fs::DirEntry| {
         let text = std::fs::read_to_string(entry.path().join("dm/uuid")).ok()?;
-        setup_of_uuid(text.trim())
+        setup_of_any_uuid(text.trim())
     };
     std::fs::read_dir(holders).ok()?.flatten().find_map(uuid)
 }

@@ -52,6 +52,12 @@ impl Table {
     pub(super) fn devices(&self) -> BTreeSet<DevNo> {
         self.targets.iter().filter_map(|t| place(&t.kind)).map(|(device, _)| device).collect()
     }
+
+    /// Those that a flush goes to, each once: `switch` asks for none.
+    pub(super) fn flushed_devices(&self) -> BTreeSet<DevNo> {
+        let asks = self.targets.iter().filter(|t| !matches!(t.kind, TargetKind::Switch { .. }));
+        asks.filter_map(|t| place(&t.kind)).map(|(device, _)| device).collect()
+    }
 }
 
 /// The device and first sector that a target passes I/O to.
@@ -59,7 +65,8 @@ pub(super) fn place(kind: &TargetKind) -> Option<(DevNo, Sectors)> {
     match kind {
         TargetKind::Linear { device, offset }
         | TargetKind::FlakeyErrorReads { device, offset }
-        | TargetKind::Dust { device, offset, .. } => Some((*device, *offset)),
+        | TargetKind::Dust { device, offset, .. }
+        | TargetKind::Switch { device, offset } => Some((*device, *offset)),
         TargetKind::Error | TargetKind::Other { .. } => None,
     }
 }

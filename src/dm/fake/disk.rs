@@ -121,7 +121,7 @@ impl State {
         if depth < MAX_DEPTH
             && let Some(table) = &device.active
         {
-            for below in table.devices() {
+            for below in table.flushed_devices() {
                 self.flush_ends(below, depth + 1, out)?;
             }
         }

@@ -63,7 +63,8 @@ pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Resu
     let devices = ImportDevices { main: context.member(&main)?, spare: context.member(&spare)?, old: old.disk.clone() };
     let setup = plan.create.metadata.setup;
     let recheck = || still_free(context, setup, &main, std::iter::once(&spare).zip(&found));
-    let options = CreateOptions { mark: &context.mark(), recheck: &recheck, observer: &context.progress };
+    let layout = context.layout_rule(&plan.create.metadata.config.name);
+    let options = CreateOptions { mark: &context.mark(), layout, recheck: &recheck, observer: &context.progress };
     let made = run(dm, &plan, devices, args.retries, &options)?;
     made.activation.warning.iter().for_each(|warning| context.note(warning));
     context.keep_backup(&made.session.metadata);
@@ -113,6 +114,7 @@ fn facts(
         spares: args.spare.iter().cloned().collect(),
         unreadable: None,
         allocation: None,
+        layout: crate::cli::args::WithLayout { layout: None },
         force_signature: args.force_signature,
         dry_run: args.dry_run,
     };
