@@ -18,7 +18,7 @@ use support::range;
 /// What is cut.
 type Operate = fn(&World) -> Result<(), EngineError>;
 
-const FLAKEY: &[&str] = &["linear", "error", "flakey"];
+const FLAKEY: &[&str] = &["linear", "switch", "error", "flakey"];
 
 /// Runs the scenario with each number of spares, and with 4096-byte blocks.
 fn on_all_shapes(scenario: impl Fn(Shape) -> Scenario, shapes: Vec<Shape>, least: u64) {

@@ -42,7 +42,7 @@ fn remapped_sectors_keep_their_data_and_live_on_the_spare() {
 
 #[test]
 fn a_held_block_that_was_written_before_a_crash_reads_after_it_while_its_neighbour_stays_held() {
-    for kinds in [&["linear", "error", "dust"][..], &["linear", "error", "flakey"]] {
+    for kinds in [&["linear", "switch", "error", "dust"][..], &["linear", "switch", "error", "flakey"]] {
         let machine = machine();
         machine.dm.set_supported(kinds);
         machine.main.set_bad(range(101, 2), Bad::Reads(Errno::ENODATA));
@@ -50,7 +50,10 @@ fn a_held_block_that_was_written_before_a_crash_reads_after_it_while_its_neighbo
         machine.write(101, 7);
         // No command comes to record it: the devices vanish.
         machine.dm.remove(support::NAME).unwrap();
-        machine.dm.remove(&session::spare_device_name(support::NAME, support::spare(0))).unwrap();
+        for private in ["anchor0", "overlay0", "anchor1", "overlay1", "spare0"] {
+            let _ = machine.dm.remove(&format!("{}-{private}", support::NAME));
+        }
+        assert!(machine.dm.list().unwrap().is_empty());
         assert!(machine.activate().unwrap().unclean.is_some());
         assert_eq!(machine.read(101).unwrap(), pattern(101, 7), "{kinds:?}");
         assert_eq!(machine.read(102), Err(Errno::EIO));
@@ -61,7 +64,7 @@ fn a_held_block_that_was_written_before_a_crash_reads_after_it_while_its_neighbo
 
 #[test]
 fn a_lost_block_answers_eio_until_it_is_written() {
-    for kinds in [&["linear", "error", "dust"][..], &["linear", "error", "flakey"]] {
+    for kinds in [&["linear", "switch", "error", "dust"][..], &["linear", "switch", "error", "flakey"]] {
         let machine = machine();
         machine.dm.set_supported(kinds);
         machine.main.set_bad(range(101, 2), Bad::Reads(Errno::ENODATA));

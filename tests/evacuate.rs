@@ -19,7 +19,7 @@ use std::sync::Arc;
 use support::{Machine, pattern, range, spare};
 
 const DATA: u64 = 10_240;
-const KINDS: [&[&str]; 2] = [&["linear", "error", "dust"], &["linear", "error", "flakey"]];
+const KINDS: [&[&str]; 2] = [&["linear", "switch", "error", "dust"], &["linear", "switch", "error", "flakey"]];
 
 /// Sectors 96 to 119 live in the first slot of the only spare, or of the first of two.
 fn machine(spares: &[u64]) -> Machine {

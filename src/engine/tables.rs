@@ -100,12 +100,7 @@ fn leads_to_pair(target: &Target, pair: Pair) -> bool {
 }
 
 /// The pair with this number, if both devices are there and ours.
-fn pair_numbered(
-    dm: &dyn DeviceMapper,
-    name: &str,
-    setup: Uuid,
-    number: u8,
-) -> Result<Option<Pair>, EngineError> {
+fn pair_numbered(dm: &dyn DeviceMapper, name: &str, setup: Uuid, number: u8) -> Result<Option<Pair>, EngineError> {
     let find = |part: Part| -> Result<Option<DevNo>, EngineError> {
         let state = dm.state(&part.name(name, number))?;
         Ok(state.filter(|s| s.active && s.uuid == part.uuid(setup, number)).map(|s| s.devno))
@@ -131,10 +126,11 @@ impl Tables {
 }
 
 /// Makes what the setup's own table needs to do what `map` says, in the layout that the session's rule gives, and that
-/// table. The inactive slot of the setup is emptied. Nothing that is in force changes.
+/// table; the flat one where the kernel has no `switch`. The inactive slot of the setup is emptied. Nothing that is in
+/// force changes.
 ///
 /// # Errors
-/// [`Refusal::NoSwitch`] when the layout is asked for and the kernel cannot; what device-mapper says.
+/// What device-mapper says, or a map that cannot become a table.
 pub(super) fn build(session: &Session<'_>, map: &Map, devices: &Devices) -> Result<Vec<Target>, EngineError> {
     let live = read(session.dm, &session.name, session.setup(), TableSlot::Active)?;
     let flat = setup_table(map, devices)?;
@@ -147,11 +143,9 @@ pub(super) fn build(session: &Session<'_>, map: &Map, devices: &Devices) -> Resu
     match result {
         Ok(Some(front)) => Ok(front),
         Ok(None) => {
+            // Nobody's sectors stay on a bad disk because a kernel lacks a target that only makes things faster.
             remove_pair(session.dm, &session.name, session.setup(), number)?;
-            match session.layout {
-                LayoutRule::Fixed(_) => Err(Refusal::NoSwitch(session.name.clone()).into()),
-                _ => Ok(flat),
-            }
+            Ok(flat)
         }
         Err(error) => {
             let _ = remove_pair(session.dm, &session.name, session.setup(), number);
@@ -276,14 +270,18 @@ pub(super) fn swap(session: &Session<'_>) -> Result<(), EngineError> {
 /// Changes the layout of a setup that is up, under its lock. What it does with I/O stays the same.
 ///
 /// # Errors
-/// What failed; the old layout is in force then.
+/// [`Refusal::NoSwitch`], or what failed; the old layout is in force then.
 pub fn change_layout(session: &mut Session<'_>, rule: LayoutRule) -> Result<Layout, EngineError> {
     session.check_live()?;
     session.clear_leftovers()?;
     session.layout = rule;
     swap(session)?;
     session.check_live()?;
-    session.live_layout()
+    let layout = session.live_layout()?;
+    if rule == LayoutRule::Fixed(Layout::Switched) && layout == Layout::Flat {
+        return Err(Refusal::NoSwitch(session.name.clone()).into());
+    }
+    Ok(layout)
 }
 
 /// Removes pairs that no table of the setup leads to. One that cannot be removed (somebody has it open for a moment) is

@@ -311,8 +311,10 @@ pub enum Refusal {
         /// Where they differ.
         detail: String,
     },
-    /// The kernel has no `switch` target, and the layout that needs it was asked for.
-    #[error("this kernel has no dm-switch, which the switched layout of '{0}' needs: load the module, or use --layout flat")]
+    /// The layout that was asked for cannot be had.
+    #[error(
+        "'{0}' cannot have the switched layout: this kernel has no dm-switch (try 'modprobe dm-switch'), or main is no larger than one unit"
+    )]
     NoSwitch(String),
     /// The device is suspended.
     #[error("'{0}' is suspended: an interrupted command left it so. 'dm-remap recover {0}' settles it")]

@@ -71,9 +71,14 @@ mod tests {
 
     #[test]
     fn the_kernel_s_release_decides_from_how_many_extents_on() {
-        for (release, from) in
-            [("6.1.0-32-amd64", 64), ("6.10.3", 64), ("6.11.0-rc1", 1000), ("6.12.74+deb13", 1000), ("7.0", 1000), ("x", 64)]
-        {
+        for (release, from) in [
+            ("6.1.0-32-amd64", 64),
+            ("6.10.3", 64),
+            ("6.11.0-rc1", 1000),
+            ("6.12.74+deb13", 1000),
+            ("7.0", 1000),
+            ("x", 64),
+        ] {
             assert_eq!(LayoutRule::auto(release), LayoutRule::Auto { from }, "{release}");
         }
     }

@@ -134,8 +134,9 @@ impl TargetKind {
                 let block_bytes = words.next().and_then(|w| w.parse().ok()).ok_or_else(bad)?;
                 Ok(TargetKind::Dust { device, offset, block_bytes })
             }
-            "switch" => Ok(one_path(params)
-                .unwrap_or_else(|| TargetKind::Other { name: name.into(), params: params.into() })),
+            "switch" => {
+                Ok(one_path(params).unwrap_or_else(|| TargetKind::Other { name: name.into(), params: params.into() }))
+            }
             _ => Ok(TargetKind::Other { name: name.into(), params: params.into() }),
         }
     }

@@ -28,9 +28,7 @@ pub fn lead(table: &[Target], sector: u64) -> Option<Goes> {
     Some(match target.kind {
         TargetKind::Linear { device, offset }
         | TargetKind::Switch { device, offset }
-        | TargetKind::Dust { device, offset, .. } => {
-            Goes::To(device, offset.0 + into)
-        }
+        | TargetKind::Dust { device, offset, .. } => Goes::To(device, offset.0 + into),
         TargetKind::FlakeyErrorReads { device, offset } => Goes::ReadsFail(device, offset.0 + into),
         TargetKind::Error => Goes::Nowhere,
         TargetKind::Other { .. } => Goes::Elsewhere,

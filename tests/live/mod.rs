@@ -6,7 +6,7 @@ pub mod load;
 
 use dm_remap::dm::kernel::Kernel;
 use dm_remap::dm::{DeviceMapper, TableSlot};
-use dm_remap::segments::TargetKind;
+use dm_remap::segments::{Target, TargetKind};
 use dm_remap::units::Sectors;
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -175,6 +175,10 @@ impl Setup {
         for spare in &self.spares {
             args.extend(["--spare", spare.to_str().unwrap()]);
         }
+        // So that every test of the whole program can be run with each layout.
+        if std::env::var("DM_REMAP_TEST_LAYOUT").as_deref() == Ok("switched") {
+            args.extend(["--layout", "switched"]);
+        }
         args
     }
 
@@ -201,7 +205,8 @@ impl Setup {
     }
 
     fn devices(&self) -> impl Iterator<Item = String> {
-        let private = (0..self.spares.len()).map(|spare| format!("{}-spare{spare}", self.name));
+        let begin = format!("{}-", self.name);
+        let private = kernel().list().unwrap().into_iter().map(|(name, _)| name).filter(move |n| n.starts_with(&begin));
         std::iter::once(self.name.clone()).chain(private)
     }
 
@@ -225,10 +230,39 @@ impl Setup {
         rows.iter().map(extent).collect()
     }
 
+    /// The table that says where all sectors lie: the device's own, or that of its overlay, when the device's own is
+    /// two lines that lead there and to the anchor, and the anchor leads there, too, and to all disks below.
+    #[track_caller]
+    pub fn flat_table(&self) -> Vec<Target> {
+        let own = kernel().table(&self.name, TableSlot::Active).unwrap();
+        let Some(TargetKind::Switch { device: overlay, .. }) = own.get(1).map(|t| &t.kind) else { return own };
+        let named = |devno| kernel().list().unwrap().into_iter().find(|(_, d)| *d == devno).unwrap().0;
+        let TargetKind::Linear { device: anchor, offset } = own[0].kind else { panic!("{own:?}") };
+        assert_eq!((own.len(), offset), (2, own[0].start), "{own:?}");
+        assert_eq!(own[1].kind, TargetKind::Switch { device: *overlay, offset: own[1].start }, "{own:?}");
+        assert_eq!(own[1].start.0 + own[1].len.0, self.sectors, "{own:?}");
+        let table = kernel().table(&named(*overlay), TableSlot::Active).unwrap();
+        let spread = kernel().table(&named(anchor), TableSlot::Active).unwrap();
+        assert_eq!(spread[0].kind, TargetKind::Switch { device: *overlay, offset: Sectors(0) }, "{spread:?}");
+        let lead = |table: &[Target]| -> BTreeSet<String> {
+            let device = |t: &Target| if let TargetKind::Linear { device, .. } = t.kind { Some(device) } else { None };
+            table.iter().filter_map(device).map(|device| device.to_string()).collect()
+        };
+        let raw = |device: String| {
+            let held = |i: &usize| {
+                let private = kernel().state(&format!("{}-spare{i}", self.name)).unwrap();
+                private.is_some_and(|private| private.devno.to_string() == device)
+            };
+            (0..self.spares.len()).find(held).map_or(device.clone(), |i| devno(&self.spares[i]))
+        };
+        assert_eq!(lead(&spread), lead(&table).into_iter().map(raw).collect(), "{spread:?}");
+        table
+    }
+
     /// Compares the kernel's table with the map (as [`Setup::extents`] gave it), by our own reading of both.
     #[track_caller]
     pub fn table_is(&self, extents: &BTreeSet<Extent>) {
-        let table = kernel().table(&self.name, TableSlot::Active).unwrap();
+        let table = self.flat_table();
         let main = devno(&self.main);
         let on_spare = |device: &str, spare: usize| {
             let private = kernel().state(&format!("{}-spare{spare}", self.name)).unwrap().unwrap();

@@ -126,7 +126,15 @@ impl Machine {
             dm.register(spare_number(index), spare.clone());
             dm.register(later_number(index), spare.clone());
         }
-        Machine { dm, power, main, spares, trap: Arc::default(), setup: Uuid::from_u128(0xfeed), layout: layout_of_this_run() }
+        Machine {
+            dm,
+            power,
+            main,
+            spares,
+            trap: Arc::default(),
+            setup: Uuid::from_u128(0xfeed),
+            layout: layout_of_this_run(),
+        }
     }
 
     /// Fills main with data that tells its sector, all durable.
@@ -186,7 +194,8 @@ impl Machine {
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
             (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
-        let options = create::CreateOptions { mark: &mark(), layout: self.layout, recheck: &|| Ok(()), observer: &Silent };
+        let options =
+            create::CreateOptions { mark: &mark(), layout: self.layout, recheck: &|| Ok(()), observer: &Silent };
         create::create(&self.dm, &plan, main, spares?, &options).map(|(session, _)| session)
     }
 
@@ -306,7 +315,13 @@ impl Machine {
         for place in &plan.spares {
             spares.push(place.map(|index| self.open(spare_number(index), true)).transpose()?.flatten());
         }
-        let options = ActivateOptions { mark: &mark, layout: self.layout, read_only: false, recheck: &|_| Ok(()), observer: &Silent };
+        let options = ActivateOptions {
+            mark: &mark,
+            layout: self.layout,
+            read_only: false,
+            recheck: &|_| Ok(()),
+            observer: &Silent,
+        };
         activate::activate(&self.dm, &found, &plan, self.open(MAIN, true)?.unwrap(), spares, &options)
     }
 

@@ -21,6 +21,7 @@ use crate::messages::Trouble;
 use crate::pool::Pool;
 use crate::risk::Risk;
 use crate::scan::pass::Pass;
+use crate::segments::Layout;
 use crate::store::{SpareReading, read_copies_by};
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
@@ -95,6 +96,7 @@ pub(super) struct StatusReport {
     pub(super) sectors: Sectors,
     pub(super) unit: Sectors,
     pub(super) generation: u64,
+    pub(super) layout: Layout,
     pub(super) extents: usize,
     pub(super) remapped_sectors: Sectors,
     pub(super) held_sectors: Sectors,
@@ -197,6 +199,7 @@ pub(super) fn examine(
         sectors: map.main_len(),
         unit: map.unit(),
         generation: metadata.generation,
+        layout: session.live_layout()?,
         extents: map.len(),
         remapped_sectors: map.remapped(),
         held_sectors: map.losses().sectors(Fate::Held),
@@ -245,6 +248,7 @@ fn unreadable(context: &Context, name: &str, error: &anyhow::Error) -> Result<St
         sectors: row.sectors,
         unit: Sectors::ZERO,
         generation: 0,
+        layout: row.layout,
         extents: 0,
         remapped_sectors: Sectors::ZERO,
         held_sectors: Sectors::ZERO,

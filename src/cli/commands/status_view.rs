@@ -4,6 +4,7 @@ use super::Output;
 use super::status::{DiskRow, State, StatusReport};
 use crate::cli::output::Colour;
 use crate::cli::report::{count, sizes};
+use crate::segments::Layout;
 use serde::{Deserialize, Serialize};
 
 /// The colour of a state, and its words.
@@ -139,6 +140,9 @@ pub(super) fn render(out: &mut Output, report: &StatusReport) {
         format!("{} in {}", sizes(report.remapped_sectors), count(report.extents, "extent"))
     };
     out.line(format!("  moved: {moved}"));
+    if report.layout != Layout::Flat {
+        out.line(format!(" layout: {}", report.layout));
+    }
     if let Some(room) = &report.room {
         let words = room.summary();
         out.line(format!("   room: {}", words.strip_prefix("room for ").unwrap_or(words)));
