@@ -8,7 +8,7 @@ use dm_remap::block::Disk;
 use dm_remap::block::ram::{Bad, Power};
 use dm_remap::dm::DeviceMapper;
 use dm_remap::dm::fake::Op;
-use dm_remap::engine::{EngineError, activate, session};
+use dm_remap::engine::{EngineError, activate};
 use dm_remap::format::metadata::UnreadablePolicy::{Hold, Leave, Zero};
 use dm_remap::map::Fate;
 use dm_remap::plan::Refusal;
