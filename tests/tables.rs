@@ -256,8 +256,8 @@ proptest! {
             let anchored = front.iter().filter(|t| t.kind == TargetKind::Linear { device: ANCHOR, offset: t.start });
             let settled = map.main_len().0 / unit.0 > cut.iter().map(|r| r.len().0.div_ceil(unit.0) + 2).sum::<u64>();
             prop_assert!(anchored.count() == 1 || !settled);
-            let flushed: Vec<DevNo> = anchor.iter().skip(1).filter_map(|t| linear(t)).collect();
-            let mut written: Vec<DevNo> = overlay.iter().filter_map(|t| linear(t)).map(|d| raw(&devices, d)).collect();
+            let flushed: Vec<DevNo> = anchor.iter().skip(1).filter_map(linear).collect();
+            let mut written: Vec<DevNo> = overlay.iter().filter_map(linear).map(|d| raw(&devices, d)).collect();
             written.sort();
             written.dedup();
             let mut sorted = flushed.clone();

@@ -225,6 +225,10 @@ mod tests {
                 if ["alerts", "metrics", "boot", "health"].contains(&spec.group) || spec.name.starts_with("warn_") {
                     continue;
                 }
+                // What is moved gets the tables that the setup has by its configuration; `layout` takes a plain word.
+                if spec.name == "layout" && !["create", "activate", "reassemble"].contains(&name) {
+                    continue;
+                }
                 let option = spec.name.replace('_', "-");
                 let argument = command.get_arguments().find(|a| a.get_long() == Some(&option));
                 let argument = argument.unwrap_or_else(|| panic!("{name} has no --{option}"));
