@@ -307,9 +307,18 @@ impl Machine {
     }
 
     pub fn activate(&self) -> Result<Activated<'_>, EngineError> {
+        self.activate_with(AssemblyOptions::default())
+    }
+
+    /// The same for a setup that another machine had up.
+    pub fn activate_whatever_was(&self) -> Result<Activated<'_>, EngineError> {
+        self.activate_with(AssemblyOptions { takeover: true, ..AssemblyOptions::default() })
+    }
+
+    fn activate_with(&self, options: AssemblyOptions) -> Result<Activated<'_>, EngineError> {
         let (found, devices) = self.assembled()?;
         let mark = mark();
-        let options = AssemblyOptions { main: Some(devices.len() - 1), ..AssemblyOptions::default() };
+        let options = AssemblyOptions { main: Some(devices.len() - 1), ..options };
         let plan = decide(&found, &devices, &options, |active| mark.is_same_machine(active))?;
         let mut spares = Vec::new();
         for place in &plan.spares {
