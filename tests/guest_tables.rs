@@ -257,9 +257,11 @@ fn with_10000_extents_one_call_that_adds_1000_more_does_one_table_swap() {
     let tracer = if strace { "strace -f -v -o /tmp/mnt/trace -e trace=ioctl " } else { "" };
     let before = uevents();
     let clock = std::time::Instant::now();
-    shell(&format!("{tracer}$DMR --config /tmp/flat.yaml -q remap data --from-badblocks /tmp/mnt/second --block-size 4096"))
-        .ok()
-        .says(&["in 1000 extents"]);
+    shell(&format!(
+        "{tracer}$DMR --config /tmp/flat.yaml -q remap data --from-badblocks /tmp/mnt/second --block-size 4096"
+    ))
+    .ok()
+    .says(&["in 1000 extents"]);
     println!("1000 more: {:.1} s{}", clock.elapsed().as_secs_f32(), if strace { ", under strace" } else { "" });
     assert_eq!(uevents() - before, 1, "resumes of any device-mapper device");
     if strace {
