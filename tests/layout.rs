@@ -34,9 +34,7 @@ fn machine(layout: LayoutRule) -> Machine {
 }
 
 fn layout(machine: &Machine) -> Layout {
-    let session = machine.session().unwrap();
-    session.check_live().unwrap();
-    session.live_layout().unwrap()
+    machine.session().unwrap().check_live().unwrap()
 }
 
 fn devices(machine: &Machine) -> Vec<String> {

@@ -19,7 +19,7 @@ use dm_remap::dm::{DeviceMapper, TableSlot};
 use dm_remap::map::{Fate, Map, SpareIndex};
 use dm_remap::segments::{
     Devices, HeldKind, Pair, SegmentError, SpareDevice, Target, TargetKind, anchor_table, flattened, front_table,
-    held_table, map_of, read_back, setup_table, unsettled_table,
+    held_table, linear_devices, map_of, read_back, setup_table, unsettled_table,
 };
 use dm_remap::units::{DevNo, Range, Sectors};
 use proptest::prelude::*;
@@ -239,7 +239,7 @@ proptest! {
         }
         let (len, unit) = (map.main_len().0, map.unit());
         let overlay = setup_table(&map, &devices).unwrap();
-        let anchor = anchor_table(OVERLAY, &overlay, &devices, map.main_len(), unit);
+        let anchor = anchor_table(OVERLAY, &linear_devices(&overlay), &devices, map.main_len(), unit);
         for cut in [&unsettled[..], &[]] {
             let front = front_table(PAIR, map.main_len(), unit, cut).unwrap();
             assert_sound(&front, len, devices.logical_block.0, |_| u64::MAX);

@@ -104,8 +104,8 @@ const MAKING_TABLES: Commands = &[
     "watch",
     "spare",
     "compact",
+    "metadata",
     "recover",
-    "layout",
 ];
 
 /// How a scan asks the disk.

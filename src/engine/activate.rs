@@ -5,10 +5,10 @@
 //! - before I/O is possible, all spares hold one and the same generation, with the mark of this machine;
 //! - held blocks are found by their tombstones.
 
-use super::session::{device_uuid, find_active, spare_device_name, spare_device_uuid};
-use super::{EngineError, Member, Observer, Session, held, now, samples, tables};
+use super::session::{device_uuid, find_active};
+use super::tables::{self, Tables, private_devices};
+use super::{EngineError, Member, Observer, Session, held, now, samples};
 use crate::dm::{Activation, DeviceMapper};
-use crate::format::MAX_SPARES;
 use crate::format::choose::Expected;
 use crate::format::copy::{EncodeError, Judge, encode};
 use crate::format::metadata::{Activation as ActiveMark, Metadata, SpareState};
@@ -226,14 +226,8 @@ pub(super) fn bring_up<'a>(
 }
 
 fn load(session: &Session<'_>) -> Result<(), EngineError> {
-    tables::load(session, &tables::build(session, &session.metadata.map, &session.devices()?)?)
-}
-
-/// Names and UUIDs that the private devices of a setup can have, in the order in which they have to be removed.
-fn private_devices(name: &str, setup: Uuid) -> impl Iterator<Item = (String, String)> + '_ {
-    let spares = (0u8..).map(SpareIndex).take(MAX_SPARES);
-    let claims = spares.map(move |index| (spare_device_name(name, index), spare_device_uuid(setup, index)));
-    tables::pair_devices(name, setup).chain(claims)
+    // It has no table yet, so there is no layout that it would leave.
+    tables::load(session, &tables::build(session, &Tables::default(), &session.metadata.map, &session.devices()?)?)
 }
 
 /// Removes the nodes that a killed command left of the setup's devices after they were gone; their names.

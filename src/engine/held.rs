@@ -212,21 +212,6 @@ pub fn sync_all(
     Ok(())
 }
 
-/// Lets private devices go on that a killed command left suspended, with the tables that are in force.
-///
-/// # Errors
-/// What device-mapper says.
-pub fn let_go(session: &Session<'_>) -> Result<(), EngineError> {
-    for (index, _) in (0u8..).map(SpareIndex).zip(&session.metadata.spares) {
-        let private = spare_device_name(&session.name, index);
-        if session.dm.state(&private)?.is_some_and(|state| state.suspended) {
-            session.dm.clear(&private)?;
-            session.dm.resume(&private)?;
-        }
-    }
-    Ok(())
-}
-
 /// Held sectors of the setup that were written since: their tombstones are gone, durably. In whole logical blocks.
 /// A held block that cannot be read, or on a spare that cannot be flushed, stays held: a commit that calls it rewritten
 /// must not survive a crash that the new data does not.

@@ -39,7 +39,6 @@ pub fn recover(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Rec
     let devices = session.devices()?;
     let live = session.tables(TableSlot::Active)?;
     let fits = fits(&live, &devices, session);
-    held::let_go(session)?;
     tables::let_go(session)?;
     if fits.is_ok() && !state.suspended {
         let before = session.passed_over.len();

@@ -343,14 +343,6 @@ impl<'a> Session<'a> {
         tables::read(self.dm, &self.name, self.setup(), slot)
     }
 
-    /// The layout that is in force.
-    ///
-    /// # Errors
-    /// What device-mapper says.
-    pub fn live_layout(&self) -> Result<Layout, EngineError> {
-        Ok(self.tables(TableSlot::Active)?.layout)
-    }
-
     /// The spare with this index, unless it is missing.
     pub fn spare(&self, index: SpareIndex) -> Option<&Member> {
         self.spares.get(index.as_usize()).and_then(Option::as_ref)
@@ -451,11 +443,11 @@ impl<'a> Session<'a> {
         .map(|_| ())
     }
 
-    /// Checks that the device is not suspended and its live table is the one that the metadata gives.
+    /// Checks that the device is not suspended and its live table is the one that the metadata gives; its layout.
     ///
     /// # Errors
     /// [`Refusal::Suspended`] or [`Refusal::TableDiffers`].
-    pub fn check_live(&self) -> Result<(), EngineError> {
+    pub fn check_live(&self) -> Result<Layout, EngineError> {
         self.check_live_but(None)
     }
 
@@ -463,7 +455,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// As [`Session::check_live`].
-    pub fn check_live_but(&self, spare: Option<SpareIndex>) -> Result<(), EngineError> {
+    pub fn check_live_but(&self, spare: Option<SpareIndex>) -> Result<Layout, EngineError> {
         let (state, _) = find_active(self.dm, &self.name)?;
         if state.suspended {
             return Err(Refusal::Suspended(self.name.clone()).into());
@@ -474,7 +466,8 @@ impl<'a> Session<'a> {
         let pieces = read_back(&live.flat, &devices).map_err(|e| differs(e.to_string()))?;
         live.check_flushes(self, &devices).map_err(differs)?;
         compare(&pieces, &self.metadata.map, |index| Some(index) == spare || self.spare(index).is_none())
-            .map_err(|detail| differs(detail).into())
+            .map_err(differs)?;
+        Ok(live.layout())
     }
 
     /// Writes the generation that is in force to a spare that missed it, before there is a newer one: a crash in that

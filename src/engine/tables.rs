@@ -7,16 +7,18 @@
 //! - a pair is removed only while neither table of the setup leads to it.
 
 use super::EngineError;
-use super::session::{Session, UUID_PREFIX, leads_to};
+use super::session::{Session, UUID_PREFIX, leads_to, spare_device_name, spare_device_uuid};
 use crate::dm::{DeviceMapper, DeviceState, TableSlot};
-use crate::map::Map;
+use crate::format::MAX_SPARES;
+use crate::map::{Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{
-    Devices, Layout, LayoutRule, Pair, Target, TargetKind, anchor_table, flattened, front_table, setup_table,
-    unsettled_table,
+    Devices, Layout, LayoutRule, Pair, SegmentError, Target, TargetKind, anchor_table, flattened, front_table,
+    linear_devices, setup_table, unsettled_table,
 };
 use crate::units::{DevNo, Range};
 use nix::errno::Errno;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// Pairs that a setup may have: one in force, one that is being made, and others that somebody keeps from being removed.
@@ -49,22 +51,31 @@ impl Part {
     }
 }
 
-/// Names and UUIDs that the devices of pairs can have, in the order in which they have to be removed.
-pub(super) fn pair_devices(name: &str, setup: Uuid) -> impl Iterator<Item = (String, String)> + '_ {
-    let all = (0..PAIRS).flat_map(|number| Part::ALL.map(|part| (part, number)));
-    all.map(move |(part, number)| (part.name(name, number), part.uuid(setup, number)))
+/// Names and UUIDs that the private devices of a setup can have, in the order in which they have to be removed.
+pub(super) fn private_devices(name: &str, setup: Uuid) -> impl Iterator<Item = (String, String)> + '_ {
+    let pairs = (0..PAIRS).flat_map(|number| Part::ALL.map(|part| (part, number)));
+    let pairs = pairs.map(move |(part, number)| (part.name(name, number), part.uuid(setup, number)));
+    let spares = (0u8..).map(SpareIndex).take(MAX_SPARES);
+    pairs.chain(spares.map(move |index| (spare_device_name(name, index), spare_device_uuid(setup, index))))
 }
 
 /// What a table of a setup does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tables {
-    /// The layout.
-    pub layout: Layout,
     /// The table as a flat one, whatever the layout.
     pub flat: Vec<Target>,
-    /// The pair behind it, and its number.
-    pair: Option<(Pair, u8)>,
-    /// What the anchor of the pair does.
+    /// The pair behind it, in the switched layout.
+    pair: Option<LivePair>,
+}
+
+/// A pair that a table leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LivePair {
+    devices: Pair,
+    number: u8,
+    /// The devices that the overlay leads to: by what it does for all sectors, also where the front answers EIO.
+    written: BTreeSet<DevNo>,
+    /// What the anchor does.
     anchor: Vec<Target>,
 }
 
@@ -84,7 +95,8 @@ pub fn read(dm: &dyn DeviceMapper, name: &str, setup: Uuid, slot: TableSlot) -> 
             let overlay = dm.table(&Part::Overlay.name(name, number), TableSlot::Active)?;
             if let Ok(flat) = flattened(&own, pair, &overlay) {
                 let anchor = dm.table(&Part::Anchor.name(name, number), TableSlot::Active)?;
-                return Ok(Tables { layout: Layout::Switched, flat, pair: Some((pair, number)), anchor });
+                let pair = LivePair { devices: pair, number, written: linear_devices(&overlay), anchor };
+                return Ok(Tables { flat, pair: Some(pair) });
             }
         }
     }
@@ -109,38 +121,44 @@ fn pair_numbered(dm: &dyn DeviceMapper, name: &str, setup: Uuid, number: u8) -> 
 }
 
 impl Tables {
+    /// The layout.
+    pub fn layout(&self) -> Layout {
+        if self.pair.is_some() { Layout::Switched } else { Layout::Flat }
+    }
+
     /// Checks that a flush of the setup reaches every device that its writes go to.
     ///
     /// # Errors
     /// The difference, in words.
     pub(super) fn check_flushes(&self, session: &Session<'_>, devices: &Devices) -> Result<(), String> {
-        let Some((pair, number)) = self.pair else { return Ok(()) };
+        let Some(pair) = &self.pair else { return Ok(()) };
         let map = &session.metadata.map;
-        let anchor = Part::Anchor.name(&session.name, number);
-        // By what the overlay does for all sectors; where the front answers EIO, it may flush more than it has to.
-        let overlay = session.dm.table(&Part::Overlay.name(&session.name, number), TableSlot::Active);
-        let overlay = overlay.map_err(|error| error.to_string())?;
-        let want = anchor_table(pair.overlay, &overlay, devices, map.main_len(), map.unit());
-        if self.anchor == want { Ok(()) } else { Err(format!("'{anchor}' does not pass flushes to all devices")) }
+        if pair.anchor == anchor_table(pair.devices.overlay, &pair.written, devices, map.main_len(), map.unit()) {
+            return Ok(());
+        }
+        Err(format!("'{}' does not pass flushes to all devices", Part::Anchor.name(&session.name, pair.number)))
     }
 }
 
-/// Makes what the setup's own table needs to do what `map` says, in the layout that the session's rule gives, and that
-/// table; the flat one where the kernel has no `switch`. The inactive slot of the setup is emptied. Nothing that is in
+/// Makes what the setup's own table, which is `live` now, needs to do what `map` says, in the layout that the session's
+/// rule gives, and that table; the flat one where the kernel has no `switch`. The inactive slot of the setup is emptied. Nothing that is in
 /// force changes.
 ///
 /// # Errors
 /// What device-mapper says, or a map that cannot become a table.
-pub(super) fn build(session: &Session<'_>, map: &Map, devices: &Devices) -> Result<Vec<Target>, EngineError> {
-    let live = read(session.dm, &session.name, session.setup(), TableSlot::Active)?;
+pub(super) fn build(
+    session: &Session<'_>,
+    live: &Tables,
+    map: &Map,
+    devices: &Devices,
+) -> Result<Vec<Target>, EngineError> {
     let flat = setup_table(map, devices)?;
-    if session.layout.choose(live.layout, map.len()) == Layout::Flat || map.main_len() <= map.unit() {
+    if session.layout.choose(live.layout(), map.len()) == Layout::Flat || map.main_len() <= map.unit() {
         return Ok(flat);
     }
     session.dm.clear(&session.name)?;
-    let number = free_number(session, live.pair.map(|(_, number)| number))?;
-    let result = make_pair(session, number, &flat, map, devices);
-    match result {
+    let number = free_number(session, live.pair.as_ref().map(|pair| pair.number))?;
+    match make_pair(session, number, &flat, map, devices) {
         Ok(Some(front)) => Ok(front),
         Ok(None) => {
             // Nobody's sectors stay on a bad disk because a kernel lacks a target that only makes things faster.
@@ -166,7 +184,7 @@ fn free_number(session: &Session<'_>, live: Option<u8>) -> Result<u8, EngineErro
     Err(refused.unwrap_or_else(|| EngineError::TableNotTaken(session.name.clone())))
 }
 
-/// Removes the devices of a pair, those of this setup only. Nodes are left to the caller of [`pair_devices`].
+/// Removes the devices of a pair, those of this setup only.
 fn remove_pair(dm: &dyn DeviceMapper, name: &str, setup: Uuid, number: u8) -> Result<(), EngineError> {
     for part in Part::ALL {
         let device = part.name(name, number);
@@ -194,7 +212,7 @@ fn make_pair(
     let Some(overlay) = make_part(session, Part::Overlay, number, flat)? else {
         return Err(EngineError::TableNotTaken(session.name.clone()));
     };
-    let table = anchor_table(overlay, flat, devices, len, unit);
+    let table = anchor_table(overlay, &linear_devices(flat), devices, len, unit);
     let Some(anchor) = make_part(session, Part::Anchor, number, &table)? else { return Ok(None) };
     Ok(front_table(Pair { overlay, anchor }, len, unit, &[]))
 }
@@ -215,21 +233,20 @@ fn make_part(session: &Session<'_>, part: Part, number: u8, table: &[Target]) ->
     Ok(Some(state.devno))
 }
 
-/// The table that answers EIO for `ranges` and does else what `map`, whose table is in force, says.
+/// The table that answers EIO for `ranges` and does else what `map` says, whose table is `live`.
 ///
 /// # Errors
-/// What device-mapper says, or a map that cannot become a table.
+/// A map that cannot become a table.
 pub(super) fn unsettled(
-    session: &Session<'_>,
+    live: &Tables,
     map: &Map,
     devices: &Devices,
     ranges: &[Range],
-) -> Result<Vec<Target>, EngineError> {
-    let live = read(session.dm, &session.name, session.setup(), TableSlot::Active)?;
-    let front = live.pair.and_then(|(pair, _)| front_table(pair, map.main_len(), map.unit(), ranges));
-    match front {
+) -> Result<Vec<Target>, SegmentError> {
+    let pair = live.pair.as_ref();
+    match pair.and_then(|pair| front_table(pair.devices, map.main_len(), map.unit(), ranges)) {
         Some(front) => Ok(front),
-        None => Ok(unsettled_table(map, devices, ranges)?),
+        None => unsettled_table(map, devices, ranges),
     }
 }
 
@@ -255,7 +272,8 @@ pub(super) fn load(session: &Session<'_>, table: &[Target]) -> Result<(), Engine
 /// # Errors
 /// What failed; the old table is in force then, and the device runs.
 pub(super) fn swap(session: &Session<'_>) -> Result<(), EngineError> {
-    let table = build(session, &session.metadata.map, &session.devices()?)?;
+    let live = session.tables(TableSlot::Active)?;
+    let table = build(session, &live, &session.metadata.map, &session.devices()?)?;
     let swapped = load(session, &table).and_then(|()| {
         session.dm.resume(&session.name).map_err(|error| {
             // The kernel has thrown the table away and may have left the device suspended: the old one must go on.
@@ -276,8 +294,7 @@ pub fn change_layout(session: &mut Session<'_>, rule: LayoutRule) -> Result<Layo
     session.clear_leftovers()?;
     session.layout = rule;
     swap(session)?;
-    session.check_live()?;
-    let layout = session.live_layout()?;
+    let layout = session.check_live()?;
     if rule == LayoutRule::Fixed(Layout::Switched) && layout == Layout::Flat {
         return Err(Refusal::NoSwitch(session.name.clone()).into());
     }
@@ -308,12 +325,12 @@ pub(super) fn drop_unused(session: &Session<'_>) {
     }
 }
 
-/// Lets devices of pairs go on that somebody left suspended, with the tables that are in force.
+/// Lets private devices go on that a killed command, or somebody else, left suspended, with the tables that are in force.
 ///
 /// # Errors
 /// What device-mapper says.
 pub(super) fn let_go(session: &Session<'_>) -> Result<(), EngineError> {
-    for (name, uuid) in pair_devices(&session.name, session.setup()) {
+    for (name, uuid) in private_devices(&session.name, session.setup()) {
         if session.dm.state(&name)?.is_some_and(|state| state.suspended && state.uuid == uuid) {
             session.dm.clear(&name)?;
             session.dm.resume(&name)?;

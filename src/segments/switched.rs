@@ -16,6 +16,7 @@
 use super::flat::TableBuilder;
 use super::{Devices, SegmentError, Target, TargetKind};
 use crate::units::{DevNo, Range, Sectors, coalesce};
+use std::collections::BTreeSet;
 
 /// The private devices of a switched layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,21 +27,26 @@ pub struct Pair {
     pub anchor: DevNo,
 }
 
-/// The table of the anchor over `overlay`, whose table is `overlay_table` and ends at `main_len`.
+/// The devices that the lines of a flat table lead to.
+pub fn linear_devices(table: &[Target]) -> BTreeSet<DevNo> {
+    let device = |target: &Target| match target.kind {
+        TargetKind::Linear { device, .. } => Some(device),
+        _ => None,
+    };
+    table.iter().filter_map(device).collect()
+}
+
+/// The table of the anchor over `overlay`, whose table leads to the `written` devices and ends at `main_len`.
 pub fn anchor_table(
     overlay: DevNo,
-    overlay_table: &[Target],
+    written: &BTreeSet<DevNo>,
     devices: &Devices,
     main_len: Sectors,
     unit: Sectors,
 ) -> Vec<Target> {
     let through = TargetKind::Switch { device: overlay, offset: Sectors::ZERO };
     let mut table = vec![Target { start: Sectors::ZERO, len: main_len, kind: through }];
-    let leads_to = |device: Option<DevNo>| {
-        device.is_some_and(|device| {
-            overlay_table.iter().any(|t| matches!(t.kind, TargetKind::Linear { device: d, .. } if d == device))
-        })
-    };
+    let leads_to = |device: Option<DevNo>| device.is_some_and(|device| written.contains(&device));
     let main = leads_to(Some(devices.main)).then_some((devices.main, Sectors::ZERO));
     let used = devices.spares.iter().filter(|spare| leads_to(spare.device) || leads_to(spare.held));
     let spares = used.filter_map(|spare| Some((spare.device?, spare.data_start)));

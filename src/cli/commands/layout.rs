@@ -10,9 +10,8 @@ pub(super) fn layout(context: &Context, args: &LayoutOf, out: &mut Output) -> Re
     let (before, after) = match rule {
         Some(rule) if !args.dry_run => {
             let (_lock, mut session) = context.locked_session(&args.name)?;
-            let before = session.live_layout()?;
+            let before = session.check_live()?;
             let after = if rule.choose(before, session.metadata.map.len()) == before {
-                session.check_live()?;
                 before
             } else {
                 change_layout(&mut session, rule)?
@@ -21,8 +20,7 @@ pub(super) fn layout(context: &Context, args: &LayoutOf, out: &mut Output) -> Re
         }
         _ => {
             let session = context.reading_session(&args.name)?;
-            session.check_live()?;
-            let before = session.live_layout()?;
+            let before = session.check_live()?;
             (before, rule.map_or(before, |rule| rule.choose(before, session.metadata.map.len())))
         }
     };

@@ -250,7 +250,7 @@ pub(super) fn recover(context: &Context, args: &Recover, out: &mut Output) -> Re
     if args.dry_run {
         let session = context.reading_session(&args.name)?;
         let what = match session.check_live() {
-            Ok(()) => "is in order: there is nothing to settle".to_string(),
+            Ok(_) => "is in order: there is nothing to settle".to_string(),
             Err(error) => format!("needs to be settled: {error}"),
         };
         return Ok(said(out, &args.name, true, &what));

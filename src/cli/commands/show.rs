@@ -65,7 +65,7 @@ pub(super) fn row(context: &Context, live: &LiveDevices) -> ListRow {
         sectors: end.unwrap_or_default(),
         main: live.main.map(|d| context.path_of(d)),
         spares: live.spares.iter().map(|(_, d, _)| context.path_of(*d)).collect(),
-        layout: live.tables.layout,
+        layout: live.tables.layout(),
         suspended: live.state.suspended,
     }
 }

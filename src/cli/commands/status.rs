@@ -10,8 +10,9 @@ use super::scan_report::summary;
 use super::show::row;
 use super::spare::state_word;
 use crate::cli::report::{LossRow, count, loss_rows, sizes};
+use crate::dm::TableSlot;
 use crate::engine::session::{Session, find_active, live_devices};
-use crate::engine::{held, now};
+use crate::engine::{EngineError, held, now};
 use crate::forecast::Foresight;
 use crate::format::choose::Expected;
 use crate::format::copy::Judge;
@@ -187,6 +188,11 @@ pub(super) fn examine(
     let foresight = known.foresee(metadata, pool.free());
     let losses: Vec<Loss> = map.losses().iter().collect();
     let owned = context.owners(&session.name, &losses, patience);
+    let checked = session.check_live();
+    let layout = match &checked {
+        Ok(layout) => *layout,
+        Err(_) => session.tables(TableSlot::Active)?.layout(),
+    };
     let mut report = StatusReport {
         name: session.name.clone(),
         uuid: metadata.setup.to_string(),
@@ -199,7 +205,7 @@ pub(super) fn examine(
         sectors: map.main_len(),
         unit: map.unit(),
         generation: metadata.generation,
-        layout: session.live_layout()?,
+        layout,
         extents: map.len(),
         remapped_sectors: map.remapped(),
         held_sectors: map.losses().sectors(Fate::Held),
@@ -212,7 +218,7 @@ pub(super) fn examine(
         foresight: Some(foresight),
         known,
     };
-    judge(session, &mut report)?;
+    judge(session, checked.err(), &mut report)?;
     Ok(report)
 }
 
@@ -296,7 +302,7 @@ fn examine_spare(
 }
 
 /// Fills in state, status and action.
-fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
+fn judge(session: &Session<'_>, differs: Option<EngineError>, report: &mut StatusReport) -> Result<()> {
     let name = report.name.clone();
     let mut found = |trouble: Trouble, status: String, action: String| {
         if report.state == State::Healthy {
@@ -306,7 +312,7 @@ fn judge(session: &Session<'_>, report: &mut StatusReport) -> Result<()> {
         report.status.push(status);
         report.action.push(action);
     };
-    if let Err(error) = session.check_live() {
+    if let Some(error) = differs {
         let suspended = session.dm.state(&name)?.is_some_and(|s| s.suspended);
         let trouble = if suspended { Trouble::Suspended } else { Trouble::Unsettled };
         let what = if suspended {
