@@ -47,6 +47,10 @@ impl Walk {
                 let (device, offset) = match row[2] {
                     // Both lead sector N of the piece to sector offset+N.
                     "linear" | "dust" => (row[3].to_string(), row[4].parse().unwrap()),
+                    // One path, and no optional arguments.
+                    "switch" if (row[3], row[5], row.len()) == ("1", "0", 8) => {
+                        (row[6].to_string(), row[7].parse().unwrap())
+                    }
                     other => panic!("unexpected target {other}"),
                 };
                 pieces.push(Piece { start, len, device, offset });
@@ -237,7 +241,7 @@ fn with_10000_extents_one_call_that_adds_1000_more_does_one_table_swap() {
     let (main, spare) = (guest.disks[0].as_str(), guest.disks[1].as_str());
     let mut random = Random::new();
     let size = Direct::open(main).sectors();
-    dm_remap(&format!("create data --main {main} --spare {spare}")).ok();
+    flat(&format!("create data --main {main} --spare {spare}")).ok();
     // Every second unit of 4096 bytes, in an order of its own.
     let mut units: Vec<u64> = (0..11_000).map(|n| n * 2).collect();
     (1..units.len()).rev().for_each(|n| units.swap(n, random.below(n as u64 + 1) as usize));
@@ -248,7 +252,7 @@ fn with_10000_extents_one_call_that_adds_1000_more_does_one_table_swap() {
     list(&units[..10_000], "/tmp/mnt/first");
     list(&units[10_000..], "/tmp/mnt/second");
     let clock = std::time::Instant::now();
-    dm_remap("-q remap data --from-badblocks /tmp/mnt/first --block-size 4096").ok().says(&["in 10000 extents"]);
+    flat("-q remap data --from-badblocks /tmp/mnt/first --block-size 4096").ok().says(&["in 10000 extents"]);
     println!("10000 extents: {:.1} s", clock.elapsed().as_secs_f32());
 
     // A swap is a resume of a device that has a table in its inactive slot, so there are no more swaps than loads and
@@ -273,7 +277,7 @@ fn with_10000_extents_one_call_that_adds_1000_more_does_one_table_swap() {
         };
         assert_eq!((loads, suspends(false), suspends(true)), (1, 1, 1), "loads, suspends, resumes");
     }
-    let json = dm_remap("--json map data").ok().json();
+    let json = flat("--json map data").ok().json();
     assert_eq!(json["extents"].as_array().unwrap().len(), 11_000);
     let tables = agree(main, &[spare], size);
     assert_eq!(tables.len(), 88_000);
@@ -281,7 +285,7 @@ fn with_10000_extents_one_call_that_adds_1000_more_does_one_table_swap() {
 }
 
 /// Runs a command with the flat layout: what is counted and compared here is that table.
-fn dm_remap(line: &str) -> guest_support::Ran {
+fn flat(line: &str) -> Ran {
     std::fs::write("/tmp/flat.yaml", "defaults:\n  remap:\n    layout: flat\n").unwrap();
-    guest_support::dm_remap(&format!("--config /tmp/flat.yaml {line}"))
+    dm_remap(&format!("--config /tmp/flat.yaml {line}"))
 }
