@@ -10,6 +10,7 @@
 mod control;
 pub mod fake;
 pub mod kernel;
+mod lines;
 mod node;
 mod udev;
 pub mod window;

@@ -134,7 +134,12 @@ pub fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range]) -> Res
 /// # Errors
 /// [`SegmentError`] when it is not one that this module makes.
 pub fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece>, SegmentError> {
-    flat::read_back(table, devices)
+    pieces(table, devices).collect()
+}
+
+/// The same, piece by piece. What follows an error means nothing.
+pub fn pieces<'a>(table: &'a [Target], devices: &'a Devices) -> impl Iterator<Item = Result<Piece, SegmentError>> + 'a {
+    flat::pieces(table, devices)
 }
 
 /// The map that pieces describe. Losses cannot be told from a table; they are empty.

@@ -251,7 +251,7 @@ proptest! {
                     prop_assert_eq!(goes, lead(&flat, sector), "sector {}", sector);
                 }
             }
-            prop_assert_eq!(&flattened(&front, PAIR, &overlay).unwrap(), &flat);
+            prop_assert_eq!(&flattened(&front, PAIR, overlay.clone()).unwrap(), &flat);
             // A flush goes once to each device that a write can go to, and to no other.
             let anchored = front.iter().filter(|t| t.kind == TargetKind::Linear { device: ANCHOR, offset: t.start });
             let settled = map.main_len().0 / unit.0 > cut.iter().map(|r| r.len().0.div_ceil(unit.0) + 2).sum::<u64>();
@@ -281,7 +281,7 @@ proptest! {
             _ => drop(front.remove(at)),
         }
         let changed_nothing = how < 2 && front == front_table(PAIR, map.main_len(), map.unit(), &unsettled).unwrap();
-        let read = flattened(&front, PAIR, &overlay).and_then(|flat| read_back(&flat, &devices));
+        let read = flattened(&front, PAIR, overlay.clone()).and_then(|flat| read_back(&flat, &devices));
         let whole = read.is_ok_and(|pieces| pieces.last().is_some_and(|p| p.range.end() == map.main_len()));
         prop_assert!(!whole || changed_nothing);
     }

@@ -43,30 +43,26 @@ all_io() {
     done
 }
 
-# longest LAYOUT KIND: the longest request of fio while ten splices are made, or while nothing is
+# longest LAYOUT KIND: the longest request of fio while splices are made one after the other, or while nothing is
 longest() {
-    local at fio begin end took=0 max i
-    one_fio /dev/mapper/bench --rw=randwrite --bs=4k --thinktime=200 --runtime=600 >/tmp/fio.out &
+    local at fio begin splices=0 took=0 max
+    one_fio /dev/mapper/bench --rw=randwrite --bs=4k --thinktime=200 --runtime="$STALL_SECONDS" >/tmp/fio.out &
     fio=$!
-    sleep 2
+    sleep 1
     begin=$(date +%s%3N)
-    for ((i = 0; i < 10; i++)); do
-        if [[ $2 == splices ]]; then
-            at=$((next * 8))
-            next=$((next + 3))
-            dm-remap remap bench "$at+8" --config /tmp/config.yaml >/dev/null
-        else
-            sleep 1
-        fi
+    # The last splice must end before fio does, or the idle disk would be measured.
+    while [[ $2 == splices ]] && (($(date +%s%3N) - begin + took < (STALL_SECONDS - 2) * 1000)); do
+        at=$((next * 8))
+        next=$((next + 3))
+        dm-remap remap bench "$at+8" --config /tmp/config.yaml >/dev/null
+        splices=$((splices + 1))
+        took=$((($(date +%s%3N) - begin) / splices))
     done
-    end=$(date +%s%3N)
-    took=$(((end - begin) / 10))
-    kill -INT "$fio"
-    wait "$fio" || true
-    # Fields 15 and 56 of terse version 3: the longest completion of a read and of a write, in microseconds.
+    wait "$fio"
+    # Field 56 of terse version 3: the longest completion of a write, in microseconds.
     max=$(awk -F';' '{ print $56 }' /tmp/fio.out)
     raw "stall $EXTENTS $1 $2 $max $took"
-    echo "$EXTENTS extents, $1, $2: longest request $max us, each $took ms" >&2
+    echo "$EXTENTS extents, $1, $2: longest request $max us, $splices splices of $took ms" >&2
 }
 
 all_stalls() {

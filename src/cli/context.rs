@@ -15,6 +15,7 @@ use crate::dm::{DeviceMapper, DmError};
 use crate::engine::activate::{Mark, remove_remains};
 use crate::engine::lock::{self, Lock};
 use crate::engine::session::{LiveDevices, Session, UUID_PREFIX, live_devices, setup_of_uuid};
+use crate::engine::tables::Tables;
 use crate::engine::{DiskSource, EngineError, Member, backup, registry};
 use crate::files::{self, Owned};
 use crate::format::metadata::{Metadata, SetupState};
@@ -267,6 +268,11 @@ impl Context {
     /// Opens an active setup for reading.
     pub(super) fn reading_session(&self, name: &str) -> Result<Session<'_>> {
         Ok(Session::open(self.dm()?, self, name, false)?)
+    }
+
+    /// The same, and what its live table does.
+    pub(super) fn reading_session_with_tables(&self, name: &str) -> Result<(Session<'_>, Tables)> {
+        Ok(Session::open_with_tables(self.dm()?, self, name, false)?)
     }
 
     /// The same to plan what a changing command would do: slots are chosen as that would choose them.

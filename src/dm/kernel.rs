@@ -4,8 +4,10 @@
 //! what tells udev (see `udev.rs`): there the crate would wait without a limit.
 
 use super::window::{KernelMessage, KernelWindow, Prepared, WindowHandle, can_be_said};
-use super::{Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window, control, node, udev};
-use crate::segments::{Target, TargetKind};
+use super::{
+    Activation, DeviceMapper, DeviceState, DmError, PreparedMessage, TableSlot, Window, control, lines, node, udev,
+};
+use crate::segments::Target;
 use crate::units::{DevNo, Sectors};
 use devicemapper::{DM, DevId, DeviceInfo, DmFlags, DmName, DmOptions, DmUuid, errors};
 use nix::errno::Errno;
@@ -37,6 +39,9 @@ impl Default for Host {
     }
 }
 
+/// Lines above which a table is not loaded through the crate, which needs several strings for each: 200,000 lines are
+/// then 50 MB.
+const LONG_TABLE: usize = 4096;
 /// Longest wait for a udev that has not answered before.
 const LIMIT_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often a removal is tried, and the pause between: udev opens devices to probe them, for an instant.
@@ -211,6 +216,10 @@ impl DeviceMapper for Kernel {
         if !table.iter().all(can_be_said) {
             return Err(refused("load", name, Errno::EINVAL));
         }
+        if table.len() > LONG_TABLE {
+            let load = |handle: WindowHandle<'_>| handle.load(&Prepared::new(table, read_only)?);
+            return self.low(name).and_then(load).map_err(|errno| self.error("load", name, errno));
+        }
         let line = |t: &Target| (t.start.0, t.len.0, t.kind.name().to_string(), t.kind.params());
         let lines: Vec<_> = table.iter().map(line).collect();
         let flags = if read_only { DmFlags::DM_READONLY } else { DmFlags::empty() };
@@ -289,24 +298,10 @@ impl DeviceMapper for Kernel {
     }
 
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError> {
-        let id = DevId::Name(dm_name("table", name)?);
-        let flags = match slot {
-            TableSlot::Active => DmFlags::DM_STATUS_TABLE,
-            TableSlot::Inactive => DmFlags::DM_STATUS_TABLE | DmFlags::DM_QUERY_INACTIVE_TABLE,
-        };
-        let (_, lines) = self
-            .dm
-            .table_status(&id, DmOptions::default().set_flags(flags))
-            .map_err(|e| self.wrap("table", name, e))?;
-        let parse = |(start, len, kind, params): (u64, u64, String, String)| {
-            let kind = TargetKind::parse(&kind, &params).map_err(|e| DmError::BadReply {
-                operation: "table",
-                device: name.into(),
-                detail: e.to_string(),
-            })?;
-            Ok(Target { start: Sectors(start), len: Sectors(len), kind })
-        };
-        lines.into_iter().map(parse).collect()
+        dm_name("table", name)?;
+        let answer = self.low(name).and_then(|handle| handle.table(slot, lines::parse));
+        let table = answer.map_err(|errno| self.error("table", name, errno))?;
+        table.map_err(|detail| DmError::BadReply { operation: "table", device: name.into(), detail })
     }
 
     fn message(&self, name: &str, sector: Sectors, text: &str) -> Result<Option<String>, DmError> {
@@ -321,7 +316,7 @@ impl DeviceMapper for Kernel {
     fn window<'a>(&'a self, name: &str, emergency: Option<&[Target]>) -> Result<Box<dyn Window + 'a>, DmError> {
         dm_name("window", name)?;
         let handle = self.low(name).map_err(|errno| refused("window", name, errno))?;
-        let emergency = emergency.map(Prepared::new).transpose();
+        let emergency = emergency.map(|table| Prepared::new(table, false)).transpose();
         let emergency = emergency.map_err(|errno| refused("window", name, errno))?;
         Ok(Box::new(KernelWindow { handle, emergency }))
     }

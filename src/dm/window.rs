@@ -11,7 +11,7 @@
 
 #![allow(unsafe_code)] // ioctls
 
-use super::{PreparedMessage, Window};
+use super::{PreparedMessage, TableSlot, Window};
 use crate::segments::Target;
 use nix::errno::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -28,6 +28,12 @@ pub(super) const TYPE_LEN: usize = 16;
 const SUSPEND: u32 = 1 << 1;
 /// `DM_INACTIVE_PRESENT_FLAG`: there is a table in the inactive slot.
 const INACTIVE_PRESENT: u32 = 1 << 6;
+/// `DM_READONLY_FLAG`: the table is to refuse writes.
+const READ_ONLY: u32 = 1 << 0;
+/// `DM_STATUS_TABLE_FLAG`: the table, not how its targets are doing.
+const STATUS_TABLE: u32 = 1 << 4;
+/// `DM_QUERY_INACTIVE_TABLE_FLAG`: of the inactive slot.
+const QUERY_INACTIVE: u32 = 1 << 12;
 /// `DM_SKIP_LOCKFS_FLAG`: do not freeze the filesystem. Resume needs it too: it suspends first when there is a new
 /// table and the device is not suspended.
 const SKIP_LOCKFS: u32 = 1 << 10;
@@ -65,6 +71,11 @@ const _: () = assert!(size_of::<DmIoctl>() == HEADER_LEN);
 /// Bytes in a `struct dm_target_spec`.
 const SPEC_LEN: usize = 40;
 
+/// Bytes that a table query asks for first: what most tables need.
+const FIRST_ROOM: u32 = 16_384;
+/// Bytes that a line of a table may take: a linear one with large numbers.
+const LIKELY_LINE: u32 = 80;
+
 /// The ioctl numbers, which need no more than the macro gives them.
 mod sys {
     use super::DmIoctl;
@@ -73,6 +84,7 @@ mod sys {
     nix::ioctl_readwrite!(dev_status, 0xfd, 7, DmIoctl);
     nix::ioctl_readwrite!(table_load, 0xfd, 9, DmIoctl);
     nix::ioctl_readwrite!(table_clear, 0xfd, 10, DmIoctl);
+    nix::ioctl_readwrite!(table_status, 0xfd, 12, DmIoctl);
     nix::ioctl_readwrite!(target_message, 0xfd, 14, DmIoctl);
 }
 
@@ -183,6 +195,35 @@ impl<'fd> WindowHandle<'fd> {
         Ok(self.flags()? & INACTIVE_PRESENT != 0)
     }
 
+    /// The table in `slot`, read by `read` from the kernel's answer and the number of lines in it. Allocates.
+    pub(super) fn table<T>(&self, slot: TableSlot, read: impl FnOnce(&[u8], u32) -> T) -> Result<T, Errno> {
+        let flags = match slot {
+            TableSlot::Active => STATUS_TABLE,
+            TableSlot::Inactive => STATUS_TABLE | QUERY_INACTIVE,
+        };
+        let mut room = FIRST_ROOM;
+        loop {
+            let mut request = DmIoctl::new(self.name, flags, 0);
+            request.data_size = room;
+            let mut buffer = vec![0u8; usize::try_from(room).map_err(|_| Errno::E2BIG)?];
+            let start = buffer.as_mut_ptr().cast::<DmIoctl>();
+            // SAFETY: the buffer is longer than a header, a DmIoctl is plain bytes, and the kernel reads and writes no
+            // more than `data_size` bytes, all of them initialised.
+            let answer = unsafe {
+                start.write_unaligned(request);
+                sys::table_status(self.fd.as_raw_fd(), start)?;
+                start.read_unaligned()
+            };
+            if answer.flags & BUFFER_FULL == 0 {
+                let from = usize::try_from(answer.data_start).unwrap_or(usize::MAX);
+                return Ok(read(buffer.get(from..).unwrap_or_default(), answer.target_count));
+            }
+            // A table of linear pieces fits at once now, others after some more tries.
+            let likely = answer.target_count.saturating_mul(LIKELY_LINE).saturating_add(FIRST_ROOM);
+            room = room.checked_mul(2).ok_or(Errno::E2BIG)?.max(likely);
+        }
+    }
+
     /// Loads a table that was prepared. `EBUSY` when another thread is just doing that with the same one.
     pub fn load(&self, table: &Prepared) -> Result<(), Errno> {
         // Not `lock`: in a forked child the holder may not exist any more.
@@ -190,7 +231,7 @@ impl<'fd> WindowHandle<'fd> {
         if buffer.len() < HEADER_LEN {
             return Err(Errno::EINVAL);
         }
-        let mut request = DmIoctl::new(self.name, 0, 0);
+        let mut request = DmIoctl::new(self.name, if table.read_only { READ_ONLY } else { 0 }, 0);
         request.data_size = u32::try_from(buffer.len()).map_err(|_| Errno::E2BIG)?;
         request.target_count = table.targets;
         let start = buffer.as_mut_ptr().cast::<DmIoctl>();
@@ -210,19 +251,23 @@ pub struct Prepared {
     /// Room for the header, which the kernel overwrites, and the targets.
     buffer: Mutex<Vec<u8>>,
     targets: u32,
+    read_only: bool,
 }
 
 impl Prepared {
-    /// Encodes `table`. `EINVAL` for what cannot be said to the kernel: a target type longer than 15 bytes, a zero
+    /// Encodes `table`, which refuses writes if `read_only`. `EINVAL` for what cannot be said to the kernel: a target type longer than 15 bytes, a zero
     /// byte, more than 4 GiB of text.
-    pub fn new(table: &[Target]) -> Result<Prepared, Errno> {
-        let mut buffer = vec![0; HEADER_LEN];
+    pub fn new(table: &[Target], read_only: bool) -> Result<Prepared, Errno> {
+        // Room for all of it at once, as a rule: growing needs three times the memory for a moment.
+        let room = table.len().saturating_mul(usize::try_from(LIKELY_LINE).unwrap_or(0)).saturating_add(HEADER_LEN);
+        let mut buffer = Vec::with_capacity(room);
+        buffer.resize(HEADER_LEN, 0);
         for target in table {
             encode(target, &mut buffer)?;
         }
         u32::try_from(buffer.len()).map_err(|_| Errno::EINVAL)?;
         let targets = u32::try_from(table.len()).map_err(|_| Errno::EINVAL)?;
-        Ok(Prepared { buffer: Mutex::new(buffer), targets })
+        Ok(Prepared { buffer: Mutex::new(buffer), targets, read_only })
     }
 }
 
@@ -361,7 +406,7 @@ mod tests {
         let kind = TargetKind::Linear { device, offset: Sectors(100) };
         let linear = Target { start: Sectors(0), len: Sectors(5), kind };
         let error = Target { start: Sectors(5), len: Sectors(1), kind: TargetKind::Error };
-        let table = Prepared::new(&[linear, error]).unwrap();
+        let table = Prepared::new(&[linear, error], false).unwrap();
         let buffer = table.buffer.lock().unwrap();
         assert_eq!(table.targets, 2);
         assert_eq!(buffer.len(), HEADER_LEN + 48 + 48);
@@ -369,6 +414,6 @@ mod tests {
         assert_eq!(buffer[HEADER_LEN + 48], 5);
         let long = TargetKind::Other { name: "x".repeat(16), params: String::new() };
         let long = Target { start: Sectors(0), len: Sectors(1), kind: long };
-        assert_eq!(Prepared::new(&[long]).err(), Some(Errno::EINVAL));
+        assert_eq!(Prepared::new(&[long], false).err(), Some(Errno::EINVAL));
     }
 }

@@ -7,7 +7,7 @@
 
 use super::dirty::DirtyWatch;
 use super::give_up::give_up;
-use super::salvage::{Copied, Copy, CopyFault, Filling, Salvager, join_records};
+use super::salvage::{CHUNK, Copied, Copy, CopyFault, Filling, Salvager, join_records};
 use super::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome, add_found_bad};
 use super::window::{Gap, Recopy};
 use super::{EngineError, Member, Session};
@@ -124,7 +124,25 @@ pub(super) fn copy_all<'a>(
     let total = moves.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
     let mut done = 0u64;
     let mut queue: Vec<(Move, u32)> = moves.iter().rev().map(|m| (*m, 0)).collect();
-    while let Some((step, tries)) = queue.pop() {
+    // Moves at the end of the queue that cannot be copied together.
+    let mut singly = 0usize;
+    loop {
+        if singly == 0 {
+            let run = next_run(session, plan, &queue);
+            match copy_run(session, plan, &run, salvager, options, &mut work)? {
+                Joined::Copied if !run.is_empty() => {
+                    queue.truncate(queue.len().saturating_sub(run.len()));
+                    let sectors = run.iter().map(|step| step.range.len().0).fold(0, u64::saturating_add);
+                    done = done.saturating_add(sectors).min(total);
+                    options.observer.progress(done, total);
+                    continue;
+                }
+                Joined::Copied => {}
+                Joined::Refused => singly = run.len(),
+            }
+        }
+        singly = singly.saturating_sub(1);
+        let Some((step, tries)) = queue.pop() else { break };
         let mut progress = |sectors: Sectors| {
             done = done.saturating_add(sectors.0).min(total);
             options.observer.progress(done, total);
@@ -176,6 +194,60 @@ pub(super) fn copy_all<'a>(
         }
     }
     Ok(work)
+}
+
+/// The next moves whose slots follow each other, as many as one request can write; none when there is only one. Moves that
+/// need more care are left to be copied alone: those to main, with held sectors, or of a slot that was replaced.
+fn next_run(session: &Session<'_>, plan: &MovePlan, queue: &[(Move, u32)]) -> Vec<Move> {
+    let map = &session.metadata.map;
+    let simple = matches!(plan.kind, MoveKind::Remap | MoveKind::Evacuate | MoveKind::Compact);
+    let mut run: Vec<Move> = Vec::new();
+    let mut room = CHUNK;
+    for (step, tries) in queue.iter().rev().take_while(|_| simple) {
+        let (Home::Slot(slot), Some(left)) = (step.to, room.checked_sub(step.range.len())) else { break };
+        let follows = run.last().is_none_or(|last| match last.to {
+            Home::Slot(before) => {
+                before.spare == slot.spare && before.start.checked_add(last.range.len()) == Some(slot.start)
+            }
+            Home::Main => false,
+        });
+        if !follows || *tries != 0 || map.has_held(step.range) || !may_go_to(session, plan, slot.spare) {
+            break;
+        }
+        room = left;
+        run.push(*step);
+    }
+    if run.len() < 2 { Vec::new() } else { run }
+}
+
+/// How copying several moves together went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joined {
+    /// They are copied.
+    Copied,
+    /// The spare did not keep something of them: each has to be copied alone, to see which.
+    Refused,
+}
+
+fn copy_run(
+    session: &Session<'_>,
+    plan: &MovePlan,
+    run: &[Move],
+    salvager: &mut Salvager,
+    options: &SpliceOptions<'_>,
+    work: &mut Work<'_>,
+) -> Result<Joined, EngineError> {
+    let filling = filling_of(session, plan);
+    let copies: Vec<Copy> = run.iter().map(|step| copy_of(session, step, filling)).collect::<Result<_, _>>()?;
+    match salvager.copy_joined(&copies, options.observer) {
+        Ok(copied) => {
+            work.moves.extend(run);
+            work.copies.extend(copies.into_iter().zip(copied));
+            Ok(Joined::Copied)
+        }
+        Err(CopyFault::Destination { .. }) => Ok(Joined::Refused),
+        Err(CopyFault::Stop(error)) => Err(error),
+    }
 }
 
 /// Copies a move into its slot. A slot that is left may hold tombstones: they are copied like data, for they tell their

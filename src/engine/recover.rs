@@ -62,9 +62,8 @@ pub fn recover(session: &mut Session<'_>, observer: &dyn Observer) -> Result<Rec
 }
 
 fn fits(table: &Tables, devices: &Devices, session: &Session<'_>) -> Result<(), String> {
-    let pieces = pieces(table, devices).map_err(|e| e.to_string())?;
     table.check_flushes(session, devices)?;
-    compare(&pieces, &session.metadata.map, |spare| session.spare(spare).is_none())
+    compare(&table.flat, devices, &session.metadata.map, |spare| session.spare(spare).is_none())
 }
 
 fn pieces(table: &Tables, devices: &Devices) -> Result<Vec<Piece>, SegmentError> {

@@ -15,12 +15,12 @@ use crate::block::judge::{PROBES, known_good_fails, spread_probes};
 use crate::block::{Disk, DiskError, FaultClass};
 use crate::format::tombstone;
 use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
-use reading::Reader;
+use reading::{CLEARED_AFTER, Reader};
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// Sectors copied at once.
-const CHUNK: Sectors = Sectors(1024);
+pub(super) const CHUNK: Sectors = Sectors(1024);
 
 /// A copy to make: the same sectors of the setup, from one device to another.
 #[derive(Clone, Debug)]
@@ -116,6 +116,8 @@ pub struct Salvager {
     suspects: Vec<Range>,
     /// The same for those that were found to make trouble.
     trouble: Vec<Range>,
+    /// Suspected blocks in a row, over all copies, that read at once.
+    good: u64,
     data: AlignedBuffer,
     check: AlignedBuffer,
 }
@@ -123,8 +125,9 @@ pub struct Salvager {
 impl Salvager {
     /// A salvager that reads a bad block `retries` times more. `block` is the least that is lost at once: a logical
     /// block of the setup, which may be larger than one of the source. `suspects` are sectors of the setup that are known
-    /// to be bad: they are not read as part of a large request, because each read of a bad sector may take long. Blocks
-    /// that make trouble are suspected from then on.
+    /// to be bad: they are not read as part of a large request, because each read of a bad sector may take long;
+    /// but once many in a row have read at once, each run of them is one request, until one fails. Blocks that make trouble
+    /// are suspected from then on.
     pub fn new(retries: u32, block: Sectors, suspects: Vec<Range>) -> Salvager {
         let len = CHUNK.to_usize_bytes().unwrap_or(0);
         Salvager {
@@ -132,6 +135,7 @@ impl Salvager {
             block,
             suspects: coalesce(suspects),
             trouble: Vec::new(),
+            good: 0,
             data: AlignedBuffer::new(len),
             check: AlignedBuffer::new(len),
         }
@@ -153,16 +157,41 @@ impl Salvager {
             let len = copy.range.len().saturating_sub(offset).min(CHUNK);
             let part = Range::new(Sectors(copy.range.start().0.saturating_add(offset.0)), len);
             let Some(part) = part.and_then(|range| copy.clip(range)) else { break };
-            self.copy_chunk(&part, &mut result)?;
+            let bytes = self.read_part(&part, 0, &mut result)?;
+            self.write_read(&part, bytes)?;
             offset = Sectors(offset.0.saturating_add(len.0));
             done(len);
         }
+        self.finish(copy, &mut result, observer);
+        Ok(result)
+    }
+
+    /// Copies several that follow each other on one destination, [`CHUNK`] at most in all: it is written, read back and
+    /// compared in one request.
+    ///
+    /// # Errors
+    /// As [`Salvager::copy`]; of a destination that does not keep something, each copy may be made alone.
+    pub(super) fn copy_joined(&mut self, copies: &[Copy], observer: &dyn Observer) -> Result<Vec<Copied>, CopyFault> {
+        let mut all = Vec::with_capacity(copies.len());
+        let mut end = 0;
+        for copy in copies {
+            let mut result = Copied::default();
+            end = self.read_part(copy, end, &mut result)?;
+            self.finish(copy, &mut result, observer);
+            all.push(result);
+        }
+        if let Some(first) = copies.first() {
+            self.write_read(first, end)?;
+        }
+        Ok(all)
+    }
+
+    fn finish(&mut self, copy: &Copy, result: &mut Copied, observer: &dyn Observer) {
         for range in result.lost() {
             observer.note(&format!("sectors {range} cannot be read from {}", copy.source.name()));
         }
-        result.blocks = join_records(result.blocks);
+        result.blocks = join_records(std::mem::take(&mut result.blocks));
         self.suspect(&result.blocks);
-        Ok(result)
     }
 
     /// As [`Salvager::copy`], for what was copied before and written since: only blocks that made trouble are suspected.
@@ -186,14 +215,26 @@ impl Salvager {
         }
     }
 
-    fn copy_chunk(&mut self, part: &Copy, result: &mut Copied) -> Result<(), CopyFault> {
+    /// Reads a part into the buffer, from byte `from` on; gives the first byte after it.
+    fn read_part(&mut self, part: &Copy, from: usize, result: &mut Copied) -> Result<usize, EngineError> {
         let bytes = part.range.len().to_usize_bytes().unwrap_or(0);
-        let data = self.data.get_mut(..bytes).unwrap_or_default();
-        let near = inside(&self.suspects, part.range).iter().chain(inside(&self.trouble, part.range));
-        let near = near.filter_map(|suspect| part.clip(*suspect));
-        let suspects = coalesce(near.filter_map(|suspect| Range::new(suspect.from, suspect.range.len())).collect());
+        let end = from.saturating_add(bytes);
+        let data = self.data.get_mut(from..end).unwrap_or_default();
+        let on_source = |ranges: &[Range]| {
+            let parts = ranges.iter().filter_map(|range| part.clip(*range));
+            coalesce(parts.filter_map(|one| Range::new(one.from, one.range.len())).collect())
+        };
+        let named = on_source(inside(&self.suspects, part.range));
+        let mut doubted = on_source(inside(&self.trouble, part.range));
+        let blocks = named.iter().map(|range| range.len().0.div_ceil(self.block.0.max(1))).fold(0, u64::saturating_add);
+        let cleared = self.good >= u64::from(CLEARED_AFTER);
+        if !cleared {
+            doubted = coalesce(doubted.into_iter().chain(named.iter().copied()).collect());
+        }
         let reader = Reader::new(&*part.source, self.block, self.retries);
-        for BlockRecord { range, outcome } in reader.read(part.from, data, &suspects)? {
+        let records = reader.read(part.from, data, &doubted, if cleared { &named } else { &[] })?;
+        self.good = if records.is_empty() { self.good.saturating_add(blocks) } else { 0 };
+        for BlockRecord { range, outcome } in records {
             let skipped = range.start().saturating_sub(part.from);
             let at = Sectors(part.range.start().0.saturating_add(skipped.0));
             let Some(range) = Range::new(at, range.len()) else { continue };
@@ -210,8 +251,14 @@ impl Salvager {
                 Filling::Tombstones(setup) => tombstone::fill(hole, setup, at),
             }
         }
+        Ok(end)
+    }
+
+    /// Writes what was read to where `first` goes.
+    fn write_read(&mut self, first: &Copy, bytes: usize) -> Result<(), CopyFault> {
+        let data = self.data.get(..bytes).unwrap_or_default();
         let check = self.check.get_mut(..bytes).unwrap_or_default();
-        write_checked(&*part.destination, part.to, data, check)
+        write_checked(&*first.destination, first.to, data, check)
     }
 }
 

@@ -139,8 +139,75 @@ fn a_list_that_names_far_too_much_does_not_make_every_block_a_request() {
     let (spare, copied) = copy_all(&main, 1, &[range(0, 8192)]);
     assert!(copied.blocks.is_empty());
     assert_copied(&spare, &[]);
-    // Sixteen blocks and the rest, for each of eight chunks.
-    assert_eq!(main.requests(), 8 * 17);
+    // Sixteen blocks and the rest of the first of eight chunks, then one request for each.
+    assert_eq!(main.requests(), 17 + 7);
+}
+
+#[test]
+fn runs_that_were_named_in_vain_clear_the_next_ones_until_one_fails() {
+    let main = Arc::new(Watched::new(4096));
+    let named: Vec<Range> = (0..32).map(|i| range(i * 64, 4)).collect();
+    main.disk.set_bad(range(20 * 64 + 1, 1), Bad::Reads(Errno::ENODATA));
+    let spare = Arc::new(RamDisk::new("spare", Sectors(4096)));
+    let mut salvager = Salvager::new(0, Sectors(1), named.clone());
+    let mut requests = Vec::new();
+    for window in &named {
+        let filling = Filling::Tombstones(Uuid::nil());
+        let (source, destination, at) = (main.clone(), spare.clone(), window.start());
+        let copy = Copy { range: *window, source, from: at, destination, to: at, filling };
+        let before = main.requests();
+        let copied = salvager.copy(&copy, &Silent, |_| {}).unwrap();
+        requests.push(main.requests() - before);
+        let bad = window.contains(Sectors(20 * 64 + 1));
+        assert_eq!(copied.lost(), if bad { vec![range(20 * 64 + 1, 1)] } else { vec![] });
+    }
+    // Four blocks each until sixteen were good; then a request each, until one fails, whose blocks are read one by one.
+    let expected = [vec![4; 4], vec![1; 16], vec![5], vec![4; 4], vec![1; 7]].concat();
+    assert_eq!(requests, expected);
+}
+
+/// Copies of `[start, len]` of main to places that follow each other from sector `to` on.
+fn joined(main: &Arc<Watched>, spare: &Arc<RamDisk>, to: u64, places: &[(u64, u64)]) -> Vec<Copy> {
+    let mut at = to;
+    let copy = |(start, len): &(u64, u64)| {
+        let (source, destination, filling) = (main.clone(), spare.clone(), Filling::Tombstones(Uuid::nil()));
+        let copy =
+            Copy { range: range(*start, *len), source, from: Sectors(*start), destination, to: Sectors(at), filling };
+        at += len;
+        copy
+    };
+    places.iter().map(copy).collect()
+}
+
+#[test]
+fn copies_that_follow_each_other_are_written_together() {
+    let main = Arc::new(Watched::new(4096));
+    main.disk.set_bad(range(702, 2), Bad::Reads(Errno::ENODATA));
+    let spare = Arc::new(RamDisk::new("spare", Sectors(4096)));
+    let places = [(700, 8), (100, 8), (3000, 16)];
+    let copied =
+        Salvager::new(0, Sectors(1), vec![]).copy_joined(&joined(&main, &spare, 50, &places), &Silent).unwrap();
+    let lost: Vec<Vec<Range>> = copied.iter().map(Copied::lost).collect();
+    assert_eq!(lost, [vec![range(702, 2)], vec![], vec![]]);
+    let sectors = places.iter().flat_map(|(start, len)| *start..*start + *len);
+    for (sector, at) in sectors.zip(50..) {
+        let mut data = [0; 512];
+        spare.read(Sectors(at), &mut data).unwrap();
+        let is_lost = (702..704).contains(&sector);
+        assert_eq!(tombstone::is_tombstone(&data, Uuid::nil(), Sectors(sector)), is_lost, "{sector}");
+        assert!(is_lost || data == [(sector % 251) as u8; 512], "{sector}");
+    }
+    let mut beside = [1; 512];
+    spare.read(Sectors(82), &mut beside).unwrap();
+    assert_eq!(beside, [0; 512]);
+    // What the spare does not keep is said of all of them; each alone tells which.
+    spare.set_bad(range(60, 1), Bad::ReadsAndWrites(Errno::EIO));
+    let copies = joined(&main, &spare, 50, &places);
+    let mut salvager = Salvager::new(0, Sectors(1), vec![]);
+    let refused = salvager.copy_joined(&copies, &Silent);
+    assert!(matches!(refused, Err(CopyFault::Destination { .. })), "{refused:?}");
+    let alone: Vec<bool> = copies.iter().map(|copy| salvager.copy(copy, &Silent, |_| {}).is_ok()).collect();
+    assert_eq!(alone, [true, false, true]);
 }
 
 #[test]

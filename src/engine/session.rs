@@ -13,10 +13,10 @@ use crate::format::MAX_SPARES;
 use crate::format::choose::{ChooseError, Chosen, Expected, SetupChoice, choose_setup};
 use crate::format::copy::{Judge, encode};
 use crate::format::metadata::Metadata;
-use crate::map::{Fate, Map, SpareIndex};
+use crate::map::{Extent, Map, Slot, SpareIndex};
 use crate::plan::Refusal;
 use crate::pool::{Available, Scores};
-use crate::segments::{Devices, Layout, LayoutRule, Piece, Place, SpareDevice, Target, TargetKind, map_of, read_back};
+use crate::segments::{Devices, Layout, LayoutRule, Piece, Place, SpareDevice, Target, TargetKind, pieces};
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies_by, unused_generation};
 use crate::units::{DevNo, Sectors};
 use nix::errno::Errno;
@@ -250,6 +250,19 @@ impl<'a> Session<'a> {
         name: &str,
         write: bool,
     ) -> Result<Session<'a>, EngineError> {
+        Session::open_with_tables(dm, source, name, write).map(|(session, _)| session)
+    }
+
+    /// The same, and what the live table does.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open_with_tables(
+        dm: &'a dyn DeviceMapper,
+        source: &dyn DiskSource,
+        name: &str,
+        write: bool,
+    ) -> Result<(Session<'a>, Tables), EngineError> {
         let live = live_devices(dm, name)?;
         if write && live.state.read_only {
             return Err(Refusal::ReadOnly(format!("'{name}'")).into());
@@ -300,7 +313,7 @@ impl<'a> Session<'a> {
             // It came up so, and nothing of it was committed.
             session.metadata.map = held::map_with(&session.metadata, &held::rewritten(&session))?;
         }
-        Ok(session)
+        Ok((session, live.tables))
     }
 
     /// Logical block size of main in sectors, as recorded: what is held is held in whole blocks of this size.
@@ -461,13 +474,27 @@ impl<'a> Session<'a> {
             return Err(Refusal::Suspended(self.name.clone()).into());
         }
         let live = self.tables(TableSlot::Active)?;
+        self.compare_with(&live, spare)?;
+        Ok(live.layout())
+    }
+
+    /// As [`Session::check_live`], for who has just read the table: a large one takes long to read. One that differs is read
+    /// again, because it was changed since, perhaps.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_read(&self, live: &Tables) -> Result<Layout, EngineError> {
+        let (state, _) = find_active(self.dm, &self.name)?;
+        if !state.suspended && self.compare_with(live, None).is_ok() { Ok(live.layout()) } else { self.check_live() }
+    }
+
+    fn compare_with(&self, live: &Tables, spare: Option<SpareIndex>) -> Result<(), EngineError> {
         let devices = self.devices()?;
         let differs = |detail| Refusal::TableDiffers { name: self.name.clone(), detail };
-        let pieces = read_back(&live.flat, &devices).map_err(|e| differs(e.to_string()))?;
         live.check_flushes(self, &devices).map_err(differs)?;
-        compare(&pieces, &self.metadata.map, |index| Some(index) == spare || self.spare(index).is_none())
-            .map_err(differs)?;
-        Ok(live.layout())
+        let missing = |index| Some(index) == spare || self.spare(index).is_none();
+        compare(&live.flat, &devices, &self.metadata.map, missing).map_err(differs)?;
+        Ok(())
     }
 
     /// Writes the generation that is in force to a spare that missed it, before there is a newer one: a crash in that
@@ -516,39 +543,59 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Compares what a table does with what a map says.
+/// Compares what a flat table does with what a map says, but for extents on a spare that is `missing`.
 ///
 /// # Errors
 /// The first difference, in words.
-pub fn compare(pieces: &[Piece], map: &Map, missing: impl Fn(SpareIndex) -> bool) -> Result<(), String> {
-    let end = pieces.last().map_or(Sectors::ZERO, |p| p.range.end());
+pub fn compare(
+    table: &[Target],
+    devices: &Devices,
+    map: &Map,
+    missing: impl Fn(SpareIndex) -> bool,
+) -> Result<(), String> {
+    let mut end = Sectors::ZERO;
+    for piece in pieces(table, devices) {
+        let piece = piece.map_err(|error| error.to_string())?;
+        end = piece.range.end();
+        compare_piece(piece, map, &missing)?;
+    }
     if end != map.main_len() {
         return Err(format!("it ends at sector {end}, and main at {}", map.main_len()));
     }
-    let nowhere = |p: &&Piece| p.place == Place::Nowhere;
-    for piece in pieces.iter().filter(nowhere) {
-        if let Some(extent) = map.extents_in(piece.range).find(|e| !missing(e.slot.spare)) {
-            return Err(format!("sectors {} answer EIO", extent.range));
+    Ok(())
+}
+
+/// The same for one piece. As pieces leave no gap, a map of which every piece is a part has no extent that they miss.
+fn compare_piece(piece: Piece, map: &Map, missing: impl Fn(SpareIndex) -> bool) -> Result<(), String> {
+    let mut extents = map.extents_in(piece.range);
+    match piece.place {
+        Place::Nowhere => {
+            if let Some(extent) = extents.find(|extent| !missing(extent.slot.spare)) {
+                return Err(format!("sectors {} answer EIO", extent.range));
+            }
+            if !map.serves(piece.range) {
+                return Err(format!("sectors {} answer EIO", piece.range));
+            }
         }
-        if !map.serves(piece.range) {
-            return Err(format!("sectors {} answer EIO", piece.range));
+        Place::Main => {
+            if let Some(extent) = extents.find(|extent| !missing(extent.slot.spare)) {
+                return Err(format!("extent {} is not where the map has it", extent.range));
+            }
+        }
+        Place::Spare { spare, start, through_held } => {
+            let whole = Extent { range: piece.range, slot: Slot { spare, start } };
+            for extent in extents {
+                if whole.clip(extent.range) != Some(extent) {
+                    return Err(format!("extent {} is not where the map has it", extent.range));
+                }
+            }
+            if !map.serves(piece.range) {
+                return Err(format!("sectors {} lead to a spare, and the map does not say so", piece.range));
+            }
+            if !through_held && map.has_held(piece.range) {
+                return Err(format!("held sectors in {} do not answer EIO", piece.range));
+            }
         }
     }
-    let live = map_of(pieces, map.main_len(), map.unit()).map_err(|e| e.to_string())?;
-    for extent in map.extents().filter(|e| !missing(e.slot.spare)) {
-        if live.extents_in(extent.range).next().map(|e| (e.range, e.slot)) != Some((extent.range, extent.slot)) {
-            return Err(format!("extent {} is not where the map has it", extent.range));
-        }
-    }
-    if let Some(extra) = live.extents().find(|e| !map.serves(e.range)) {
-        return Err(format!("sectors {} lead to a spare, and the map does not say so", extra.range));
-    }
-    let unheld = pieces
-        .iter()
-        .filter(|p| matches!(p.place, Place::Spare { through_held: false, .. }))
-        .find(|p| map.losses().within(p.range).any(|loss| loss.fate == Fate::Held));
-    match unheld {
-        Some(piece) => Err(format!("held sectors in {} do not answer EIO", piece.range)),
-        None => Ok(()),
-    }
+    Ok(())
 }

@@ -93,9 +93,10 @@ pub fn read(dm: &dyn DeviceMapper, name: &str, setup: Uuid, slot: TableSlot) -> 
                 continue;
             }
             let overlay = dm.table(&Part::Overlay.name(name, number), TableSlot::Active)?;
-            if let Ok(flat) = flattened(&own, pair, &overlay) {
+            let written = linear_devices(&overlay);
+            if let Ok(flat) = flattened(&own, pair, overlay) {
                 let anchor = dm.table(&Part::Anchor.name(name, number), TableSlot::Active)?;
-                let pair = LivePair { devices: pair, number, written: linear_devices(&overlay), anchor };
+                let pair = LivePair { devices: pair, number, written, anchor };
                 return Ok(Tables { flat, pair: Some(pair) });
             }
         }

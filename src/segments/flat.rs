@@ -81,10 +81,12 @@ pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range])
     Ok(table.into_targets())
 }
 
-pub(super) fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece>, SegmentError> {
-    let mut pieces = Vec::with_capacity(table.len());
+pub(super) fn pieces<'a>(
+    table: &'a [Target],
+    devices: &'a Devices,
+) -> impl Iterator<Item = Result<Piece, SegmentError>> + 'a {
     let mut end = Sectors::ZERO;
-    for target in table {
+    table.iter().map(move |target| {
         let range = Range::new(target.start, target.len)
             .filter(|range| range.start() == end)
             .ok_or(SegmentError::NotContiguous(end))?;
@@ -95,9 +97,8 @@ pub(super) fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece
             TargetKind::Linear { device, offset } => place_of(*device, *offset, range, devices).ok_or_else(not_ours)?,
             _ => return Err(not_ours()),
         };
-        pieces.push(Piece { range, place });
-    }
-    Ok(pieces)
+        Ok(Piece { range, place })
+    })
 }
 
 fn place_of(device: DevNo, start: Sectors, range: Range, devices: &Devices) -> Option<Place> {

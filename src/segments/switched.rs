@@ -84,31 +84,28 @@ pub fn front_table(pair: Pair, main_len: Sectors, unit: Sectors, unsettled: &[Ra
 ///
 /// # Errors
 /// [`SegmentError::NotOurs`] when the front is none of ours, [`SegmentError::NotContiguous`] when a table has a hole.
-pub fn flattened(front: &[Target], pair: Pair, overlay_table: &[Target]) -> Result<Vec<Target>, SegmentError> {
+pub fn flattened(front: &[Target], pair: Pair, overlay_table: Vec<Target>) -> Result<Vec<Target>, SegmentError> {
+    let passing: Vec<(Range, bool)> = front.iter().map(|target| passes(target, pair)).collect::<Result<_, _>>()?;
+    if passing.iter().all(|(_, passes)| *passes) && same_end(&passing, &overlay_table) {
+        return Ok(overlay_table);
+    }
     let mut table = TableBuilder::default();
     let mut rest = overlay_table.iter().peekable();
-    for target in front {
-        let hole = SegmentError::NotContiguous(target.start);
-        let range = Range::new(target.start, target.len).ok_or_else(|| hole.clone())?;
-        let passes = match target.kind {
-            TargetKind::Error => false,
-            TargetKind::Linear { device, offset } if device == pair.anchor && offset == target.start => true,
-            TargetKind::Switch { device, offset } if device == pair.overlay && offset == target.start => true,
-            _ => return Err(SegmentError::NotOurs { range, line: target.to_string() }),
-        };
+    for (range, passes) in passing {
         if !passes {
             table.push(range, TargetKind::Error);
         }
         let mut at = range.start();
         while let Some(piece) = rest.peek() {
-            let whole = Range::new(piece.start, piece.len).ok_or_else(|| hole.clone())?;
+            let hole = || SegmentError::NotContiguous(piece.start);
+            let whole = Range::new(piece.start, piece.len).ok_or_else(hole)?;
             let Some(part) = whole.intersect(range) else { break };
             if part.start() != at {
                 return Err(SegmentError::NotContiguous(at));
             }
             at = part.end();
             if passes {
-                table.push(part, clipped(piece, part).ok_or_else(|| hole.clone())?);
+                table.push(part, clipped(piece, part).ok_or_else(hole)?);
             }
             if whole.end() > range.end() {
                 break;
@@ -120,6 +117,25 @@ pub fn flattened(front: &[Target], pair: Pair, overlay_table: &[Target]) -> Resu
         }
     }
     Ok(table.into_targets())
+}
+
+/// The piece of a front that a line is, and whether it passes I/O on to the pair.
+fn passes(target: &Target, pair: Pair) -> Result<(Range, bool), SegmentError> {
+    let range = Range::new(target.start, target.len).ok_or(SegmentError::NotContiguous(target.start))?;
+    match target.kind {
+        TargetKind::Error => Ok((range, false)),
+        TargetKind::Linear { device, offset } if device == pair.anchor && offset == target.start => Ok((range, true)),
+        TargetKind::Switch { device, offset } if device == pair.overlay && offset == target.start => Ok((range, true)),
+        _ => Err(SegmentError::NotOurs { range, line: target.to_string() }),
+    }
+}
+
+/// Whether pieces of a front without a hole end where the overlay's table does. (Whether that has one is seen by who
+/// reads its pieces.)
+fn same_end(front: &[(Range, bool)], overlay: &[Target]) -> bool {
+    let mut end = Sectors::ZERO;
+    let contiguous = front.iter().all(|(range, _)| range.start() == std::mem::replace(&mut end, range.end()));
+    contiguous && overlay.last().and_then(|last| last.start.checked_add(last.len)) == Some(end)
 }
 
 /// What a piece does in a part of it; `None` when its place on the device is beyond all numbers.

@@ -233,6 +233,7 @@ fn look(scenario: &Scenario, images: &[Image], mut model: Model, allowed: &[Load
     };
     let up = machine.activate().unwrap_or_else(|e| panic!("{context}: activate: {e}"));
     drop(up);
+    let unseen = model.clone();
     model.check(&machine, context);
     assert_eq!(machine.suspended(), Vec::<String>::new(), "{context}");
     assert_eq!(loaded(&machine), found, "{context}: activation changed the extents");
@@ -254,7 +255,7 @@ fn look(scenario: &Scenario, images: &[Image], mut model: Model, allowed: &[Load
     if tally.images.is_multiple_of(7) {
         carry_on(&again, &mut model, context);
     }
-    crash_again(scenario, images, &mut model, (&found, allowed), context, tally);
+    crash_again(scenario, images, &unseen, (&found, allowed), context, tally);
 }
 
 /// A re-create after an interrupted create.
@@ -279,11 +280,12 @@ fn carry_on(machine: &Machine, model: &mut Model, context: &str) {
     model.check(machine, &format!("{context}, further remap"));
 }
 
-/// The power goes again while the setup is being activated.
+/// The power goes again while the setup is being activated: nobody has seen yet what the first cut left, so that what may be
+/// there is still all that it may have left.
 fn crash_again(
     scenario: &Scenario,
     images: &[Image],
-    model: &mut Model,
+    model: &Model,
     (found, allowed): (&Loaded, &[Loaded]),
     context: &str,
     tally: &mut Tally,

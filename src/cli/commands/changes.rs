@@ -49,10 +49,10 @@ fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
 
 /// How a setup is doing, its disks asked where that is due; whether what they say could be kept.
 fn look(context: &Context, name: &str) -> Result<(StatusReport, Result<()>)> {
-    let Ok(session) = context.reading_session(name) else {
+    let Ok((session, live)) = context.reading_session_with_tables(name) else {
         return Ok((gather(context, name, Duration::ZERO)?, Ok(())));
     };
     let mut known = Known::load(context, &session.metadata);
     let kept = if context.are_disks_due() { health::keep(context, &session, &mut known) } else { Ok(()) };
-    Ok((examine(context, &session, known, Duration::ZERO)?, kept))
+    Ok((examine(context, &session, live, known, Duration::ZERO)?, kept))
 }

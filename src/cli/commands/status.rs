@@ -12,6 +12,7 @@ use super::spare::state_word;
 use crate::cli::report::{LossRow, count, loss_rows, sizes};
 use crate::dm::TableSlot;
 use crate::engine::session::{Session, find_active, live_devices};
+use crate::engine::tables::Tables;
 use crate::engine::{EngineError, held, now};
 use crate::forecast::Foresight;
 use crate::format::choose::Expected;
@@ -162,19 +163,20 @@ fn last_scan(pass: &Pass) -> ScanRow {
 pub(super) fn gather(context: &Context, name: &str, patience: Duration) -> Result<StatusReport> {
     // Not being active is the caller's mistake; anything else is what status is for.
     find_active(context.dm()?, name)?;
-    match context.reading_session(name) {
-        Ok(session) => {
+    match context.reading_session_with_tables(name) {
+        Ok((session, live)) => {
             let known = Known::load(context, &session.metadata);
-            examine(context, &session, known, patience)
+            examine(context, &session, live, known, patience)
         }
         Err(error) => unreadable(context, name, &error),
     }
 }
 
-/// The same of a setup that was opened, and of which is `known` what was recorded.
+/// The same of a setup that was opened, whose live table was read just now, and of which is `known` what was recorded.
 pub(super) fn examine(
     context: &Context,
     session: &Session<'_>,
+    live: Tables,
     known: Known,
     patience: Duration,
 ) -> Result<StatusReport> {
@@ -188,7 +190,8 @@ pub(super) fn examine(
     let foresight = known.foresee(metadata, pool.free());
     let losses: Vec<Loss> = map.losses().iter().collect();
     let owned = context.owners(&session.name, &losses, patience);
-    let checked = session.check_live();
+    let checked = session.check_read(&live);
+    drop(live);
     let layout = match &checked {
         Ok(layout) => *layout,
         Err(_) => session.tables(TableSlot::Active)?.layout(),

@@ -1,8 +1,8 @@
 //! Reading from a failing disk: large requests where it is healthy, one block at a time where it is not.
 //!
 //! Invariants:
-//! - a block that is suspected is not part of a request with others, unless many before it in the same run have read at
-//!   once, and is read no more often than it has attempts;
+//! - a block that is suspected is not part of a request with others, unless many before it have read at once, and is
+//!   read no more often than it has attempts;
 //! - a block that no request for it alone could read is lost; every other block is in the buffer;
 //! - a record is made of each block that failed when it was asked for by itself.
 
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 /// So many suspected blocks in a row that read at once clear the rest of their run of suspicion: a list that names far
 /// more than is bad must not make every block a request.
-const CLEARED_AFTER: u32 = 16;
+pub(super) const CLEARED_AFTER: u32 = 16;
 
 /// What became of a block that did not read at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Fills `buf` from `start`, but for what is lost; the records are of sectors of the disk. `suspects` are sectors of
-    /// the disk too, sorted and disjoint.
+    /// the disk too, sorted and disjoint. So are those that are `cleared`: each run of them is a request of its own.
     ///
     /// # Errors
     /// When the trouble is not about single sectors.
@@ -92,20 +92,16 @@ impl<'a> Reader<'a> {
         start: Sectors,
         buf: &mut [u8],
         suspects: &[Range],
+        cleared: &[Range],
     ) -> Result<Vec<BlockRecord>, EngineError> {
         let len = Sectors(u64::try_from(buf.len() / SECTOR_SIZE).unwrap_or(0));
         let Some(whole) = Range::new(start, len) else { return Ok(Vec::new()) };
-        let (first, last) = (suspects.partition_point(|s| s.end() <= start), whole.end());
-        let near = suspects.iter().skip(first).take_while(|s| s.start() < last);
-        // Blocks are counted from the start: that is one of the setup, and of the slot.
-        let widened = near.filter_map(|s| {
-            let from = Sectors(s.start().saturating_sub(start).align_down(self.block).0.saturating_add(start.0));
-            let end = s.end().saturating_sub(start).align_up(self.block)?.checked_add(start)?.min(last);
-            Range::between(from, end)
-        });
-        let suspects = coalesce(widened.collect());
-        let mut parts: Vec<(Range, bool)> = whole.without(&suspects).into_iter().map(|r| (r, false)).collect();
-        parts.extend(suspects.into_iter().map(|r| (r, true)));
+        let suspects = self.blocks_of(suspects, whole);
+        let cleared: Vec<Range> =
+            self.blocks_of(cleared, whole).iter().flat_map(|run| run.without(&suspects)).collect();
+        let others = whole.without(&coalesce(suspects.iter().chain(&cleared).copied().collect()));
+        let mut parts: Vec<(Range, bool)> = others.into_iter().chain(cleared).map(|range| (range, false)).collect();
+        parts.extend(suspects.into_iter().map(|range| (range, true)));
         parts.sort_unstable_by_key(|(range, _)| *range);
         for (part, suspected) in parts {
             let skipped = part.start().saturating_sub(start).to_usize_bytes().unwrap_or(0);
@@ -117,6 +113,20 @@ impl<'a> Reader<'a> {
             confirm_medium(self.disk, whole, error)?;
         }
         Ok(join_records(self.records))
+    }
+
+    /// Those of `ranges` (sorted, disjoint) inside `whole`, as whole blocks.
+    fn blocks_of(&self, ranges: &[Range], whole: Range) -> Vec<Range> {
+        let (start, last) = (whole.start(), whole.end());
+        let near = ranges.iter().skip(ranges.partition_point(|range| range.end() <= start));
+        let near = near.take_while(|range| range.start() < last);
+        // Blocks are counted from the start: that is one of the setup, and of the slot.
+        let widened = near.filter_map(|range| {
+            let from = Sectors(range.start().saturating_sub(start).align_down(self.block).0.saturating_add(start.0));
+            let end = range.end().saturating_sub(start).align_up(self.block)?.checked_add(start)?.min(last);
+            Range::between(from, end)
+        });
+        coalesce(widened.collect())
     }
 
     /// In one request, and block by block only if that fails.
