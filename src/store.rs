@@ -6,6 +6,8 @@
 //! - a commit writes copies 0, 2, 4, flushes, writes copies 1, 3, flushes: at any instant one whole group is intact.
 //!   On a spare whose second group alone needs it (an interrupted or failed commit left it damaged or older), that
 //!   group goes first: else a crash now could leave no copy of the newest generation, or none at all;
+//! - what of the first group is not its heads may be written ahead ([`Commit::write_bodies`]): its copies are damaged then
+//!   until the heads follow, and the other group is what counts, as in the middle of any commit;
 //! - within a group all spares are written at once where the kernel can do that; what it did not take is written one
 //!   after the other. They are flushed one after the other by this process itself: see `block/parallel.rs`;
 //! - [`Commit::run`] allocates nothing, and what it writes was made ready before: it is called while the setup is
@@ -160,6 +162,18 @@ impl CommitReport {
 /// Copies on a spare.
 const COPIES: usize = COPY_STARTS.len();
 
+/// One flag for each copy on each spare.
+type Copies = [[bool; COPIES]; MAX_SPARES];
+
+/// Which bytes of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// All of it, or the head alone where the rest was written ahead.
+    Rest,
+    /// All but the head.
+    Body,
+}
+
 /// The most copies of a group on all spares.
 const MOST_AT_ONCE: usize = MAX_SPARES * COMMIT_GROUP_A.len();
 
@@ -170,7 +184,9 @@ pub struct Commit {
     /// For each target: whether group B goes first.
     b_first: [bool; MAX_SPARES],
     /// For each target: the copies to write.
-    wanted: [[bool; 5]; MAX_SPARES],
+    wanted: Copies,
+    /// For each target: the copies of which all but the head is durable already.
+    ahead: Copies,
     encoded: Encoded,
     /// The first [`COPY_ALIGNMENT`] bytes of each copy for each target: only these differ.
     heads: Vec<[AlignedBuffer; COPIES]>,
@@ -195,7 +211,6 @@ impl Commit {
     /// The same, to be written to one spare after the other.
     pub fn one_after_the_other(mut targets: Vec<CommitTarget>, encoded: Encoded) -> Commit {
         targets.truncate(MAX_SPARES);
-        let mut scratch = AlignedBuffer::new(encoded.len());
         let mut b_first = [false; MAX_SPARES];
         let mut judge = Judge::default();
         for (target, first) in targets.iter().zip(&mut b_first) {
@@ -204,6 +219,11 @@ impl Commit {
                 *first = is_b_first(|index| chosen.current.contains(&index));
             }
         }
+        Commit::prepared(targets, b_first, encoded)
+    }
+
+    fn prepared(targets: Vec<CommitTarget>, b_first: [bool; MAX_SPARES], encoded: Encoded) -> Commit {
+        let mut scratch = AlignedBuffer::new(encoded.len());
         let mut head = |target: &CommitTarget, index: usize| {
             let mut head = AlignedBuffer::new(COPY_ALIGNMENT);
             if let Some(number) = index_u32(index) {
@@ -213,7 +233,15 @@ impl Commit {
             head
         };
         let heads = targets.iter().map(|target| std::array::from_fn(|index| head(target, index))).collect();
-        Commit { targets, b_first, wanted: [[true; COPIES]; MAX_SPARES], encoded, heads, scratch, parallel: None }
+        let (wanted, ahead) = ([[true; COPIES]; MAX_SPARES], [[false; COPIES]; MAX_SPARES]);
+        Commit { targets, b_first, wanted, ahead, encoded, heads, scratch, parallel: None }
+    }
+
+    /// Prepares to write other content to the same targets, which hold what they held when this one was prepared.
+    pub fn beside(&self, encoded: Encoded) -> Commit {
+        let mut commit = Commit::prepared(self.targets.clone(), self.b_first, encoded);
+        commit.parallel = self.parallel.as_ref().and_then(|_| Parallel::new(MOST_AT_ONCE));
+        commit
     }
 
     /// Has target number `index` lose these copies last: a person has chosen them.
@@ -244,53 +272,87 @@ impl Commit {
         &self.encoded
     }
 
+    /// Has only the copies of the group written that goes first, on each target.
+    pub fn write_first_group_only(&mut self) {
+        for (wanted, b_first) in self.wanted.iter_mut().zip(&self.b_first) {
+            *wanted = in_group(wanted, first_group(*b_first));
+        }
+    }
+
     /// Writes one group to all targets, flushes them, then the other, then flushes again. A copy that cannot be written
     /// does not keep the others from being written; but where nothing of the first group became durable, the second is
     /// left alone: it may be all that this spare has. Can be run again: it writes the same bytes.
     pub fn run(&mut self) -> CommitReport {
+        let mut report = self.run_first();
+        self.run_second(&mut report);
+        report
+    }
+
+    /// Writes all but the heads of the first group, and flushes: what is left of it for [`Commit::run_first`] is small. What
+    /// cannot be written now is tried again there.
+    pub fn write_bodies(&mut self) {
+        let mut wanted = self.wanted;
+        for (wanted, b_first) in wanted.iter_mut().zip(&self.b_first) {
+            *wanted = in_group(wanted, first_group(*b_first));
+        }
+        if self.scratch.len() <= COPY_ALIGNMENT {
+            return;
+        }
+        let mut report = CommitReport::default();
+        let written = self.write(Part::Body, &wanted, &mut report);
+        self.flush(&written, &mut report);
+        for (ahead, state) in self.ahead.iter_mut().zip(&report.spares) {
+            *ahead = state.durable;
+        }
+    }
+
+    /// Writes the first group and flushes. The commit may stand then.
+    pub fn run_first(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
         for (state, wanted) in report.spares.iter_mut().zip(&self.wanted).take(self.targets.len()) {
             state.durable = wanted.map(|wanted| !wanted);
         }
-        for second in [false, true] {
-            let mut wanted = [[false; COPIES]; MAX_SPARES];
-            let targets = self.targets.iter().zip(&self.b_first).zip(&self.wanted).zip(&report.spares);
-            for ((((_, b_first), asked), state), wanted) in targets.zip(&mut wanted) {
-                if !second || state.durable.contains(&true) {
-                    let group = if *b_first == second { &COMMIT_GROUP_A[..] } else { &COMMIT_GROUP_B[..] };
-                    let asked = asked.iter().enumerate();
-                    let both = asked.map(|(index, asked)| *asked && group.contains(&index));
-                    wanted.iter_mut().zip(both).for_each(|(wanted, both)| *wanted = both);
-                }
-            }
-            let written = self.write(&wanted, &mut report);
-            self.flush(&written, &mut report);
-        }
+        self.run_group(false, &mut report);
         report
     }
 
+    /// Writes the second group where the first became durable, and flushes.
+    pub fn run_second(&mut self, report: &mut CommitReport) {
+        self.run_group(true, report);
+    }
+
+    fn run_group(&mut self, second: bool, report: &mut CommitReport) {
+        let mut wanted = [[false; COPIES]; MAX_SPARES];
+        let targets = self.targets.iter().zip(&self.b_first).zip(&self.wanted).zip(&report.spares);
+        for ((((_, b_first), asked), state), wanted) in targets.zip(&mut wanted) {
+            if !second || state.durable.contains(&true) {
+                *wanted = in_group(asked, first_group(*b_first != second));
+            }
+        }
+        let written = self.write(Part::Rest, &wanted, report);
+        self.flush(&written, report);
+    }
+
     /// Writes the wanted copies of each target; which were written.
-    fn write(
-        &mut self,
-        wanted: &[[bool; COPIES]; MAX_SPARES],
-        report: &mut CommitReport,
-    ) -> [[bool; COPIES]; MAX_SPARES] {
-        let outcomes = self.write_at_once(wanted);
+    fn write(&mut self, part: Part, wanted: &Copies, report: &mut CommitReport) -> Copies {
+        let outcomes = self.write_at_once(part, wanted);
         let mut written = [[false; COPIES]; MAX_SPARES];
-        let all = self.targets.iter().zip(&self.heads).zip(wanted).zip(&outcomes);
-        for ((((target, heads), wanted), outcomes), (state, written)) in
+        let all = self.targets.iter().zip(&self.heads).zip(wanted).zip(&outcomes).zip(&self.ahead);
+        for (((((target, heads), wanted), outcomes), ahead), (state, written)) in
             all.zip(report.spares.iter_mut().zip(&mut written))
         {
-            let copies = COPY_STARTS.iter().zip(heads).zip(outcomes).zip(written).enumerate();
-            for (_, (((start, head), outcome), written)) in
+            let copies = COPY_STARTS.iter().zip(heads).zip(outcomes).zip(ahead).zip(written).enumerate();
+            for (_, ((((start, head), outcome), ahead), written)) in
                 copies.filter(|(index, _)| wanted.get(*index) == Some(&true))
             {
+                let (skipped, bytes) = span(part, *ahead, self.scratch.len());
+                let at = Sectors(start.0.saturating_add(skipped.to_sectors_down().0));
                 let result = match outcome {
                     Outcome::Done => Ok(()),
-                    Outcome::Failed(errno) => Err(target.error(Operation::Write, *start, self.scratch.len(), *errno)),
+                    Outcome::Failed(errno) => Err(target.error(Operation::Write, at, bytes.len(), *errno)),
                     Outcome::Untried => {
                         self.scratch.iter_mut().zip(head.iter()).for_each(|(to, from)| *to = *from);
-                        target.disk.write(*start, &self.scratch)
+                        target.disk.write(at, self.scratch.get(bytes).unwrap_or_default())
                     }
                 };
                 match result {
@@ -303,24 +365,31 @@ impl Commit {
     }
 
     /// Writes the wanted copies to all targets at once, as far as the kernel takes that.
-    fn write_at_once(&mut self, wanted: &[[bool; COPIES]; MAX_SPARES]) -> [[Outcome; COPIES]; MAX_SPARES] {
+    fn write_at_once(&mut self, part: Part, wanted: &Copies) -> [[Outcome; COPIES]; MAX_SPARES] {
         let mut outcomes = [[Outcome::Untried; COPIES]; MAX_SPARES];
         let Some(parallel) = &mut self.parallel else { return outcomes };
         let body = self.scratch.get(COPY_ALIGNMENT..).unwrap_or_default();
         let mut places = [(0, 0); MOST_AT_ONCE];
         let mut requests: [Option<Request<'_>>; MOST_AT_ONCE] = [None; MOST_AT_ONCE];
         let mut free = places.iter_mut().zip(&mut requests);
-        for (number, ((target, heads), wanted)) in self.targets.iter().zip(&self.heads).zip(wanted).enumerate() {
+        let targets = self.targets.iter().zip(&self.heads).zip(wanted).zip(&self.ahead).enumerate();
+        for (number, (((target, heads), wanted), ahead)) in targets {
             let Some(device) = target.disk.descriptor() else { continue };
-            let copies = COPY_STARTS.iter().zip(heads).enumerate();
-            for (index, (start, head)) in copies.filter(|(index, _)| wanted.get(*index) == Some(&true)) {
+            let copies = COPY_STARTS.iter().zip(heads).zip(ahead).enumerate();
+            for (index, ((start, head), ahead)) in copies.filter(|(index, _)| wanted.get(*index) == Some(&true)) {
+                let (skipped, bytes) = span(part, *ahead, self.scratch.len());
+                let at = Sectors(start.0.saturating_add(skipped.to_sectors_down().0));
                 // A request that the disk itself would refuse is left to it.
-                let fits = check_request(&*target.disk, Operation::Write, *start, self.scratch.len()).is_ok();
-                let Some(offset) = start.to_bytes().filter(|_| fits) else { continue };
+                let fits = check_request(&*target.disk, Operation::Write, at, bytes.len()).is_ok();
+                let Some(offset) = at.to_bytes().filter(|_| fits) else { continue };
                 let Some((place, request)) = free.next() else { continue };
                 *place = (number, index);
-                let (offset, pieces) = (offset.0, [&**head, body]);
-                *request = Some(Request { device, offset, pieces, outcome: Outcome::Untried });
+                let pieces = match part {
+                    Part::Body => [body, &[]],
+                    Part::Rest if *ahead => [&**head, &[][..]],
+                    Part::Rest => [&**head, body],
+                };
+                *request = Some(Request { device, offset: offset.0, pieces, outcome: Outcome::Untried });
             }
         }
         parallel.run(&mut requests);
@@ -334,7 +403,7 @@ impl Commit {
     }
 
     /// Flushes the targets of which something was written. What was written is durable where that succeeded.
-    fn flush(&self, written: &[[bool; COPIES]; MAX_SPARES], report: &mut CommitReport) {
+    fn flush(&self, written: &Copies, report: &mut CommitReport) {
         let targets = self.targets.iter().zip(written).zip(&mut report.spares);
         for ((target, written), state) in targets.filter(|((_, written), _)| written.contains(&true)) {
             match target.disk.flush() {
@@ -342,6 +411,29 @@ impl Commit {
                 Err(error) => state.note(error),
             }
         }
+    }
+}
+
+/// The copies of a group: of B when it goes first, else of A.
+fn first_group(b: bool) -> &'static [usize] {
+    if b { &COMMIT_GROUP_B } else { &COMMIT_GROUP_A }
+}
+
+/// Those of the copies that are in the group.
+fn in_group(copies: &[bool; COPIES], group: &[usize]) -> [bool; COPIES] {
+    let mut both = [false; COPIES];
+    let asked = copies.iter().enumerate().map(|(index, asked)| *asked && group.contains(&index));
+    both.iter_mut().zip(asked).for_each(|(both, one)| *both = one);
+    both
+}
+
+/// Where in a copy of so many bytes a write begins, and which of its bytes it has.
+fn span(part: Part, ahead: bool, len: usize) -> (Bytes, std::ops::Range<usize>) {
+    let head = COPY_ALIGNMENT.min(len);
+    match part {
+        Part::Body => (Bytes(u64::try_from(head).unwrap_or(0)), head..len),
+        Part::Rest if ahead => (Bytes(0), 0..head),
+        Part::Rest => (Bytes(0), 0..len),
     }
 }
 

@@ -6,9 +6,12 @@
 mod support;
 
 use dm_remap::block::ram::{Bad, Power};
+use dm_remap::dm::fake::Op;
 use dm_remap::engine::EngineError;
 use dm_remap::engine::destroy::destroy;
+use dm_remap::format::choose::Expected;
 use dm_remap::format::metadata::UnreadablePolicy::{Hold, Zero};
+use dm_remap::store::read_copies;
 use dm_remap::units::Range;
 use nix::errno::Errno;
 use support::crash::{Scenario, Shape, Tally, World, crash_everywhere};
@@ -100,6 +103,54 @@ fn an_interrupted_remap_leaves_the_old_map_or_the_new_one() {
         traffic: &[40, 25, 64, 61, 80, 47],
     };
     on_all_shapes(scenario, shapes(), 500);
+}
+
+/// As [`with_extents`], with copies of which most is not head: it is written before the device is suspended.
+fn with_large_copies(world: &World) {
+    with_extents(world);
+    const UNKNOWN: u32 = 0x7fff_0000;
+    let mut session = world.machine.session().unwrap();
+    session.commit(|next| next.unknown_sections.push((UNKNOWN, (0..9000u32).map(|n| n as u8).collect()))).unwrap();
+}
+
+#[test]
+fn an_interrupted_remap_with_large_copies_leaves_the_old_map_or_the_new_one() {
+    let scenario = |shape| Scenario {
+        name: "remap, large copies",
+        shape,
+        prepare: with_large_copies,
+        operate: |world| world.machine.remap(&[range(40, 8), range(60, 1)], Hold).map(|_| ()),
+        traffic: &[40, 25, 64, 61, 80, 47],
+    };
+    on_all_shapes(scenario, shapes(), 500);
+}
+
+/// The copies that were to become the new map's are put back; cut anywhere in between, the others count.
+#[test]
+fn an_interrupted_remap_that_is_undone_leaves_the_old_map() {
+    let operate: Operate = |world| {
+        world.machine.dm.refuse_next(Op::Suspend, Errno::EINTR, 1);
+        let before = world.machine.load().map(|choice| choice.newest.metadata.generation);
+        let end = world.machine.remap(&[range(40, 8)], Hold);
+        if world.machine.power.is_off() {
+            return end.map(|_| ());
+        }
+        assert!(matches!(end, Err(EngineError::NotSuspended { .. })), "{end:?}");
+        assert_eq!(world.machine.load().map(|choice| choice.newest.metadata.generation), before);
+        for spare in &world.machine.spares {
+            let chosen = read_copies(&**spare, Expected::default()).choose().unwrap();
+            assert_eq!(chosen.current, [0, 1, 2, 3, 4]);
+        }
+        Ok(())
+    };
+    let scenario = |shape| Scenario {
+        name: "remap undone, large copies",
+        shape,
+        prepare: with_large_copies,
+        operate,
+        traffic: &[40, 25, 64],
+    };
+    on_all_shapes(scenario, shapes(), 300);
 }
 
 #[test]
@@ -294,8 +345,8 @@ fn activation_never_uses_the_number_of_a_lost_commit() {
     with_extents(&world);
     let base = world.machine.power.operations();
     let old = world.machine.load().unwrap().newest.metadata.generation;
-    // Slot write, flush, flush of the window, then the commit's copies.
-    let world = World::new(&shape, Power::cut_at(base + 6));
+    // Slot write, flush, then three copies, of which all is head.
+    let world = World::new(&shape, Power::cut_at(base + 5));
     with_extents(&world);
     let _ = world.machine.remap(&[range(64, 8)], Hold);
     assert!(world.machine.power.is_off());

@@ -1,6 +1,8 @@
 # Measures inside the guest, for benches/layout. Adds lines to $SHARE/raw:
 #   io EXTENTS LAYOUT WORKLOAD OPERATIONS_PER_SECOND
 #   stall EXTENTS LAYOUT splices|idle LONGEST_MICROSECONDS SPLICE_MILLISECONDS
+#   batch EXTENTS dm-remap|plain SECONDS
+#   command EXTENTS NAME SECONDS PEAK_KIB
 # shellcheck shell=bash
 set -euo pipefail
 
@@ -77,24 +79,100 @@ all_stalls() {
     done
 }
 
+# timed LINE... -- COMMAND...: adds the line with its seconds and its peak memory
+timed() {
+    local line=()
+    while [[ $1 != -- ]]; do
+        line+=("$1")
+        shift
+    done
+    shift
+    /usr/bin/time -f '%e %M' -o /tmp/time "$@" >/dev/null 2>/tmp/err || {
+        tail -n 5 /tmp/err >&2
+        exit 1
+    }
+    raw "${line[*]} $(tail -n 1 /tmp/time)"
+    echo "${line[*]}: $(tail -n 1 /tmp/time)" >&2
+}
+
+# flat_table: the device that has the flat table of the setup
+flat_device() { dmsetup ls | awk '/^bench-overlay/ { found = $1 } END { print found ? found : "bench" }'; }
+
+create() {
+    dm-remap create bench --main "$main" --spare "$spare" >/dev/null 2>&1
+    : >/tmp/list
+    ((EXTENTS == 0)) || seq 0 10 $(((EXTENTS - 1) * 10)) >/tmp/list
+}
+
+# What plain tools do for the same: copy, reload, resume.
+plain_batch() {
+    plain_copy "$main" "$spare" </tmp/pairs
+    dmsetup reload peer /tmp/table
+    dmsetup resume peer
+}
+
+all_batches() {
+    local round size
+    size=$(blockdev --getsz "$main")
+    for ((round = 0; round < ROUNDS; round++)); do
+        dd if=/dev/zero of="$spare" bs=1M count=8 oflag=direct status=none
+        create
+        timed batch "$EXTENTS" dm-remap -- dm-remap remap bench --from-badblocks /tmp/list --block-size 4096
+        dmsetup table "$(flat_device)" >/tmp/table
+        local number
+        number=$(printf '%d:%d' "0x$(stat -c %t "$spare")" "0x$(stat -c %T "$spare")")
+        awk -v spare="$number" '$4 == spare { print $1, $5, $2 }' /tmp/table >/tmp/pairs
+        dm-remap deactivate bench >/dev/null
+        dmsetup create peer --table "0 $size linear $main 0"
+        export -f plain_batch
+        export main spare
+        timed batch "$EXTENTS" plain -- bash -c plain_batch
+        dmsetup remove peer
+    done
+    dd if=/dev/zero of="$spare" bs=1M count=8 oflag=direct status=none
+}
+
+all_commands() {
+    local round at table
+    table=$(flat_device)
+    for ((round = 0; round < ROUNDS; round++)); do
+        at=$((next * 8))
+        next=$((next + 3))
+        timed command "$EXTENTS" dmsetup-table -- dmsetup table "$table"
+        timed command "$EXTENTS" status -- dm-remap status bench
+        timed command "$EXTENTS" dmsetup-start -- dmsetup --version
+        timed command "$EXTENTS" start -- dm-remap --version
+        timed command "$EXTENTS" list -- dm-remap list
+        timed command "$EXTENTS" map -- dm-remap map bench
+        timed command "$EXTENTS" policy -- dm-remap policy bench --allocation best-fit
+        timed command "$EXTENTS" remap -- dm-remap remap bench "$at+8"
+        table=$(flat_device)
+        timed command "$EXTENTS" restore -- dm-remap restore bench "$at+8"
+        table=$(flat_device)
+        timed command "$EXTENTS" scan -- dm-remap scan bench --report-only --range 0+8
+        timed command "$EXTENTS" deactivate -- dm-remap deactivate bench
+        timed command "$EXTENTS" activate -- dm-remap activate bench --main "$main"
+        table=$(flat_device)
+    done
+}
+
 mkdir /tmp/bin
-cp "$SHARE/dm-remap" /tmp/bin/
+cp "$SHARE/dm-remap" "$SHARE/plain_copy" /tmp/bin/
 PATH=/tmp/bin:$PATH
 # shellcheck disable=SC2153 # set by scripts/guest
 main=$GUEST_DISK0 spare=$GUEST_DISK1
 raw "kernel $(uname -r) $GUEST_KERNEL $(nproc)"
-dm-remap create bench --main "$main" --spare "$spare" >/dev/null
-if ((EXTENTS)); then
-    seq 0 10 $(((EXTENTS - 1) * 10)) >/tmp/list
-    dm-remap remap bench --from-badblocks /tmp/list --block-size 4096 >/dev/null
+if [[ " $* " == *' batch '* ]]; then
+    all_batches
 fi
-# dm-remap takes no disk that others use, so this comes after it.
-dmsetup create plain --table "0 $(blockdev --getsz "$main") linear $main 0"
+[[ $* != batch ]] || exit 0
+create
+((EXTENTS == 0)) || dm-remap remap bench --from-badblocks /tmp/list --block-size 4096 >/dev/null
 # The first unit behind all that is remapped.
 next=$((EXTENTS * 10 + 4))
-for part in "$@"; do
-    case $part in
-    io) all_io ;;
-    stall) all_stalls ;;
-    esac
-done
+[[ " $* " != *' commands '* ]] || all_commands
+[[ " $* " == *' io '* || " $* " == *' stall '* ]] || exit 0
+# dm-remap takes no disk that others use, so this comes after it.
+dmsetup create plain --table "0 $(blockdev --getsz "$main") linear $main 0"
+[[ " $* " != *' io '* ]] || all_io
+[[ " $* " != *' stall '* ]] || all_stalls

@@ -228,10 +228,19 @@ fn run_window<'a>(
         return Err(error);
     }
     let targets = session.commit_targets();
+    // Another version may write the same content in other words: then the copies could not be put back as they are.
+    let now = encode(&session.metadata)?;
+    let commit = Commit::new(targets.clone(), new_encoded);
+    let undo = (now.digest() == session.digest).then(|| {
+        let mut undo = commit.beside(now);
+        undo.write_first_group_only();
+        undo
+    });
     let mut job = WindowJob {
         window,
-        commit: Commit::new(targets.clone(), new_encoded),
-        revert: Commit::new(targets.clone(), old_encoded),
+        revert: commit.beside(old_encoded),
+        commit,
+        undo,
         destinations,
         copies,
         watch: work.watch.take(),

@@ -30,29 +30,32 @@ const TRIES: u32 = 3;
 pub enum Phase {
     /// The new table is loaded; the device is not suspended.
     Armed = 0,
+    /// Still so; of one group of copies, all but the heads is being written.
+    Preparing = 1,
     /// SUSPEND was asked for.
-    Suspending = 1,
+    Suspending = 2,
     /// Sectors that were written meanwhile are copied again.
-    Copying = 2,
+    Copying = 3,
     /// The new map is being committed.
-    Committing = 3,
+    Committing = 4,
     /// The new map is durable.
-    Committed = 4,
+    Committed = 5,
     /// The old map is being committed as a newer generation.
-    Reverting = 5,
+    Reverting = 6,
     /// The old map is durable.
-    Reverted = 6,
+    Reverted = 7,
     /// Neither is known to be durable.
-    Unsettled = 7,
+    Unsettled = 8,
     /// The device runs.
-    Done = 8,
+    Done = 9,
 }
 
 impl Phase {
     /// The phase with this number; unknown numbers are [`Phase::Done`].
     pub fn from_u8(number: u8) -> Phase {
-        const ALL: [Phase; 8] = [
+        const ALL: [Phase; 9] = [
             Phase::Armed,
+            Phase::Preparing,
             Phase::Suspending,
             Phase::Copying,
             Phase::Committing,
@@ -124,6 +127,9 @@ pub struct WindowJob<'a> {
     pub commit: Commit,
     /// The old map as the generation after that.
     pub revert: Commit,
+    /// The group of copies that the commit writes first, as it is now: puts it back when the window ends before the commit.
+    /// Without it nothing is written before SUSPEND.
+    pub undo: Option<Commit>,
     /// What may have to be copied again.
     pub copies: Vec<Recopy>,
     /// Counts writes; without it everything is copied again.
@@ -145,19 +151,17 @@ pub struct WindowJob<'a> {
 impl WindowJob<'_> {
     /// Runs the window from the start.
     pub fn run(&mut self, phase: &AtomicU8) -> WindowEnd {
+        if self.undo.is_some() {
+            enter(phase, Phase::Preparing);
+            self.commit.write_bodies();
+        }
         enter(phase, Phase::Suspending);
         if let Err(errno) = self.window.suspend() {
-            return match self.let_go(phase) {
-                Ok(()) => WindowEnd::NotSuspended(errno),
-                Err(stuck) => WindowEnd::StillSuspended(stuck),
-            };
+            return self.undone(phase, WindowEnd::NotSuspended(errno));
         }
         enter(phase, Phase::Copying);
         if let Err(cause) = self.make_current() {
-            return match self.let_go(phase) {
-                Ok(()) => WindowEnd::Undone(cause),
-                Err(stuck) => WindowEnd::StillSuspended(stuck),
-            };
+            return self.undone(phase, WindowEnd::Undone(cause));
         }
         self.finish(phase)
     }
@@ -165,10 +169,9 @@ impl WindowJob<'_> {
     /// Takes over from a process that died in `phase`.
     pub fn take_over(&mut self, died_in: Phase, phase: &AtomicU8) -> WindowEnd {
         match died_in {
-            Phase::Armed | Phase::Suspending | Phase::Copying => match self.let_go(phase) {
-                Ok(()) => WindowEnd::NotSuspended(Errno::EINTR),
-                Err(stuck) => WindowEnd::StillSuspended(stuck),
-            },
+            Phase::Armed | Phase::Preparing | Phase::Suspending | Phase::Copying => {
+                self.undone(phase, WindowEnd::NotSuspended(Errno::EINTR))
+            }
             Phase::Committing => self.finish(phase),
             Phase::Committed => self.swap(phase, CommitReport::default()),
             Phase::Reverting => self.revert(phase, None, CommitReport::default()),
@@ -178,10 +181,23 @@ impl WindowJob<'_> {
         }
     }
 
+    /// Lets the old table go on, then puts back the copies that were to become the new map's.
+    fn undone(&mut self, phase: &AtomicU8, end: WindowEnd) -> WindowEnd {
+        if let Err(stuck) = self.let_go() {
+            return WindowEnd::StillSuspended(stuck);
+        }
+        if let Some(undo) = &mut self.undo {
+            // Where it fails, the copies of the other group are what counts, and the next commit writes all of them.
+            let _ = undo.run();
+        }
+        enter(phase, Phase::Done);
+        end
+    }
+
     /// Commits and swaps.
     fn finish(&mut self, phase: &AtomicU8) -> WindowEnd {
         enter(phase, Phase::Committing);
-        let report = self.commit.run();
+        let report = self.commit.run_first();
         if !report.stands() {
             return self.revert(phase, None, report);
         }
@@ -189,21 +205,24 @@ impl WindowJob<'_> {
         self.swap(phase, report)
     }
 
+    /// The device runs with the new table: what is left of the commit, which nobody has to wait for.
+    fn swapped(&mut self, phase: &AtomicU8, mut report: CommitReport) -> WindowEnd {
+        self.commit.run_second(&mut report);
+        enter(phase, Phase::Done);
+        WindowEnd::Swapped(report)
+    }
+
     fn swap(&mut self, phase: &AtomicU8, report: CommitReport) -> WindowEnd {
         if matches!(self.window.suspended(), Ok(false)) {
             // Whoever died had resumed it already.
-            enter(phase, Phase::Done);
-            return WindowEnd::Swapped(report);
+            return self.swapped(phase, report);
         }
         if !matches!(self.window.has_inactive(), Ok(true)) {
             // The kernel has refused the table before, and thrown it away.
             return self.revert(phase, Some(Errno::EINVAL), report);
         }
         match self.window.resume() {
-            Ok(()) => {
-                enter(phase, Phase::Done);
-                WindowEnd::Swapped(report)
-            }
+            Ok(()) => self.swapped(phase, report),
             Err(errno) => self.revert(phase, Some(errno), report),
         }
     }
@@ -221,10 +240,13 @@ impl WindowJob<'_> {
     }
 
     fn reverted(&mut self, phase: &AtomicU8, refused: Option<Errno>, report: CommitReport) -> WindowEnd {
-        match (self.let_go(phase), refused) {
-            (Err(stuck), _) => WindowEnd::StillSuspended(stuck),
-            (Ok(()), Some(errno)) => WindowEnd::Refused(errno),
-            (Ok(()), None) => WindowEnd::CommitFailed(report),
+        if let Err(stuck) = self.let_go() {
+            return WindowEnd::StillSuspended(stuck);
+        }
+        enter(phase, Phase::Done);
+        match refused {
+            Some(errno) => WindowEnd::Refused(errno),
+            None => WindowEnd::CommitFailed(report),
         }
     }
 
@@ -246,23 +268,24 @@ impl WindowJob<'_> {
         WindowEnd::StillSuspended(stuck)
     }
 
-    /// Resumes if suspended, with the table that is in force. Done afterwards.
-    fn let_go(&mut self, phase: &AtomicU8) -> Result<(), Errno> {
+    /// Resumes if suspended, with the table that is in force.
+    fn let_go(&mut self) -> Result<(), Errno> {
         insist(|| self.window.clear())?;
         // If it does not say whether it is suspended, a resume does no harm.
         if !matches!(self.window.suspended(), Ok(false)) {
             insist(|| self.window.resume())?;
         }
-        enter(phase, Phase::Done);
         Ok(())
     }
 
-    /// Copies again what was written since it was copied, and flushes.
+    /// Copies again what was written since it was copied, and flushes if that was anything: what was copied before was
+    /// flushed before.
     fn make_current(&mut self) -> Result<(), UndoCause> {
         let gaps = Gaps { setup: self.setup, block: self.block };
         self.changed.fill(false);
         let known = self.watch.as_mut().is_some_and(|watch| watch.refresh(&mut self.changed).is_ok());
         let watch = self.watch.as_ref().filter(|_| known);
+        let mut repeated = false;
         for recopy in &self.copies {
             // What is held is asked of the spare itself: it costs little, and a write to it must not be lost.
             for (gap, _) in recopy.gaps.iter().filter(|(_, why)| *why == Gap::Tombstone) {
@@ -270,15 +293,17 @@ impl WindowJob<'_> {
             }
             let Some(watch) = watch else {
                 repeat(recopy, recopy.copy.range, Trust::Nothing, gaps, &mut self.data, &mut self.check)?;
+                repeated = true;
                 continue;
             };
             for area in recopy.areas.clone().filter(|area| self.changed.get(*area) == Some(&true)) {
                 let part = watch.area_range(area).and_then(|range| range.intersect(recopy.copy.range));
                 let Some(part) = part else { continue };
                 repeat(recopy, part, Trust::Watch, gaps, &mut self.data, &mut self.check)?;
+                repeated = true;
             }
         }
-        for disk in &self.destinations {
+        for disk in self.destinations.iter().filter(|_| repeated) {
             disk.flush().map_err(UndoCause::Disk)?;
         }
         Ok(())
