@@ -160,6 +160,10 @@ pub trait DeviceMapper: std::fmt::Debug {
     fn remove_stale_node(&self, name: &str) -> Result<bool, DmError>;
     /// A table of a device, in the kernel's words; empty when the slot is empty.
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError>;
+    /// Whether the table in `slot` is `table`. The same as comparing [`DeviceMapper::table`], with less memory perhaps.
+    fn has_table(&self, name: &str, slot: TableSlot, table: &[Target]) -> Result<bool, DmError> {
+        Ok(self.table(name, slot)? == table)
+    }
     /// Sends a message to the target at `sector` (or to dm-stats); the reply if there is one.
     fn message(&self, name: &str, sector: Sectors, text: &str) -> Result<Option<String>, DmError>;
     /// Prepares what [`Window`] does to a device, with the table that its last resort loads. The device need not

@@ -303,6 +303,15 @@ impl Map {
         Ok(())
     }
 
+    /// Takes no more memory than its extents need: in a map that was made by inserting them in order, half of it is room for
+    /// more.
+    pub fn shrink(&mut self) {
+        let extents = std::mem::take(&mut self.extents);
+        self.extents = Arc::new(Arc::unwrap_or_clone(extents).into_iter().collect());
+        let by_slot = std::mem::take(&mut self.by_slot);
+        self.by_slot = Arc::new(Arc::unwrap_or_clone(by_slot).into_iter().collect());
+    }
+
     fn remember(&mut self, extent: Extent) {
         Arc::make_mut(&mut self.by_slot).insert(extent.slot, extent.range.start());
         Arc::make_mut(&mut self.extents).insert(extent.range.start(), extent);

@@ -21,7 +21,7 @@ mod target;
 pub use held::{HeldKind, held_table};
 pub use layout::{Layout, LayoutRule};
 pub use switched::{Pair, anchor_table, flattened, front_table, linear_devices};
-pub use target::{Target, TargetKind, TargetParseError};
+pub use target::{OtherTarget, Target, TargetKind, TargetParseError};
 
 use crate::map::{Extent, Map, MapError, SpareIndex};
 use crate::units::{DevNo, Range, Sectors};

@@ -276,7 +276,7 @@ proptest! {
         match (how, &mut target.kind) {
             (0, TargetKind::Linear { offset, .. } | TargetKind::Switch { offset, .. }) => offset.0 += 1,
             (1, TargetKind::Linear { device, .. } | TargetKind::Switch { device, .. }) => *device = MAIN,
-            (2, kind) => *kind = TargetKind::Other { name: "zero".into(), params: String::new() },
+            (2, kind) => *kind = TargetKind::other("zero", ""),
             (3, _) => target.len.0 += 1,
             _ => drop(front.remove(at)),
         }
@@ -384,7 +384,7 @@ fn tables_that_are_not_ours_are_refused() {
         kind: TargetKind::Linear { device, offset: Sectors(offset) },
     };
     let kind = |kind| Target { kind, ..linear(0, 1000, MAIN, 0) };
-    let other = TargetKind::Other { name: "thin".into(), params: "253:1 7".into() };
+    let other = TargetKind::other("thin", "253:1 7");
     let flakey = TargetKind::FlakeyErrorReads { device: MAIN, offset: Sectors(0) };
     let stranger = DevNo { major: 9, minor: 9 };
     let map = |table: &[Target]| {

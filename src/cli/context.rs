@@ -14,7 +14,7 @@ use crate::dm::kernel::Kernel;
 use crate::dm::{DeviceMapper, DmError};
 use crate::engine::activate::{Mark, remove_remains};
 use crate::engine::lock::{self, Lock};
-use crate::engine::session::{LiveDevices, Session, UUID_PREFIX, live_devices, setup_of_uuid};
+use crate::engine::session::{LiveDevices, Session, UUID_PREFIX, find_active, live_devices, setup_of_uuid};
 use crate::engine::tables::Tables;
 use crate::engine::{DiskSource, EngineError, Member, backup, registry};
 use crate::files::{self, Owned};
@@ -247,8 +247,8 @@ impl Context {
     /// The same, and nothing is touched.
     pub(super) fn locked_session_as_it_is(&self, name: &str) -> Result<(Lock, Session<'_>)> {
         let dm = self.dm()?;
-        let live = live_devices(dm, name)?;
-        let lock = self.lock(&live.setup.to_string(), name)?;
+        let (_, setup) = find_active(dm, name)?;
+        let lock = self.lock(&setup.to_string(), name)?;
         self.touch(name, []);
         let mut session = Session::open(dm, self, name, true)?;
         session.disk_scores = disk_scores(self, &session);
@@ -259,10 +259,10 @@ impl Context {
     /// The same for taking it down: also one that was brought up to be read only, which nothing else may change.
     pub(super) fn locked_session_to_take_down(&self, name: &str) -> Result<(Lock, Session<'_>)> {
         let dm = self.dm()?;
-        let live = live_devices(dm, name)?;
-        let lock = self.lock(&live.setup.to_string(), name)?;
+        let (state, setup) = find_active(dm, name)?;
+        let lock = self.lock(&setup.to_string(), name)?;
         self.set_metrics_due(true);
-        Ok((lock, Session::open(dm, self, name, !live.state.read_only)?))
+        Ok((lock, Session::open(dm, self, name, !state.read_only)?))
     }
 
     /// Opens an active setup for reading.

@@ -92,6 +92,19 @@ impl Kernel {
         WindowHandle::new(self.dm.file().as_fd(), name)
     }
 
+    /// What `read` makes of the lines of a table.
+    fn read_table<T>(
+        &self,
+        name: &str,
+        slot: TableSlot,
+        read: impl FnOnce(&[u8], u32) -> Result<T, String>,
+    ) -> Result<T, DmError> {
+        dm_name("table", name)?;
+        let answer = self.low(name).and_then(|handle| handle.table(slot, read));
+        let table = answer.map_err(|errno| self.error("table", name, errno))?;
+        table.map_err(|detail| DmError::BadReply { operation: "table", device: name.into(), detail })
+    }
+
     /// The error for a refusal. The kernel says `ENXIO` also when a table names a device that does not exist.
     fn error(&self, operation: &'static str, name: &str, errno: Errno) -> DmError {
         let exists = || self.low(name).and_then(|handle| handle.flags()).is_ok();
@@ -298,10 +311,11 @@ impl DeviceMapper for Kernel {
     }
 
     fn table(&self, name: &str, slot: TableSlot) -> Result<Vec<Target>, DmError> {
-        dm_name("table", name)?;
-        let answer = self.low(name).and_then(|handle| handle.table(slot, lines::parse));
-        let table = answer.map_err(|errno| self.error("table", name, errno))?;
-        table.map_err(|detail| DmError::BadReply { operation: "table", device: name.into(), detail })
+        self.read_table(name, slot, lines::parse)
+    }
+
+    fn has_table(&self, name: &str, slot: TableSlot, table: &[Target]) -> Result<bool, DmError> {
+        self.read_table(name, slot, |answer, count| lines::are(answer, count, table))
     }
 
     fn message(&self, name: &str, sector: Sectors, text: &str) -> Result<Option<String>, DmError> {

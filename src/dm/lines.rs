@@ -26,6 +26,21 @@ pub(super) fn parse(answer: &[u8], count: u32) -> Result<Vec<Target>, String> {
     // No more room than there can be lines: a wrong count must not ask for all memory.
     let most = answer.len() / PARAMS_AT;
     let mut table = Vec::with_capacity(usize::try_from(count).unwrap_or(most).min(most));
+    walk(answer, count, |target| table.push(target))?;
+    Ok(table)
+}
+
+/// Whether `count` lines are those of `table`.
+///
+/// # Errors
+/// As [`parse`].
+pub(super) fn are(answer: &[u8], count: u32, table: &[Target]) -> Result<bool, String> {
+    let (mut expected, mut same) = (table.iter(), true);
+    walk(answer, count, |target| same &= expected.next() == Some(&target))?;
+    Ok(same && expected.next().is_none())
+}
+
+fn walk(answer: &[u8], count: u32, mut each: impl FnMut(Target)) -> Result<(), String> {
     let mut at = 0;
     for number in 0..count {
         let cut = || format!("line {number} is cut off");
@@ -35,10 +50,10 @@ pub(super) fn parse(answer: &[u8], count: u32) -> Result<Vec<Target>, String> {
         let params = text(line.get(PARAMS_AT..).unwrap_or_default());
         let (kind, params) = kind.zip(params).ok_or_else(|| format!("line {number} is no text"))?;
         let kind = TargetKind::parse(kind, params).map_err(|error| error.to_string())?;
-        table.push(Target { start: Sectors(start), len: Sectors(len), kind });
+        each(Target { start: Sectors(start), len: Sectors(len), kind });
         at = next(line).filter(|next| *next > at).unwrap_or(answer.len());
     }
-    Ok(table)
+    Ok(())
 }
 
 #[allow(clippy::host_endian_bytes)] // an ioctl speaks the host's byte order
@@ -86,7 +101,7 @@ mod tests {
         let kinds = [
             TargetKind::Linear { device, offset: Sectors(100) },
             TargetKind::Error,
-            TargetKind::Other { name: "thin".into(), params: "253:1 7".into() },
+            TargetKind::other("thin", "253:1 7"),
         ];
         let places = [(0, 8), (8, 2), (10, 6)];
         let expected: Vec<Target> = places
@@ -94,6 +109,12 @@ mod tests {
             .zip(kinds)
             .map(|((start, len), kind)| Target { start: Sectors(start), len: Sectors(len), kind })
             .collect();
+        assert_eq!(are(&bytes, 3, &expected), Ok(true));
+        assert_eq!(are(&bytes, 2, &expected), Ok(false));
+        assert_eq!(are(&bytes, 3, &expected[..2]), Ok(false));
+        let mut other = expected.clone();
+        other[1].len = Sectors(3);
+        assert_eq!(are(&bytes, 3, &other), Ok(false));
         assert_eq!(parse(&bytes, 3), Ok(expected));
         assert_eq!(parse(&bytes, 0), Ok(vec![]));
         assert_eq!(parse(&[], 0), Ok(vec![]));

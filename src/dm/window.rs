@@ -412,7 +412,7 @@ mod tests {
         assert_eq!(buffer.len(), HEADER_LEN + 48 + 48);
         assert_eq!(&buffer[HEADER_LEN + 24..HEADER_LEN + 48], b"linear\0\0\0\0\0\0\0\0\0\08:1 100\0");
         assert_eq!(buffer[HEADER_LEN + 48], 5);
-        let long = TargetKind::Other { name: "x".repeat(16), params: String::new() };
+        let long = TargetKind::other("x".repeat(16), "");
         let long = Target { start: Sectors(0), len: Sectors(1), kind: long };
         assert_eq!(Prepared::new(&[long], false).err(), Some(Errno::EINVAL));
     }

@@ -6,7 +6,7 @@
 //! - held blocks are found by their tombstones.
 
 use super::session::{device_uuid, find_active};
-use super::tables::{self, Tables, private_devices};
+use super::tables::{self, Shape, private_devices};
 use super::{EngineError, Member, Observer, Session, held, now, samples};
 use crate::dm::{Activation, DeviceMapper};
 use crate::format::choose::Expected;
@@ -227,7 +227,7 @@ pub(super) fn bring_up<'a>(
 
 fn load(session: &Session<'_>) -> Result<(), EngineError> {
     // It has no table yet, so there is no layout that it would leave.
-    tables::load(session, &tables::build(session, &Tables::default(), &session.metadata.map, &session.devices()?)?)
+    tables::load(session, &tables::build(session, Shape::default(), &session.metadata.map, &session.devices()?)?)
 }
 
 /// Removes the nodes that a killed command left of the setup's devices after they were gone; their names.

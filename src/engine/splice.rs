@@ -222,7 +222,10 @@ fn run_window<'a>(
     let live = session.tables(TableSlot::Active)?;
     let emergency = tables::unsettled(&live, &old_map, &devices, &ranges)?;
     let window = dm.window(&name, Some(&emergency))?;
-    let table = tables::build(session, &live, &new.map, &devices)?;
+    // A large table is much memory, and the next one is just as large.
+    let shape = live.shape();
+    drop((live, emergency));
+    let table = tables::build(session, shape, &new.map, &devices)?;
     if let Err(error) = tables::load(session, &table) {
         tables::drop_unused(session);
         return Err(error);

@@ -68,6 +68,19 @@ pub struct Tables {
     pair: Option<LivePair>,
 }
 
+/// How a table of a setup is made, without its lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Number of the pair that it leads to, in the switched layout.
+    pair: Option<u8>,
+}
+
+impl Shape {
+    fn layout(self) -> Layout {
+        if self.pair.is_some() { Layout::Switched } else { Layout::Flat }
+    }
+}
+
 /// A pair that a table leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct LivePair {
@@ -124,7 +137,12 @@ fn pair_numbered(dm: &dyn DeviceMapper, name: &str, setup: Uuid, number: u8) -> 
 impl Tables {
     /// The layout.
     pub fn layout(&self) -> Layout {
-        if self.pair.is_some() { Layout::Switched } else { Layout::Flat }
+        self.shape().layout()
+    }
+
+    /// How it is made.
+    pub(super) fn shape(&self) -> Shape {
+        Shape { pair: self.pair.as_ref().map(|pair| pair.number) }
     }
 
     /// Checks that a flush of the setup reaches every device that its writes go to.
@@ -149,7 +167,7 @@ impl Tables {
 /// What device-mapper says, or a map that cannot become a table.
 pub(super) fn build(
     session: &Session<'_>,
-    live: &Tables,
+    live: Shape,
     map: &Map,
     devices: &Devices,
 ) -> Result<Vec<Target>, EngineError> {
@@ -158,7 +176,7 @@ pub(super) fn build(
         return Ok(flat);
     }
     session.dm.clear(&session.name)?;
-    let number = free_number(session, live.pair.as_ref().map(|pair| pair.number))?;
+    let number = free_number(session, live.pair)?;
     match make_pair(session, number, &flat, map, devices) {
         Ok(Some(front)) => Ok(front),
         Ok(None) => {
@@ -228,7 +246,7 @@ fn make_part(session: &Session<'_>, part: Part, number: u8, table: &[Target]) ->
         Err(error) => return Err(error.into()),
     }
     dm.activate(&name, true)?;
-    if dm.table(&name, TableSlot::Active)? != table {
+    if !dm.has_table(&name, TableSlot::Active, table)? {
         return Err(EngineError::TableNotTaken(name));
     }
     Ok(Some(state.devno))
@@ -259,8 +277,8 @@ pub(super) fn load(session: &Session<'_>, table: &[Target]) -> Result<(), Engine
     let (dm, name) = (session.dm, &session.name);
     dm.load(name, table, session.read_only)?;
     // A table that stays loaded would be swapped in by anybody's next resume, without its map.
-    match dm.table(name, TableSlot::Inactive) {
-        Ok(taken) if taken == table => Ok(()),
+    match dm.has_table(name, TableSlot::Inactive, table) {
+        Ok(true) => Ok(()),
         other => {
             dm.clear(name).or_else(|_| dm.clear(name))?;
             Err(other.map_or_else(EngineError::from, |_| EngineError::TableNotTaken(name.clone())))
@@ -273,8 +291,8 @@ pub(super) fn load(session: &Session<'_>, table: &[Target]) -> Result<(), Engine
 /// # Errors
 /// What failed; the old table is in force then, and the device runs.
 pub(super) fn swap(session: &Session<'_>) -> Result<(), EngineError> {
-    let live = session.tables(TableSlot::Active)?;
-    let table = build(session, &live, &session.metadata.map, &session.devices()?)?;
+    let live = session.tables(TableSlot::Active)?.shape();
+    let table = build(session, live, &session.metadata.map, &session.devices()?)?;
     let swapped = load(session, &table).and_then(|()| {
         session.dm.resume(&session.name).map_err(|error| {
             // The kernel has thrown the table away and may have left the device suspended: the old one must go on.

@@ -160,6 +160,7 @@ pub fn decode(bytes: &[u8]) -> Result<Map, MapSectionError> {
     if !rest.iter().all(|&b| b == 0) {
         return Err(MapSectionError::Impossible("tail"));
     }
+    map.shrink();
     Ok(map)
 }
 

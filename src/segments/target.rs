@@ -47,13 +47,20 @@ pub enum TargetKind {
         offset: Sectors,
     },
     /// A target that we did not make.
-    Other {
-        /// Target type, such as `thin`.
-        name: String,
-        /// Its parameters.
-        params: String,
-    },
+    Other(Box<OtherTarget>),
 }
+
+/// A target that we did not make. (In a box, because it is larger than the others, and rare.)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherTarget {
+    /// Target type, such as `thin`.
+    pub name: String,
+    /// Its parameters.
+    pub params: String,
+}
+
+// There may be 200,000 lines in a table, and several tables at once.
+const _: () = assert!(size_of::<Target>() <= 40);
 
 /// One line of a table: `start len kind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +84,11 @@ pub struct TargetParseError {
 }
 
 impl TargetKind {
+    /// A target of another type.
+    pub fn other(name: impl Into<String>, params: impl Into<String>) -> TargetKind {
+        TargetKind::Other(Box::new(OtherTarget { name: name.into(), params: params.into() }))
+    }
+
     /// The target type's name in the kernel.
     pub fn name(&self) -> &str {
         match self {
@@ -85,7 +97,7 @@ impl TargetKind {
             TargetKind::FlakeyErrorReads { .. } => "flakey",
             TargetKind::Dust { .. } => "dust",
             TargetKind::Switch { .. } => "switch",
-            TargetKind::Other { name, .. } => name,
+            TargetKind::Other(other) => &other.name,
         }
     }
 
@@ -103,7 +115,7 @@ impl TargetKind {
             TargetKind::Switch { device, offset } => {
                 format!("1 {SWITCH_REGION} 0 {device} {offset}")
             }
-            TargetKind::Other { params, .. } => params.clone(),
+            TargetKind::Other(other) => other.params.clone(),
         }
     }
 
@@ -126,7 +138,7 @@ impl TargetKind {
                 if rest == ["0", "1", "1", "error_reads"] {
                     Ok(TargetKind::FlakeyErrorReads { device, offset })
                 } else {
-                    Ok(TargetKind::Other { name: name.into(), params: params.into() })
+                    Ok(TargetKind::other(name, params))
                 }
             }
             "dust" => {
@@ -134,10 +146,8 @@ impl TargetKind {
                 let block_bytes = words.next().and_then(|w| w.parse().ok()).ok_or_else(bad)?;
                 Ok(TargetKind::Dust { device, offset, block_bytes })
             }
-            "switch" => {
-                Ok(one_path(params).unwrap_or_else(|| TargetKind::Other { name: name.into(), params: params.into() }))
-            }
-            _ => Ok(TargetKind::Other { name: name.into(), params: params.into() }),
+            "switch" => Ok(one_path(params).unwrap_or_else(|| TargetKind::other(name, params))),
+            _ => Ok(TargetKind::other(name, params)),
         }
     }
 }
@@ -171,8 +181,8 @@ mod tests {
             TargetKind::FlakeyErrorReads { device, offset: Sectors(0) },
             TargetKind::Dust { device, offset: Sectors(3), block_bytes: 512 },
             TargetKind::Switch { device, offset: Sectors(8) },
-            TargetKind::Other { name: "switch".into(), params: "2 128 0 8:1 0 8:2 0".into() },
-            TargetKind::Other { name: "thin".into(), params: "253:1 7".into() },
+            TargetKind::other("switch", "2 128 0 8:1 0 8:2 0"),
+            TargetKind::other("thin", "253:1 7"),
         ] {
             assert_eq!(TargetKind::parse(kind.name(), &kind.params()), Ok(kind));
         }

@@ -271,8 +271,8 @@ pub fn made_of(table: &[Target], below: &[DevNo]) -> Made {
         return Made::Stripes(stripes);
     }
     match table {
-        [Target { start: Sectors::ZERO, kind: TargetKind::Other { name, params }, .. }] => {
-            match copies(name, params, below) {
+        [Target { start: Sectors::ZERO, kind: TargetKind::Other(other), .. }] => {
+            match copies(&other.name, &other.params, below) {
                 Some(legs) => Made::Copies(legs),
                 None => Made::Unknown(below.to_vec()),
             }
@@ -284,7 +284,7 @@ pub fn made_of(table: &[Target], below: &[DevNo]) -> Made {
 fn is_empty(target: &Target) -> bool {
     match &target.kind {
         TargetKind::Error => true,
-        TargetKind::Other { name, .. } => name == "zero",
+        TargetKind::Other(other) => other.name == "zero",
         _ => false,
     }
 }
@@ -297,10 +297,10 @@ fn piece(target: &Target) -> Option<Piece> {
         | TargetKind::FlakeyErrorReads { device, offset }
         | TargetKind::Switch { device, offset }
         | TargetKind::Dust { device, offset, .. } => Some(Piece { range, device: *device, offset: *offset }),
-        TargetKind::Other { name, params } => {
-            let words: Vec<&str> = params.split_ascii_whitespace().collect();
+        TargetKind::Other(other) => {
+            let words: Vec<&str> = other.params.split_ascii_whitespace().collect();
             // Which word is the device; the offset follows it.
-            let at = match name.as_str() {
+            let at = match other.name.as_str() {
                 "flakey" | "delay" => 0,
                 // cipher, key, offset of the initial vector
                 "crypt" => 3,
@@ -320,11 +320,11 @@ fn piece(target: &Target) -> Option<Piece> {
 
 /// `<legs> <chunk> [<device> <offset>]…`
 fn stripes(target: &Target) -> Option<Stripes> {
-    let TargetKind::Other { name, params } = &target.kind else { return None };
-    if name != "striped" {
+    let TargetKind::Other(other) = &target.kind else { return None };
+    if other.name != "striped" {
         return None;
     }
-    let mut words = params.split_ascii_whitespace();
+    let mut words = other.params.split_ascii_whitespace();
     let count: usize = words.next()?.parse().ok()?;
     let chunk = Sectors(words.next()?.parse().ok().filter(|c| *c > 0)?);
     let mut legs = Vec::new();

@@ -27,7 +27,7 @@ fn linear(start: u64, len: u64, device: DevNo, offset: u64) -> Target {
 }
 
 fn other(len: u64, name: &str, params: &str) -> Target {
-    let kind = TargetKind::Other { name: name.into(), params: params.into() };
+    let kind = TargetKind::other(name, params);
     Target { start: Sectors::ZERO, len: Sectors(len), kind }
 }
 

@@ -31,7 +31,7 @@ pub fn lead(table: &[Target], sector: u64) -> Option<Goes> {
         | TargetKind::Dust { device, offset, .. } => Goes::To(device, offset.0 + into),
         TargetKind::FlakeyErrorReads { device, offset } => Goes::ReadsFail(device, offset.0 + into),
         TargetKind::Error => Goes::Nowhere,
-        TargetKind::Other { .. } => Goes::Elsewhere,
+        TargetKind::Other(_) => Goes::Elsewhere,
     })
 }
 

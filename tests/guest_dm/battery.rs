@@ -65,8 +65,8 @@ pub fn tables_read_back_as_they_were_loaded(b: &Bench) {
 pub fn what_load_refuses(b: &Bench) {
     b.dm.create("t-new", "").unwrap();
     let nowhere = DevNo { major: 77, minor: 77 };
-    let nosuch = TargetKind::Other { name: "nosuchtarget".into(), params: "1".into() };
-    let long = TargetKind::Other { name: "x".repeat(16), params: String::new() };
+    let nosuch = TargetKind::other("nosuchtarget", "1");
+    let long = TargetKind::other("x".repeat(16), "");
     for (table, why) in [
         (vec![], Errno::EINVAL),
         (vec![b.linear(5, 10, 0, 0)], Errno::EINVAL),

@@ -110,7 +110,7 @@ fn a_signal_undoes_a_suspend() {
     let Some(kernel) = Bench::real() else { return };
     let b = Bench::over(Kernel::open().unwrap());
     let params = format!("{0} 0 0 {0} 0 1500", b.disk[0]);
-    let slow = TargetKind::Other { name: "delay".into(), params };
+    let slow = TargetKind::other("delay", params);
     if !b.has(slow.clone()) {
         return;
     }

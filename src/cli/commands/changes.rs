@@ -10,7 +10,7 @@ use super::status::{StatusReport, examine, gather};
 use super::{Context, alert, health, metrics, report, stats};
 use crate::alert::state::State;
 use crate::cli::syslog::{self, Severity};
-use crate::engine::session::live_devices;
+use crate::engine::session::find_active;
 use crate::units::RangeSet;
 use anyhow::Result;
 use std::time::Duration;
@@ -28,8 +28,8 @@ pub(in crate::cli) fn tell_changes(context: &Context) {
 fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
     let dm = context.dm()?;
     // It went down: there is nothing to look at.
-    let Ok(live) = live_devices(dm, name) else { return Ok(()) };
-    if live.state.suspended {
+    let Ok((state, setup)) = find_active(dm, name) else { return Ok(()) };
+    if state.suspended {
         syslog::log(
             Severity::Error,
             &format!("{name}: is suspended; unless a command is at work, run 'dm-remap recover'"),
@@ -37,10 +37,10 @@ fn tell(context: &Context, name: &str, weak: RangeSet) -> Result<()> {
         return Ok(());
     }
     stats::count_configured(context, name);
-    let state = State::take(&context.state().join("alert"), live.setup)?;
+    let state = State::take(&context.state().join("alert"), setup)?;
     // Before anybody is told: a program that is run may look at it, and what the disks say is told, too.
     let (report, disks) = look(context, name)?;
-    let kept = report::keep(context, live.setup, &report).map_err(anyhow::Error::from).and(disks);
+    let kept = report::keep(context, setup, &report).map_err(anyhow::Error::from).and(disks);
     if let Err(error) = kept {
         context.note(&format!("{name}: the history is not up to date: {error}"));
     }

@@ -31,7 +31,7 @@ impl Table {
                 TargetKind::Dust { block_bytes, .. } => {
                     dust.insert(target.start.0, Dust::new(block_bytes)?);
                 }
-                TargetKind::Other { .. } => return Err(Errno::EINVAL),
+                TargetKind::Other(_) => return Err(Errno::EINVAL),
                 _ => (),
             }
         }
@@ -67,7 +67,7 @@ pub(super) fn place(kind: &TargetKind) -> Option<(DevNo, Sectors)> {
         | TargetKind::FlakeyErrorReads { device, offset }
         | TargetKind::Dust { device, offset, .. }
         | TargetKind::Switch { device, offset } => Some((*device, *offset)),
-        TargetKind::Error | TargetKind::Other { .. } => None,
+        TargetKind::Error | TargetKind::Other(_) => None,
     }
 }
 
