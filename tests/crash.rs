@@ -108,9 +108,7 @@ fn an_interrupted_remap_leaves_the_old_map_or_the_new_one() {
 /// As [`with_extents`], with copies of which most is not head: it is written before the device is suspended.
 fn with_large_copies(world: &World) {
     with_extents(world);
-    const UNKNOWN: u32 = 0x7fff_0000;
-    let mut session = world.machine.session().unwrap();
-    session.commit(|next| next.unknown_sections.push((UNKNOWN, (0..9000u32).map(|n| n as u8).collect()))).unwrap();
+    support::enlarge_copies(&world.machine);
 }
 
 #[test]

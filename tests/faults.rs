@@ -58,6 +58,9 @@ impl What {
             world.machine.remap(&[range(56, 8)], Hold).unwrap();
             world.model.get().set(range(57, 2), Value::Held);
         }
+        if let What::Remap = self {
+            support::enlarge_copies(&world.machine);
+        }
         world.write(10);
         world.write(33);
         world.flush();
