@@ -19,8 +19,8 @@ io() {
     case $3 in
     randread) options=(--rw=randread --bs=4k) ;;
     randwrite) options=(--rw=randwrite --bs=4k) ;;
-    read) options=(--rw=read --bs=1M) ;;
-    write) options=(--rw=write --bs=1M) ;;
+    read) options=(--rw=read --bs=1M --size=512M) ;;
+    write) options=(--rw=write --bs=1M --size=512M) ;;
     fsync) options=(--rw=randwrite --bs=4k --fsync=1) ;;
     esac
     # Fields 8 and 49 of terse version 3: reads and writes a second.
@@ -101,7 +101,7 @@ flat_device() { dmsetup ls | awk '/^bench-overlay/ { found = $1 } END { print fo
 create() {
     dm-remap create bench --main "$main" --spare "$spare" >/dev/null 2>&1
     : >/tmp/list
-    ((EXTENTS == 0)) || seq 0 10 $(((EXTENTS - 1) * 10)) >/tmp/list
+    ((EXTENTS == 0)) || seq 0 "$SPACING" $(((EXTENTS - 1) * SPACING)) >/tmp/list
 }
 
 # What plain tools do for the same: copy, reload, resume.
@@ -169,7 +169,7 @@ fi
 create
 ((EXTENTS == 0)) || dm-remap remap bench --from-badblocks /tmp/list --block-size 4096 >/dev/null
 # The first unit behind all that is remapped.
-next=$((EXTENTS * 10 + 4))
+next=$((EXTENTS * SPACING + 4))
 [[ " $* " != *' commands '* ]] || all_commands
 [[ " $* " == *' io '* || " $* " == *' stall '* ]] || exit 0
 # dm-remap takes no disk that others use, so this comes after it.

@@ -21,6 +21,24 @@ $1 == "stall" {
     takes[$2, $3] = $4 == "splices" ? takes[$2, $3] " " $6 : takes[$2, $3]
     if (!stall_seen[$2]++) stall_counts[++m] = $2
 }
+$1 == "batch" {
+    batches[$2, $3] = batches[$2, $3] " " $4
+    if (!batch_seen[$2]++) batch_counts[++b] = $2
+}
+$1 == "command" {
+    seconds[$2, $3] = seconds[$2, $3] " " $4
+    if ($5 > peaks[$2, $3]) peaks[$2, $3] = $5
+    if (!command_seen[$2]++) command_counts[++c] = $2
+    if (!name_seen[$3]++) command_names[++names_of] = $3
+}
+
+# The time of a command as a share of its peer's; empty where it has none.
+function of_peer(count, name,    peer) {
+    if (name == "status") peer = "dmsetup-table"
+    else if (name == "start") peer = "dmsetup-start"
+    else return ""
+    return sprintf("%.2f", median(seconds[count, name]) / median(seconds[count, peer]))
+}
 
 END {
     print "Linux " kernel
@@ -48,4 +66,16 @@ END {
                 median(stalls[stall_counts[i], layout, "splices"]) / 1000, \
                 median(stalls[stall_counts[i], layout, "idle"]) / 1000, median(takes[stall_counts[i], layout])
         }
+    if (b) print "\n| extents | one command, s | plain copy and reload, s | ratio |\n|--:|--:|--:|--:|"
+    for (i = 1; i <= b; i++) {
+        ours = median(batches[batch_counts[i], "dm-remap"])
+        plain = median(batches[batch_counts[i], "plain"])
+        printf "| %s | %.2f | %.2f | %.2f |\n", batch_counts[i], ours, plain, plain ? ours / plain : 0
+    }
+    if (c) print "\n| extents | command | s | of its peer | peak MiB |\n|--:|---|--:|--:|--:|"
+    for (i = 1; i <= c; i++)
+        for (j = 1; j <= names_of; j++)
+            printf "| %s | %s | %.2f | %s | %.1f |\n", command_counts[i], command_names[j], \
+                median(seconds[command_counts[i], command_names[j]]), of_peer(command_counts[i], command_names[j]), \
+                peaks[command_counts[i], command_names[j]] / 1024
 }
