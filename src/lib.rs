@@ -18,6 +18,7 @@ pub mod config;
 pub mod dm;
 pub mod engine;
 pub mod files;
+pub mod flock;
 pub mod forecast;
 pub mod format;
 pub mod health;

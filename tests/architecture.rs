@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Each part, and what it may use: parts, or modules of parts. A part may always use itself.
-const PARTS: [(&str, &[&str]); 28] = [
+const PARTS: [(&str, &[&str]); 29] = [
     ("units", &[]),
     ("identity", &["units"]),
     ("messages", &[]),
+    ("flock", &[]),
     ("stats", &["units"]),
     ("smart", &[]),
     ("risk", &["smart"]),
@@ -29,18 +30,21 @@ const PARTS: [(&str, &[&str]); 28] = [
     ("block", &["units", "identity", "format::signature", "format::header", "smart"]),
     ("store", &["units", "map", "format", "block"]),
     ("files", &["units", "format::signature", "block"]),
-    ("engine", &["units", "identity", "map", "format", "segments", "pool", "plan", "stats", "dm", "block", "store"]),
+    (
+        "engine",
+        &["flock", "units", "identity", "map", "format", "segments", "pool", "plan", "stats", "dm", "block", "store"],
+    ),
     ("scan", &["units", "map", "format", "plan", "block", "engine"]),
     ("validate", &["units", "map", "format", "block", "store", "engine::Observer", "engine::find"]),
-    ("alert", &["units"]),
-    ("history", &["units", "smart", "health"]),
+    ("alert", &["flock", "units"]),
+    ("history", &["flock", "units", "smart", "health"]),
     ("watch", &["units", "map", "segments", "dm", "block", "plan::Refusal", "engine"]),
     (
         "cli",
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
             "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
-            "history", "smart", "health", "risk", "forecast",
+            "history", "smart", "health", "risk", "forecast", "flock",
         ],
     ),
     (
@@ -48,7 +52,7 @@ const PARTS: [(&str, &[&str]); 28] = [
         &[
             "units", "identity", "map", "format", "segments", "pool", "plan", "dm", "block", "store", "files",
             "engine", "scan", "watch", "alert", "config", "validate", "messages", "metrics", "stats", "report",
-            "history", "smart", "health", "risk", "forecast", "cli",
+            "history", "smart", "health", "risk", "forecast", "flock", "cli",
         ],
     ),
 ];

@@ -4,7 +4,7 @@
 //! so that something is told twice rather than never; one command at a time looks, tells and writes.
 
 use super::change::Look;
-use nix::fcntl::{Flock, FlockArg};
+use crate::flock::FileLock;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -29,7 +29,7 @@ struct Stored {
 pub struct State {
     path: PathBuf,
     setup: Uuid,
-    _lock: Flock<File>,
+    _lock: FileLock,
 }
 
 impl State {
@@ -41,7 +41,7 @@ impl State {
         fs::create_dir_all(directory)?;
         let file =
             File::options().create(true).truncate(false).write(true).open(directory.join(format!("{setup}.lock")))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+        let lock = FileLock::take(file)?;
         Ok(State { path: directory.join(format!("{setup}.json")), setup, _lock: lock })
     }
 

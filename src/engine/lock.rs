@@ -3,10 +3,10 @@
 //! Invariant: a lock is held by the open file, so a killed process never leaves one behind.
 
 use super::EngineError;
+use crate::flock::FileLock;
 use crate::plan::Refusal;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// A lock that is held as long as this lives.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    _file: FileLock,
 }
 
 /// Takes the lock called `key` (a setup's UUID, or a name that is being created) in `directory`, without waiting.
@@ -28,12 +28,14 @@ pub fn take(directory: &Path, key: &str, name: &str) -> Result<Lock, EngineError
     fs::create_dir_all(directory).map_err(system)?;
     let path = directory.join(format!("{key}.lock"));
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(system)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut file) => {
+    match FileLock::try_take(file) {
+        Ok(mut lock) => {
             // Who it is helps the next one; a full /run must not keep us from working.
-            let _ = file.set_len(0).and_then(|()| file.rewind());
-            let _ = writeln!(file, "{}", std::process::id());
-            Ok(Lock { _file: file })
+            if let Some(file) = lock.file() {
+                let _ = file.set_len(0).and_then(|()| file.rewind());
+                let _ = writeln!(file, "{}", std::process::id());
+            }
+            Ok(Lock { _file: lock })
         }
         Err((mut file, Errno::EAGAIN)) => {
             let mut text = String::new();

@@ -1,7 +1,7 @@
 //! The files: `UUID.jsonl`, with `UUID.lock` beside it, in the directory that is handed in.
 
 use super::{LIMIT, Record, is_news, line, parse, thin};
-use nix::fcntl::{Flock, FlockArg};
+use crate::flock::FileLock;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub fn append(directory: &Path, setup: Uuid, record: &Record) -> io::Result<bool
     fs::create_dir_all(directory)?;
     let lock = directory.join(format!("{setup}.lock"));
     let lock = File::options().create(true).truncate(false).write(true).open(lock)?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| io::Error::from(errno))?;
+    let _lock = FileLock::take(lock)?;
     let path = path(directory, setup);
     let is_new = !path.exists();
     let mut file = File::options().create(true).read(true).append(true).open(&path)?;

@@ -13,14 +13,14 @@ use crate::cli::replace::replace;
 use crate::cli::selection::select;
 use crate::config::METRICS_TEXTFILE;
 use crate::engine::{EngineError, counting};
+use crate::flock::FileLock;
 use crate::messages::Trouble;
 use crate::metrics::{Contents, Disk, Reading, Scan, Setup, Spare, render};
 use crate::stats::SetupStats;
 use crate::units::Sectors;
 use anyhow::Result;
-use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -186,12 +186,12 @@ pub(super) fn counted(context: &Context, name: &str) -> SetupStats {
 
 /// Waits until no other command writes there. The lock is a file of ours, which nobody else may open: one that anybody could
 /// take would let anybody keep commands waiting.
-fn lock(run: &Path) -> io::Result<Flock<File>> {
+fn lock(run: &Path) -> io::Result<FileLock> {
     let folder = run.join("dm-remap");
     fs::create_dir_all(&folder)?;
     let file =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(folder.join("metrics.lock"))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+    FileLock::take(file)
 }
 
 /// Puts the file in its place, all at once. The caller holds the lock.
@@ -203,6 +203,7 @@ fn write_whole(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flock::FileLock;
     use crate::metrics::SETUP_STATES;
     use std::os::unix::fs::PermissionsExt;
 
