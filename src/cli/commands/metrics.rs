@@ -203,7 +203,6 @@ fn write_whole(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flock::FileLock;
     use crate::metrics::SETUP_STATES;
     use std::os::unix::fs::PermissionsExt;
 
