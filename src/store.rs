@@ -274,9 +274,16 @@ impl Commit {
 
     /// Has only the copies of the group written that goes first, on each target.
     pub fn write_first_group_only(&mut self) {
-        for (wanted, b_first) in self.wanted.iter_mut().zip(&self.b_first) {
+        self.wanted = self.wanted_first();
+    }
+
+    /// What is to be written of the group that goes first.
+    fn wanted_first(&self) -> Copies {
+        let mut wanted = self.wanted;
+        for (wanted, b_first) in wanted.iter_mut().zip(&self.b_first) {
             *wanted = in_group(wanted, first_group(*b_first));
         }
+        wanted
     }
 
     /// Writes one group to all targets, flushes them, then the other, then flushes again. A copy that cannot be written
@@ -291,15 +298,11 @@ impl Commit {
     /// Writes all but the heads of the first group, and flushes: what is left of it for [`Commit::run_first`] is small. What
     /// cannot be written now is tried again there.
     pub fn write_bodies(&mut self) {
-        let mut wanted = self.wanted;
-        for (wanted, b_first) in wanted.iter_mut().zip(&self.b_first) {
-            *wanted = in_group(wanted, first_group(*b_first));
-        }
         if self.scratch.len() <= COPY_ALIGNMENT {
             return;
         }
         let mut report = CommitReport::default();
-        let written = self.write(Part::Body, &wanted, &mut report);
+        let written = self.write(Part::Body, &self.wanted_first(), &mut report);
         self.flush(&written, &mut report);
         for (ahead, state) in self.ahead.iter_mut().zip(&report.spares) {
             *ahead = state.durable;

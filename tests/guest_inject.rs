@@ -20,10 +20,10 @@ mod live;
 mod strace;
 
 use campaign::{Campaign, Way};
-use live::{Ended, Random, dm_remap, in_guest, program, run};
+use live::{Random, dm_remap, in_guest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use strace::{Call, trace};
+use strace::{Call, run_with, trace};
 
 /// What is moved.
 const RANGES: [(u64, u64); 3] = [(96, 8), (1000, 24), (9_000, 96)];
@@ -61,16 +61,6 @@ impl Job {
             Job::Other(args) => args.to_vec(),
         }
     }
-}
-
-/// Runs the program; that call is not made, and fails.
-fn fail_at(call: &Call, error: &str, args: &[&str]) -> Ended {
-    let inject = format!("inject={}:error={error}:when={}", call.name, call.nth);
-    let trace = format!("trace={}", call.name);
-    let program = program();
-    let mut all = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject, &program];
-    all.extend(args);
-    run("strace", &all)
 }
 
 /// Calls that can fail at all. The standard library takes a clock, or random numbers, that fail for a defect of the kernel,
@@ -147,7 +137,7 @@ fn any_system_call_may_fail() {
             _ => {}
         }
         let clock = Instant::now();
-        let ended = fail_at(call, error, &job.args(&campaign));
+        let ended = run_with(&format!("error={error}"), call, &job.args(&campaign));
         // 101 is a panic.
         assert!(matches!(ended.code, None | Some(0..=4 | 134)), "{what}: {ended:?}");
         let how = settle(&campaign, &what);

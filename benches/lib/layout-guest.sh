@@ -95,7 +95,7 @@ timed() {
     echo "${line[*]}: $(tail -n 1 /tmp/time)" >&2
 }
 
-# flat_table: the device that has the flat table of the setup
+# flat_device: the device that has the flat table of the setup
 flat_device() { dmsetup ls | awk '/^bench-overlay/ { found = $1 } END { print found ? found : "bench" }'; }
 
 create() {

@@ -207,8 +207,8 @@ impl WindowJob<'_> {
 
     /// The device runs with the new table: what is left of the commit, which nobody has to wait for.
     fn swapped(&mut self, phase: &AtomicU8, mut report: CommitReport) -> WindowEnd {
-        self.commit.run_second(&mut report);
         enter(phase, Phase::Done);
+        self.commit.run_second(&mut report);
         WindowEnd::Swapped(report)
     }
 

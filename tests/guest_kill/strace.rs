@@ -67,15 +67,20 @@ pub fn window(calls: &[Call]) -> std::ops::Range<usize> {
     start + 1..start + 1 + end + 1
 }
 
-/// Runs the program, killed on entering `call`, which is then not made. Whether it was killed: a run may have fewer
-/// calls than the one before.
-pub fn kill_at(call: &Call, args: &[&str]) -> bool {
-    let inject = format!("inject={}:signal=SIGKILL:when={}", call.name, call.nth);
+/// Runs the program; on entering `call`, that happens to it (in strace's words).
+pub fn run_with(what: &str, call: &Call, args: &[&str]) -> Ended {
+    let inject = format!("inject={}:{what}:when={}", call.name, call.nth);
     let trace = format!("trace={}", call.name);
     let program = program();
     let mut all = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject, &program];
     all.extend(args);
-    let ended = run("strace", &all);
+    run("strace", &all)
+}
+
+/// Runs the program, killed on entering `call`, which is then not made. Whether it was killed: a run may have fewer
+/// calls than the one before.
+pub fn kill_at(call: &Call, args: &[&str]) -> bool {
+    let ended = run_with("signal=SIGKILL", call, args);
     assert!(matches!(ended.code, None | Some(137 | 0 | 3)) || unsteady(&ended), "{call:?}: {ended:?}");
     !matches!(ended.code, Some(0 | 3)) && !unsteady(&ended)
 }
