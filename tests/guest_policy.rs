@@ -77,7 +77,8 @@ fn neighbours_of_bad_sectors_move_ahead_while_main_does_badly_and_there_is_room(
     main.bad(7000, 1);
     dm_remap("scan data --range 4096+4096").exits(3);
     assert_eq!(moved().last(), Some(&(7000, 8)), "nobody has asked for it");
-    // So does the watcher.
+    // So does the watcher. The kernel prints ten lines on failed requests in five seconds: those of the scans must be over.
+    sh("sleep 5.2");
     let mut watch = std::process::Command::new(&*PROGRAM).args(["--config", FILE, "watch", "data"]).spawn().unwrap();
     main.bad(9001, 1);
     sh("sleep 1; dd if=/dev/mapper/data of=/dev/null bs=512 skip=9001 count=1 iflag=direct 2>/dev/null; sleep 2");
