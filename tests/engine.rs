@@ -8,7 +8,9 @@ use dm_remap::block::Disk;
 use dm_remap::block::ram::{Bad, Power};
 use dm_remap::dm::DeviceMapper;
 use dm_remap::dm::fake::Op;
+use dm_remap::engine::destroy::destroy;
 use dm_remap::engine::{EngineError, activate};
+use dm_remap::format::metadata::SetupState;
 use dm_remap::format::metadata::UnreadablePolicy::{Hold, Leave, Zero};
 use dm_remap::map::Fate;
 use dm_remap::plan::Refusal;
@@ -229,4 +231,28 @@ fn a_remap_that_would_leave_nothing_on_main_is_refused() {
     let machine = machine();
     let refused = machine.remap(&[range(0, 400)], Hold).unwrap_err();
     assert!(matches!(refused, EngineError::Refused(Refusal::WholeMain)), "{refused}");
+}
+
+#[test]
+fn a_spare_that_cannot_be_told_of_the_destruction_leaves_the_others_as_witnesses() {
+    let machine = Machine::new(Power::new(), 400, &[SPARE, SPARE]);
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.spares[1].set_failing(Some(Errno::EIO));
+    let mut session = machine.session().unwrap();
+    let error = destroy(&mut session, false, String::new).unwrap_err();
+    drop(session);
+    let text = error.to_string();
+    assert!(text.contains("spare 1 could not be told") && text.contains("destroy"), "{text}");
+    assert!(machine.dm.list().unwrap().is_empty());
+    // Whoever looks finds a setup that was destroyed, not one with a spare missing.
+    machine.spares[1].set_failing(None);
+    let (found, _) = machine.assembled().unwrap();
+    assert_eq!(found.newest.metadata.config.state, SetupState::Dissolved);
+    // One that does not know is erased before the others, so that none is left alone.
+    let machine = Machine::new(Power::new(), 400, &[SPARE, SPARE]);
+    machine.fill_main();
+    machine.create().unwrap();
+    destroy(&mut machine.session().unwrap(), false, String::new).unwrap();
+    assert!(machine.assembled().is_err());
 }

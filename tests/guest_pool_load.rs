@@ -13,6 +13,7 @@ mod strace;
 
 use live::fio::Fio;
 use live::load::{Load, fill};
+use live::pool::{follow, spares};
 use live::{LONGEST_GAP, Random, Setup, asked_for, disk, dm_remap, in_guest, nobody_left, sectors, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,29 +25,6 @@ use strace::{Call, kill_at, trace};
 
 /// What fio works on, in sectors; the rest of the device belongs to our own load.
 const FIO_SECTORS: u64 = 16_384;
-
-/// The spares by index: path and state.
-fn spares(name: &str) -> BTreeMap<usize, (PathBuf, String)> {
-    let out = dm_remap(&["spare", "list", name, "--json"]).expect(&[0]).out;
-    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
-    let rows = json["setups"][0]["spares"].as_array().unwrap_or_else(|| panic!("{out}"));
-    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap().to_string();
-    rows.iter()
-        .map(|row| (row["index"].as_u64().unwrap() as usize, (text(row, "device").into(), text(row, "state"))))
-        .collect()
-}
-
-/// Brings the list of devices up to date: the place of one that was removed keeps the last path.
-fn follow(setup: &mut Setup) -> BTreeMap<usize, (PathBuf, String)> {
-    let found = spares(&setup.name);
-    for (index, (path, _)) in &found {
-        while setup.spares.len() <= *index {
-            setup.spares.push(path.clone());
-        }
-        setup.spares[*index] = path.clone();
-    }
-    found
-}
 
 /// Runs `dm-remap spare VERB NAME ARGS`.
 #[track_caller]

@@ -3,12 +3,15 @@
 //! Invariants:
 //! - the device goes first, then a commit says that the setup is dissolved, then the copies are erased: a crash leaves
 //!   a setup or none, never one whose extents are forgotten while it runs;
+//! - a spare that does not know that the setup is dissolved goes before those that do: alone, it would be a setup whose
+//!   other spares are missing;
 //! - extents are moved back before, or the person has given them up by name.
 
 use super::activate::take_down_devices;
 use super::session::find_active;
 use super::{EngineError, Session};
 use crate::format::metadata::SetupState;
+use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::store::erase_copies;
 
@@ -42,9 +45,22 @@ pub fn destroy(
         next.config.state = SetupState::Dissolved;
         next.config.active = None;
     })?;
-    let mut result = Ok(());
-    for member in session.spares.iter().flatten() {
-        result = result.and(erase_copies(&*member.disk));
+    erase(session)
+}
+
+/// Erases the copies on all spares that are there.
+fn erase(session: &Session<'_>) -> Result<(), EngineError> {
+    let knows = |index: SpareIndex| session.metadata.spare(index).is_some_and(|record| record.state.takes_commits());
+    let members =
+        (0u8..).map(SpareIndex).zip(&session.spares).filter_map(|(index, member)| Some((index, member.as_ref()?)));
+    let (told, untold): (Vec<_>, Vec<_>) = members.partition(|(index, _)| knows(*index));
+    for (index, member) in untold {
+        erase_copies(&*member.disk).map_err(|error| EngineError::NotErased {
+            name: session.name.clone(),
+            index,
+            error,
+        })?;
     }
-    result.map_err(EngineError::from)
+    let results = told.into_iter().map(|(_, member)| erase_copies(&*member.disk));
+    results.fold(Ok(()), Result::and).map_err(EngineError::from)
 }

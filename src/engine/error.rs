@@ -3,7 +3,7 @@
 use crate::block::DiskError;
 use crate::dm::DmError;
 use crate::format::copy::EncodeError;
-use crate::map::MapError;
+use crate::map::{MapError, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::SegmentError;
 use crate::units::Range;
@@ -111,6 +111,18 @@ pub enum EngineError {
         what: String,
         /// The error.
         source: std::io::Error,
+    },
+    /// A spare could not be told that the setup is dissolved, and not be erased.
+    #[error(
+        "'{name}' is dissolved, but spare {index} could not be told, nor be erased: {error}. The other spares keep the news for now. Put it right or take it away, then run 'dm-remap destroy {name}' again"
+    )]
+    NotErased {
+        /// The setup.
+        name: String,
+        /// Which spare.
+        index: SpareIndex,
+        /// What its device said.
+        error: DiskError,
     },
     /// A device that cannot be found or opened.
     #[error("{0}")]

@@ -72,9 +72,10 @@ pub fn run_with(what: &str, call: &Call, args: &[&str]) -> Ended {
     let inject = format!("inject={}:{what}:when={}", call.name, call.nth);
     let trace = format!("trace={}", call.name);
     let program = program();
-    let mut all = vec!["-o", "/dev/null", "-e", &trace, "-e", &inject, &program];
+    // One that hangs ends with 124.
+    let mut all = vec!["120", "strace", "-o", "/dev/null", "-e", &trace, "-e", &inject, &program];
     all.extend(args);
-    run("strace", &all)
+    run("timeout", &all)
 }
 
 /// Runs the program, killed on entering `call`, which is then not made. Whether it was killed: a run may have fewer

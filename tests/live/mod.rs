@@ -3,6 +3,7 @@
 
 pub mod fio;
 pub mod load;
+pub mod pool;
 
 use dm_remap::dm::kernel::Kernel;
 use dm_remap::dm::{DeviceMapper, TableSlot};

@@ -283,7 +283,7 @@ impl Machine {
     }
 
     /// What is on the spares, and which setup that makes. Devices have no names of their own here: main is named.
-    fn assembled(&self) -> Result<(FoundSetup, Vec<SeenDevice>), EngineError> {
+    pub fn assembled(&self) -> Result<(FoundSetup, Vec<SeenDevice>), EngineError> {
         let seen = |disk: &Arc<RamDisk>, devno, verdicts| SeenDevice {
             path: disk.name().to_string(),
             devno: Some(devno),
