@@ -20,7 +20,10 @@ mod target;
 
 pub use held::{HeldKind, held_table};
 pub use layout::{Layout, LayoutRule};
-pub use switched::{Pair, anchor_table, flattened, front_table, linear_devices};
+pub use switched::{
+    Backing, Joined, Overlay, PART_LINES, PartLines, anchor_table, flattened, front_table, linear_devices,
+    overlay_ranges, overlay_table, overlays_of,
+};
 pub use target::{OtherTarget, Target, TargetKind, TargetParseError};
 
 use crate::map::{Extent, Map, MapError, SpareIndex};

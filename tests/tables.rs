@@ -18,8 +18,9 @@ use dm_remap::dm::fake::FakeDm;
 use dm_remap::dm::{DeviceMapper, TableSlot};
 use dm_remap::map::{Fate, Map, SpareIndex};
 use dm_remap::segments::{
-    Devices, HeldKind, Pair, SegmentError, SpareDevice, Target, TargetKind, anchor_table, flattened, front_table,
-    held_table, linear_devices, map_of, read_back, setup_table, unsettled_table,
+    Backing, Devices, HeldKind, Joined, Overlay, PartLines, SegmentError, SpareDevice, Target, TargetKind,
+    anchor_table, flattened, front_table, held_table, linear_devices, map_of, overlay_ranges, overlay_table,
+    overlays_of, read_back, setup_table, unsettled_table,
 };
 use dm_remap::units::{DevNo, Range, Sectors};
 use proptest::prelude::*;
@@ -49,9 +50,30 @@ fn devices(spares: u8, block: u64) -> Devices {
     Devices { main: MAIN, logical_block: Sectors(block), spares: spares.collect() }
 }
 
-const OVERLAY: DevNo = DevNo { major: 253, minor: 40 };
 const ANCHOR: DevNo = DevNo { major: 253, minor: 41 };
-const PAIR: Pair = Pair { overlay: OVERLAY, anchor: ANCHOR };
+
+/// The private devices for a flat table, with the tables of the overlays: so many lines in each.
+fn backing(flat: &[Target], begins: &[Sectors], lines: PartLines) -> (Backing, Vec<Vec<Target>>) {
+    let ranges = overlay_ranges(flat, begins, lines);
+    let overlay =
+        |(at, range): (usize, &Range)| Overlay { device: DevNo { major: 252, minor: at as u32 }, range: *range };
+    let overlays = ranges.iter().enumerate().map(overlay).collect();
+    let tables = ranges.iter().map(|range| overlay_table(flat, *range).unwrap()).collect();
+    (Backing { overlays, anchor: ANCHOR }, tables)
+}
+
+fn joined(backing: &Backing, tables: &[Vec<Target>]) -> Vec<Target> {
+    let mut joined = Joined::default();
+    for (overlay, table) in backing.overlays.iter().zip(tables) {
+        joined.push(overlay.range, table.clone()).unwrap();
+    }
+    joined.into_table()
+}
+
+fn part_lines() -> impl Strategy<Value = (PartLines, Vec<Sectors>)> {
+    let begins = prop::collection::vec((0u64..5000).prop_map(Sectors), 0..6);
+    (1usize..8, 1usize..3, begins).prop_map(|(fill, more, begins)| (PartLines { fill, most: fill * more }, begins))
+}
 
 /// The device of a linear line.
 fn linear(target: &Target) -> Option<DevNo> {
@@ -65,12 +87,12 @@ fn raw(devices: &Devices, device: DevNo) -> DevNo {
 }
 
 /// Where a sector goes through front, anchor and overlay.
-fn through(front: &[Target], anchor: &[Target], overlay: &[Target], sector: u64) -> Option<Goes> {
+fn through(front: &[Target], anchor: &[Target], overlays: &[Vec<Target>], sector: u64) -> Option<Goes> {
     let mut goes = lead(front, sector);
     for _ in 0..2 {
         match goes {
             Some(Goes::To(ANCHOR, at)) => goes = lead(anchor, at),
-            Some(Goes::To(OVERLAY, at)) => goes = lead(overlay, at),
+            Some(Goes::To(DevNo { major: 252, minor }, at)) => goes = lead(&overlays[minor as usize], at),
             _ => {}
         }
     }
@@ -232,31 +254,48 @@ proptest! {
     }
 
     #[test]
-    fn the_switched_layout_leads_and_flushes_as_the_flat_one_does(case in cases(), missing in any::<u16>()) {
+    fn the_switched_layout_leads_and_flushes_as_the_flat_one_does(
+        case in cases(), missing in any::<u16>(), (lines, begins) in part_lines(),
+    ) {
         let Case { map, mut devices, unsettled } = case;
         for (n, spare) in devices.spares.iter_mut().enumerate() {
             spare.device = spare.device.filter(|_| missing >> n & 3 != 3);
         }
         let (len, unit) = (map.main_len().0, map.unit());
         let overlay = setup_table(&map, &devices).unwrap();
-        let anchor = anchor_table(OVERLAY, &linear_devices(&overlay), &devices, map.main_len(), unit);
+        let block = devices.logical_block.0;
+        let begins: Vec<Sectors> = begins.iter().map(|at| Sectors(at.0 / block * block)).collect();
+        let (backing, tables) = backing(&overlay, &begins, lines);
+        // No part is too large, unless it has lines that begin before it or end after it.
+        for table in &tables {
+            prop_assert!(table.len() <= lines.most.max(lines.fill + 1));
+            let first = table.first().map(|t| t.start);
+            prop_assert_eq!(first, Some(Sectors(0)));
+        }
+        prop_assert_eq!(&joined(&backing, &tables), &overlay);
+        // What is there stays, as long as nothing changes.
+        let starts: Vec<Sectors> = backing.overlays.iter().map(|one| one.range.start()).collect();
+        let again: Vec<Range> = overlay_ranges(&overlay, &starts, PartLines { fill: 0, ..lines });
+        prop_assert!(lines.most < lines.fill * 2 || again == backing.overlays.iter().map(|o| o.range).collect::<Vec<_>>());
+        let anchor = anchor_table(&backing.overlays, &linear_devices(&overlay), &devices, map.main_len(), unit);
+        prop_assert_eq!(overlays_of(&anchor), Some(backing.overlays.clone()));
         for cut in [&unsettled[..], &[]] {
-            let front = front_table(PAIR, map.main_len(), unit, cut).unwrap();
+            let front = front_table(&backing, map.main_len(), unit, cut).unwrap();
             assert_sound(&front, len, devices.logical_block.0, |_| u64::MAX);
             // Sector by sector at every place where anything changes.
             let flat = unsettled_table(&map, &devices, cut).unwrap();
-            for target in flat.iter().chain(&front) {
+            for target in flat.iter().chain(&front).chain(&anchor[..backing.overlays.len()]) {
                 for sector in [target.start.0, target.start.0 + target.len.0 - 1] {
-                    let goes = through(&front, &anchor, &overlay, sector);
+                    let goes = through(&front, &anchor, &tables, sector);
                     prop_assert_eq!(goes, lead(&flat, sector), "sector {}", sector);
                 }
             }
-            prop_assert_eq!(&flattened(&front, PAIR, overlay.clone()).unwrap(), &flat);
+            prop_assert_eq!(&flattened(&front, &backing, overlay.clone()).unwrap(), &flat);
             // A flush goes once to each device that a write can go to, and to no other.
             let anchored = front.iter().filter(|t| t.kind == TargetKind::Linear { device: ANCHOR, offset: t.start });
             let settled = map.main_len().0 / unit.0 > cut.iter().map(|r| r.len().0.div_ceil(unit.0) + 2).sum::<u64>();
             prop_assert!(anchored.count() == 1 || !settled);
-            let flushed: Vec<DevNo> = anchor.iter().skip(1).filter_map(linear).collect();
+            let flushed: Vec<DevNo> = anchor.iter().skip(backing.overlays.len()).filter_map(linear).collect();
             let mut written: Vec<DevNo> = overlay.iter().filter_map(linear).map(|d| raw(&devices, d)).collect();
             written.sort();
             written.dedup();
@@ -267,10 +306,13 @@ proptest! {
     }
 
     #[test]
-    fn a_front_with_anything_else_in_it_is_nobody_s(case in cases(), at in any::<prop::sample::Index>(), how in 0..5) {
+    fn a_front_with_anything_else_in_it_is_nobody_s(
+        case in cases(), at in any::<prop::sample::Index>(), how in 0..5, (lines, _) in part_lines(),
+    ) {
         let Case { map, devices, unsettled } = case;
         let overlay = setup_table(&map, &devices).unwrap();
-        let mut front = front_table(PAIR, map.main_len(), map.unit(), &unsettled).unwrap();
+        let (backing, _) = backing(&overlay, &[], lines);
+        let mut front = front_table(&backing, map.main_len(), map.unit(), &unsettled).unwrap();
         let at = at.index(front.len());
         let target = &mut front[at];
         match (how, &mut target.kind) {
@@ -280,8 +322,8 @@ proptest! {
             (3, _) => target.len.0 += 1,
             _ => drop(front.remove(at)),
         }
-        let changed_nothing = how < 2 && front == front_table(PAIR, map.main_len(), map.unit(), &unsettled).unwrap();
-        let read = flattened(&front, PAIR, overlay.clone()).and_then(|flat| read_back(&flat, &devices));
+        let changed_nothing = how < 2 && front == front_table(&backing, map.main_len(), map.unit(), &unsettled).unwrap();
+        let read = flattened(&front, &backing, overlay.clone()).and_then(|flat| read_back(&flat, &devices));
         let whole = read.is_ok_and(|pieces| pieces.last().is_some_and(|p| p.range.end() == map.main_len()));
         prop_assert!(!whole || changed_nothing);
     }

@@ -6,7 +6,7 @@
 //! - held blocks are found by their tombstones.
 
 use super::session::{device_uuid, find_active};
-use super::tables::{self, Shape, private_devices};
+use super::tables::{self, Shape, private_devices, usual_names};
 use super::{EngineError, Member, Observer, Session, held, now, samples};
 use crate::dm::{Activation, DeviceMapper};
 use crate::format::choose::Expected;
@@ -227,7 +227,7 @@ pub(super) fn bring_up<'a>(
 
 fn load(session: &Session<'_>) -> Result<(), EngineError> {
     // It has no table yet, so there is no layout that it would leave.
-    tables::load(session, &tables::build(session, Shape::default(), &session.metadata.map, &session.devices()?)?)
+    tables::load(session, &tables::build(session, &Shape::default(), &session.metadata.map, &session.devices()?)?)
 }
 
 /// Removes the nodes that a killed command left of the setup's devices after they were gone; their names.
@@ -236,8 +236,7 @@ fn load(session: &Session<'_>) -> Result<(), EngineError> {
 /// What device-mapper says, or that a node cannot be removed.
 pub fn remove_stale_nodes(dm: &dyn DeviceMapper, name: &str) -> Result<Vec<String>, EngineError> {
     let mut removed = Vec::new();
-    let private = private_devices(name, Uuid::nil()).map(|(device, _)| device);
-    for device in std::iter::once(name.to_string()).chain(private) {
+    for device in std::iter::once(name.to_string()).chain(usual_names(name)) {
         if dm.remove_stale_node(&device)? {
             removed.push(device);
         }
@@ -253,10 +252,8 @@ pub(super) fn take_down_devices(dm: &dyn DeviceMapper, name: &str, setup: Uuid) 
     if ours(name, &device_uuid(setup))? {
         dm.remove(name)?;
     }
-    for (private, uuid) in private_devices(name, setup) {
-        if ours(&private, &uuid)? {
-            dm.remove(&private)?;
-        }
+    for private in private_devices(dm, name, setup)? {
+        dm.remove(&private.name)?;
     }
     Ok(())
 }
@@ -272,10 +269,7 @@ pub fn remove_remains(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<
         return Ok(false);
     }
     let mut found = main.is_some();
-    let mut private = Vec::new();
-    for (device, uuid) in private_devices(name, setup) {
-        private.extend(dm.state(&device)?.filter(|state| state.uuid == uuid));
-    }
+    let private = private_devices(dm, name, setup)?;
     // Those that others of them lead to are open by that; what nobody leads to is open by a stranger only.
     if main.is_none() && private.iter().any(|state| state.open_count > 0 && !tables::is_led_to(dm, state, &private)) {
         return Ok(false);

@@ -225,7 +225,7 @@ fn run_window<'a>(
     // A large table is much memory, and the next one is just as large.
     let shape = live.shape();
     drop((live, emergency));
-    let table = tables::build(session, shape, &new.map, &devices)?;
+    let table = tables::build(session, &shape, &new.map, &devices)?;
     if let Err(error) = tables::load(session, &table) {
         tables::drop_unused(session);
         return Err(error);

@@ -2,9 +2,9 @@
 //!
 //! Invariants:
 //! - whoever asks what a setup does gets the flat table, whatever the layout: see [`read`];
-//! - the pair of private devices that a table leads to is complete, and has its final tables, before the table is loaded:
-//!   nothing about a pair changes afterwards;
-//! - a pair is removed only while neither table of the setup leads to it.
+//! - the private devices that a table leads to are complete, and have their final tables, before the table is loaded:
+//!   nothing about them changes afterwards. An overlay with the lines that are wanted is led to by the next table, too;
+//! - a private device is removed only while nothing leads to it.
 
 use super::EngineError;
 use super::session::{Session, UUID_PREFIX, leads_to, spare_device_name, spare_device_uuid};
@@ -13,26 +13,22 @@ use crate::format::MAX_SPARES;
 use crate::map::{Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{
-    Devices, Layout, LayoutRule, Pair, SegmentError, Target, TargetKind, anchor_table, flattened, front_table,
-    linear_devices, setup_table, unsettled_table,
+    Backing, Devices, Joined, Layout, LayoutRule, Overlay, PART_LINES, SegmentError, Target, TargetKind, anchor_table,
+    flattened, front_table, linear_devices, overlay_ranges, overlay_table, overlays_of, setup_table, unsettled_table,
 };
-use crate::units::{DevNo, Range};
+use crate::units::{DevNo, Range, Sectors};
 use nix::errno::Errno;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// Pairs that a setup may have: one in force, one that is being made, and others that somebody keeps from being removed.
-const PAIRS: u8 = 4;
-
-/// A device of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a private device is to the switched layout, in the order in which they have to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Anchor,
     Overlay,
 }
 
 impl Part {
-    /// In the order in which they have to be removed.
     const ALL: [Part; 2] = [Part::Anchor, Part::Overlay];
 
     fn word(self) -> &'static str {
@@ -42,21 +38,62 @@ impl Part {
         }
     }
 
-    fn name(self, setup: &str, number: u8) -> String {
+    fn name(self, setup: &str, number: u32) -> String {
         format!("{setup}-{}{number}", self.word())
     }
 
-    fn uuid(self, setup: Uuid, number: u8) -> String {
+    fn uuid(self, setup: Uuid, number: u32) -> String {
         format!("{UUID_PREFIX}{setup}-{}{number}", self.word())
+    }
+
+    /// What the device of this name is to `setup`, and its number.
+    fn of(device: &str, setup: &str) -> Option<(Part, u32)> {
+        let rest = device.strip_prefix(setup)?.strip_prefix('-')?;
+        Part::ALL.into_iter().find_map(|part| {
+            let number = rest.strip_prefix(part.word())?.parse().ok()?;
+            (part.name(setup, number) == device).then_some((part, number))
+        })
     }
 }
 
-/// Names and UUIDs that the private devices of a setup can have, in the order in which they have to be removed.
-pub(super) fn private_devices(name: &str, setup: Uuid) -> impl Iterator<Item = (String, String)> + '_ {
-    let pairs = (0..PAIRS).flat_map(|number| Part::ALL.map(|part| (part, number)));
-    let pairs = pairs.map(move |(part, number)| (part.name(name, number), part.uuid(setup, number)));
-    let spares = (0u8..).map(SpareIndex).take(MAX_SPARES);
-    pairs.chain(spares.map(move |index| (spare_device_name(name, index), spare_device_uuid(setup, index))))
+/// A device of the switched layout that is there, and ours.
+#[derive(Clone, Debug)]
+struct Private {
+    part: Part,
+    state: DeviceState,
+}
+
+/// The setup's devices of the switched layout, in the order in which they have to be removed.
+fn private_parts(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<Vec<Private>, EngineError> {
+    let listed = dm.list()?;
+    let mut named: Vec<((Part, u32), String)> =
+        listed.into_iter().filter_map(|(device, _)| Some((Part::of(&device, name)?, device))).collect();
+    named.sort();
+    let mut found = Vec::new();
+    for ((part, number), device) in named {
+        let state = dm.state(&device)?.filter(|state| state.uuid == part.uuid(setup, number));
+        found.extend(state.map(|state| Private { part, state }));
+    }
+    Ok(found)
+}
+
+/// The private devices of a setup, in the order in which they have to be removed.
+///
+/// # Errors
+/// What device-mapper says.
+pub(super) fn private_devices(dm: &dyn DeviceMapper, name: &str, setup: Uuid) -> Result<Vec<DeviceState>, EngineError> {
+    let mut found: Vec<DeviceState> = private_parts(dm, name, setup)?.into_iter().map(|one| one.state).collect();
+    for index in (0u8..).map(SpareIndex).take(MAX_SPARES) {
+        let state = dm.state(&spare_device_name(name, index))?;
+        found.extend(state.filter(|state| state.uuid == spare_device_uuid(setup, index)));
+    }
+    Ok(found)
+}
+
+/// Names that private devices of a setup have as a rule: there may be more overlays.
+pub(super) fn usual_names(name: &str) -> impl Iterator<Item = String> + '_ {
+    let parts = (0..4).flat_map(|number| Part::ALL.map(|part| part.name(name, number)));
+    parts.chain((0u8..).map(SpareIndex).take(MAX_SPARES).map(move |index| spare_device_name(name, index)))
 }
 
 /// What a table of a setup does.
@@ -64,32 +101,41 @@ pub(super) fn private_devices(name: &str, setup: Uuid) -> impl Iterator<Item = (
 pub struct Tables {
     /// The table as a flat one, whatever the layout.
     pub flat: Vec<Target>,
-    /// The pair behind it, in the switched layout.
-    pair: Option<LivePair>,
+    /// What is behind it, in the switched layout.
+    backing: Option<LiveBacking>,
 }
 
-/// How a table of a setup is made, without its lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How a table of a setup is made, without its lines: the overlays that it leads to, in the switched layout.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Number of the pair that it leads to, in the switched layout.
-    pair: Option<u8>,
+    overlays: Option<Vec<Named>>,
+}
+
+/// An overlay and its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    overlay: Overlay,
+    name: String,
 }
 
 impl Shape {
-    fn layout(self) -> Layout {
-        if self.pair.is_some() { Layout::Switched } else { Layout::Flat }
+    fn layout(&self) -> Layout {
+        if self.overlays.is_some() { Layout::Switched } else { Layout::Flat }
     }
 }
 
-/// A pair that a table leads to.
+/// The private devices that a table leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct LivePair {
-    devices: Pair,
-    number: u8,
-    /// The devices that the overlay leads to: by what it does for all sectors, also where the front answers EIO.
-    written: BTreeSet<DevNo>,
+struct LiveBacking {
+    devices: Backing,
+    /// Names of the overlays, in their order.
+    names: Vec<String>,
+    /// Name of the anchor.
+    anchor: String,
     /// What the anchor does.
-    anchor: Vec<Target>,
+    spread: Vec<Target>,
+    /// The devices that the overlays lead to: by what they do for all sectors, also where the front answers EIO.
+    written: BTreeSet<DevNo>,
 }
 
 /// Reads one of the tables of the setup `name`. One that is nobody's that we know comes as it is, as if it were flat.
@@ -98,40 +144,47 @@ struct LivePair {
 /// What device-mapper says.
 pub fn read(dm: &dyn DeviceMapper, name: &str, setup: Uuid, slot: TableSlot) -> Result<Tables, EngineError> {
     let own = dm.table(name, slot)?;
-    let switches = own.iter().any(|target| matches!(target.kind, TargetKind::Switch { .. }));
-    if switches {
-        for number in 0..PAIRS {
-            let Some(pair) = pair_numbered(dm, name, setup, number)? else { continue };
-            if !own.iter().any(|target| leads_to_pair(target, pair)) {
-                continue;
-            }
-            let overlay = dm.table(&Part::Overlay.name(name, number), TableSlot::Active)?;
-            let written = linear_devices(&overlay);
-            if let Ok(flat) = flattened(&own, pair, overlay) {
-                let anchor = dm.table(&Part::Anchor.name(name, number), TableSlot::Active)?;
-                let pair = LivePair { devices: pair, number, written, anchor };
-                return Ok(Tables { flat, pair: Some(pair) });
+    if own.iter().any(|target| matches!(target.kind, TargetKind::Switch { .. })) {
+        let private: Vec<Private> =
+            private_parts(dm, name, setup)?.into_iter().filter(|device| device.state.active).collect();
+        for anchor in private.iter().filter(|device| device.part == Part::Anchor) {
+            if let Some((backing, overlaid)) = backing_of(dm, anchor, &private, &own)?
+                && let Ok(flat) = flattened(&own, &backing.devices, overlaid)
+            {
+                return Ok(Tables { flat, backing: Some(backing) });
             }
         }
     }
     Ok(Tables { flat: own, ..Tables::default() })
 }
 
-fn leads_to_pair(target: &Target, pair: Pair) -> bool {
-    match target.kind {
-        TargetKind::Linear { device, .. } => device == pair.anchor,
-        TargetKind::Switch { device, .. } => device == pair.overlay,
-        _ => false,
+/// What is behind a front that leads to this anchor or its overlays, and the flat table of these.
+fn backing_of(
+    dm: &dyn DeviceMapper,
+    anchor: &Private,
+    private: &[Private],
+    front: &[Target],
+) -> Result<Option<(LiveBacking, Vec<Target>)>, EngineError> {
+    let spread = dm.table(&anchor.state.name, TableSlot::Active)?;
+    let Some(overlays) = overlays_of(&spread) else { return Ok(None) };
+    let ours = |device: DevNo| device == anchor.state.devno || overlays.iter().any(|one| one.device == device);
+    if !front.iter().any(|target| leads_to(target).is_some_and(ours)) {
+        return Ok(None);
     }
-}
-
-/// The pair with this number, if both devices are there and ours.
-fn pair_numbered(dm: &dyn DeviceMapper, name: &str, setup: Uuid, number: u8) -> Result<Option<Pair>, EngineError> {
-    let find = |part: Part| -> Result<Option<DevNo>, EngineError> {
-        let state = dm.state(&part.name(name, number))?;
-        Ok(state.filter(|s| s.active && s.uuid == part.uuid(setup, number)).map(|s| s.devno))
-    };
-    Ok(find(Part::Overlay)?.zip(find(Part::Anchor)?).map(|(overlay, anchor)| Pair { overlay, anchor }))
+    let (mut names, mut written, mut joined) = (Vec::new(), BTreeSet::new(), Joined::default());
+    for overlay in &overlays {
+        let is_it = |one: &&Private| one.part == Part::Overlay && one.state.devno == overlay.device;
+        let Some(found) = private.iter().find(is_it) else { return Ok(None) };
+        let table = dm.table(&found.state.name, TableSlot::Active)?;
+        written.extend(linear_devices(&table));
+        names.push(found.state.name.clone());
+        if joined.push(overlay.range, table).is_err() {
+            return Ok(None);
+        }
+    }
+    let devices = Backing { overlays, anchor: anchor.state.devno };
+    let backing = LiveBacking { devices, names, anchor: anchor.state.name.clone(), spread, written };
+    Ok(Some((backing, joined.into_table())))
 }
 
 impl Tables {
@@ -142,7 +195,11 @@ impl Tables {
 
     /// How it is made.
     pub(super) fn shape(&self) -> Shape {
-        Shape { pair: self.pair.as_ref().map(|pair| pair.number) }
+        let named = |backing: &LiveBacking| {
+            let overlays = backing.devices.overlays.iter().zip(&backing.names);
+            overlays.map(|(overlay, name)| Named { overlay: *overlay, name: name.clone() }).collect()
+        };
+        Shape { overlays: self.backing.as_ref().map(named) }
     }
 
     /// Checks that a flush of the setup reaches every device that its writes go to.
@@ -150,12 +207,12 @@ impl Tables {
     /// # Errors
     /// The difference, in words.
     pub(super) fn check_flushes(&self, session: &Session<'_>, devices: &Devices) -> Result<(), String> {
-        let Some(pair) = &self.pair else { return Ok(()) };
-        let map = &session.metadata.map;
-        if pair.anchor == anchor_table(pair.devices.overlay, &pair.written, devices, map.main_len(), map.unit()) {
+        let Some(backing) = &self.backing else { return Ok(()) };
+        let (map, overlays) = (&session.metadata.map, &backing.devices.overlays);
+        if backing.spread == anchor_table(overlays, &backing.written, devices, map.main_len(), map.unit()) {
             return Ok(());
         }
-        Err(format!("'{}' does not pass flushes to all devices", Part::Anchor.name(&session.name, pair.number)))
+        Err(format!("'{}' does not pass flushes to all devices", backing.anchor))
     }
 }
 
@@ -167,7 +224,7 @@ impl Tables {
 /// What device-mapper says, or a map that cannot become a table.
 pub(super) fn build(
     session: &Session<'_>,
-    live: Shape,
+    live: &Shape,
     map: &Map,
     devices: &Devices,
 ) -> Result<Vec<Target>, EngineError> {
@@ -176,70 +233,64 @@ pub(super) fn build(
         return Ok(flat);
     }
     session.dm.clear(&session.name)?;
-    let number = free_number(session, live.pair)?;
-    match make_pair(session, number, &flat, map, devices) {
+    drop_unused(session);
+    match make_backing(session, live.overlays.as_deref().unwrap_or_default(), &flat, map, devices) {
         Ok(Some(front)) => Ok(front),
         Ok(None) => {
             // Nobody's sectors stay on a bad disk because a kernel lacks a target that only makes things faster.
-            remove_pair(session.dm, &session.name, session.setup(), number)?;
+            drop_unused(session);
             Ok(flat)
         }
         Err(error) => {
-            let _ = remove_pair(session.dm, &session.name, session.setup(), number);
+            drop_unused(session);
             Err(error)
         }
     }
 }
 
-/// A number whose devices are not there, or could be removed.
-fn free_number(session: &Session<'_>, live: Option<u8>) -> Result<u8, EngineError> {
-    let mut refused = None;
-    for number in (0..PAIRS).filter(|number| Some(*number) != live) {
-        match remove_pair(session.dm, &session.name, session.setup(), number) {
-            Ok(()) => return Ok(number),
-            Err(error) => refused = Some(error),
-        }
-    }
-    Err(refused.unwrap_or_else(|| EngineError::TableNotTaken(session.name.clone())))
-}
-
-/// Removes the devices of a pair, those of this setup only.
-fn remove_pair(dm: &dyn DeviceMapper, name: &str, setup: Uuid, number: u8) -> Result<(), EngineError> {
-    for part in Part::ALL {
-        let device = part.name(name, number);
-        match dm.state(&device)? {
-            Some(state) if state.uuid == part.uuid(setup, number) => dm.remove(&device)?,
-            Some(_) => {
-                let by = "a device-mapper device has it, and the setup needs it for its tables".into();
-                return Err(Refusal::NameTaken { name: device, by }.into());
-            }
-            None => {}
-        }
-    }
-    Ok(())
-}
-
-/// Makes a pair and gives the front over it; `None` when the kernel has no `switch`.
-fn make_pair(
+/// Makes the private devices for a flat table, or takes those of the `live` table that have the right lines, and gives the
+/// front over them; `None` when the kernel has no `switch`.
+fn make_backing(
     session: &Session<'_>,
-    number: u8,
+    live: &[Named],
     flat: &[Target],
     map: &Map,
     devices: &Devices,
 ) -> Result<Option<Vec<Target>>, EngineError> {
     let (len, unit) = (map.main_len(), map.unit());
-    let Some(overlay) = make_part(session, Part::Overlay, number, flat)? else {
-        return Err(EngineError::TableNotTaken(session.name.clone()));
-    };
-    let table = anchor_table(overlay, &linear_devices(flat), devices, len, unit);
-    let Some(anchor) = make_part(session, Part::Anchor, number, &table)? else { return Ok(None) };
-    Ok(front_table(Pair { overlay, anchor }, len, unit, &[]))
+    let begins: Vec<Sectors> = live.iter().map(|one| one.overlay.range.start()).collect();
+    let mut overlays = Vec::new();
+    for range in overlay_ranges(flat, &begins, PART_LINES) {
+        let table = overlay_table(flat, range)?;
+        let device = match live.iter().find(|one| one.overlay.range == range) {
+            Some(one) if session.dm.has_table(&one.name, TableSlot::Active, &table)? => one.overlay.device,
+            _ => make_part(session, Part::Overlay, &table)?
+                .ok_or_else(|| EngineError::TableNotTaken(session.name.clone()))?,
+        };
+        overlays.push(Overlay { device, range });
+    }
+    let table = anchor_table(&overlays, &linear_devices(flat), devices, len, unit);
+    let Some(anchor) = make_part(session, Part::Anchor, &table)? else { return Ok(None) };
+    Ok(front_table(&Backing { overlays, anchor }, len, unit, &[]))
 }
 
-/// Makes a device of a pair; `None` when the kernel refuses the table.
-fn make_part(session: &Session<'_>, part: Part, number: u8, table: &[Target]) -> Result<Option<DevNo>, EngineError> {
-    let (dm, name) = (session.dm, part.name(&session.name, number));
-    let state = dm.create(&name, &part.uuid(session.setup(), number))?;
+/// A name for a new device, and its UUID: the first number that nobody has.
+fn free_name(session: &Session<'_>, part: Part) -> Result<(String, String), EngineError> {
+    let taken = session.dm.list()?;
+    let numbers: BTreeSet<u32> = taken
+        .iter()
+        .filter_map(|(device, _)| Part::of(device, &session.name))
+        .filter_map(|(found, number)| (found == part).then_some(number))
+        .collect();
+    let number = (0..).find(|number| !numbers.contains(number)).unwrap_or_default();
+    Ok((part.name(&session.name, number), part.uuid(session.setup(), number)))
+}
+
+/// Makes a device of the switched layout; `None` when the kernel refuses the table.
+fn make_part(session: &Session<'_>, part: Part, table: &[Target]) -> Result<Option<DevNo>, EngineError> {
+    let dm = session.dm;
+    let (name, uuid) = free_name(session, part)?;
+    let state = dm.create(&name, &uuid)?;
     match dm.load(&name, table, session.read_only) {
         Ok(()) => {}
         Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(None),
@@ -262,8 +313,8 @@ pub(super) fn unsettled(
     devices: &Devices,
     ranges: &[Range],
 ) -> Result<Vec<Target>, SegmentError> {
-    let pair = live.pair.as_ref();
-    match pair.and_then(|pair| front_table(pair.devices, map.main_len(), map.unit(), ranges)) {
+    let backing = live.backing.as_ref();
+    match backing.and_then(|backing| front_table(&backing.devices, map.main_len(), map.unit(), ranges)) {
         Some(front) => Ok(front),
         None => unsettled_table(map, devices, ranges),
     }
@@ -292,7 +343,7 @@ pub(super) fn load(session: &Session<'_>, table: &[Target]) -> Result<(), Engine
 /// What failed; the old table is in force then, and the device runs.
 pub(super) fn swap(session: &Session<'_>) -> Result<(), EngineError> {
     let live = session.tables(TableSlot::Active)?.shape();
-    let table = build(session, live, &session.metadata.map, &session.devices()?)?;
+    let table = build(session, &live, &session.metadata.map, &session.devices()?)?;
     let swapped = load(session, &table).and_then(|()| {
         session.dm.resume(&session.name).map_err(|error| {
             // The kernel has thrown the table away and may have left the device suspended: the old one must go on.
@@ -320,26 +371,32 @@ pub fn change_layout(session: &mut Session<'_>, rule: LayoutRule) -> Result<Layo
     Ok(layout)
 }
 
-/// Removes pairs that no table of the setup leads to. One that cannot be removed (somebody has it open for a moment) is
-/// left to the next command.
+/// Removes private devices that no table of the setup leads to. One that cannot be removed (somebody has it open for a
+/// moment) is left to the next command.
 pub(super) fn drop_unused(session: &Session<'_>) {
-    let (dm, name, setup) = (session.dm, session.name.as_str(), session.setup());
-    let mut used = Vec::new();
+    let (dm, name) = (session.dm, session.name.as_str());
+    // What cannot be told stays.
+    let Ok(private) = private_parts(dm, name, session.setup()) else { return };
+    let mut used = BTreeSet::new();
     for slot in [TableSlot::Active, TableSlot::Inactive] {
-        // What cannot be told stays.
-        let Ok(tables) = dm.table(name, slot) else { return };
-        used.extend(tables.into_iter().filter_map(|target| match target.kind {
-            TargetKind::Linear { device, .. } | TargetKind::Switch { device, .. } => Some(device),
-            _ => None,
-        }));
+        let Ok(table) = dm.table(name, slot) else { return };
+        let led_to: BTreeSet<DevNo> = table.iter().filter_map(leads_to).collect();
+        let leads = |part: Part| private.iter().any(|one| one.part == part && led_to.contains(&one.state.devno));
+        if leads(Part::Overlay) && !leads(Part::Anchor) {
+            // Nearly all of it is unsettled. Which anchor belongs to it is for `read` to find.
+            return;
+        }
+        used.extend(led_to);
     }
-    for number in 0..PAIRS {
-        let in_use = Part::ALL.into_iter().any(|part| {
-            let state = dm.state(&part.name(name, number)).ok().flatten();
-            state.is_some_and(|state| used.contains(&state.devno))
-        });
-        if !in_use {
-            let _ = remove_pair(dm, name, setup, number);
+    // Anchors come first, and what they lead to is free once they are gone.
+    for device in private {
+        let state = device.state;
+        if used.contains(&state.devno) {
+            let Ok(table) = dm.table(&state.name, TableSlot::Active) else { return };
+            used.extend(table.iter().filter_map(leads_to));
+        } else if dm.remove(&state.name).is_err() {
+            let table = dm.table(&state.name, TableSlot::Active).unwrap_or_default();
+            used.extend(table.iter().filter_map(leads_to));
         }
     }
 }
@@ -349,10 +406,10 @@ pub(super) fn drop_unused(session: &Session<'_>) {
 /// # Errors
 /// What device-mapper says.
 pub(super) fn let_go(session: &Session<'_>) -> Result<(), EngineError> {
-    for (name, uuid) in private_devices(&session.name, session.setup()) {
-        if session.dm.state(&name)?.is_some_and(|state| state.suspended && state.uuid == uuid) {
-            session.dm.clear(&name)?;
-            session.dm.resume(&name)?;
+    for device in private_devices(session.dm, &session.name, session.setup())? {
+        if device.suspended {
+            session.dm.clear(&device.name)?;
+            session.dm.resume(&device.name)?;
         }
     }
     Ok(())
