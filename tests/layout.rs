@@ -14,9 +14,10 @@ use dm_remap::engine::tables::change_layout;
 use dm_remap::engine::{EngineError, Silent};
 use dm_remap::format::metadata::UnreadablePolicy;
 use dm_remap::plan::Refusal;
-use dm_remap::segments::{Layout, LayoutRule};
+use dm_remap::segments::{Layout, LayoutRule, PartLines};
 use dm_remap::units::Sectors;
 use nix::errno::Errno;
+use std::collections::BTreeMap;
 use support::{Machine, NAME, range};
 
 const SWITCHED: LayoutRule = LayoutRule::Fixed(Layout::Switched);
@@ -186,4 +187,47 @@ fn a_private_device_that_somebody_left_suspended_is_let_go_by_recover() {
     let mut session = machine.session().unwrap();
     assert_eq!(recover(&mut session, &Silent).unwrap(), Recovered::Nothing);
     assert!(!machine.dm.state(&overlay).unwrap().unwrap().suspended);
+}
+
+/// The overlays of the setup with their tables.
+fn overlays(machine: &Machine) -> BTreeMap<String, usize> {
+    let names = devices(machine).into_iter().filter(|name| name.contains("-overlay"));
+    names.map(|name| (name.clone(), machine.dm.table(&name, TableSlot::Active).unwrap().len())).collect()
+}
+
+#[test]
+fn a_splice_makes_only_the_overlays_anew_whose_lines_change() {
+    let mut machine = Machine::new(Power::new(), 4000, &[10_240 + 2000]);
+    machine.layout = SWITCHED;
+    machine.part_lines = PartLines { fill: 16, most: 32 };
+    machine.fill_main();
+    machine.create().unwrap();
+    let many: Vec<_> = (0..60).map(|n| range(n * 64, 8)).collect();
+    machine.remap(&many, HOLD).unwrap();
+    let before = overlays(&machine);
+    assert_eq!(before.values().sum::<usize>(), 120, "{before:?}");
+    assert!(before.len() == 8 && before.values().all(|lines| *lines <= 16), "{before:?}");
+    assert_eq!(devices(&machine).iter().filter(|name| name.contains("-anchor")).count(), 1);
+    let calls = machine.dm.journal().len();
+    machine.remap(&[range(2024, 8)], HOLD).unwrap();
+    let after = overlays(&machine);
+    let kept = before.keys().filter(|name| after.get(*name) == before.get(*name)).count();
+    assert_eq!((after.len(), kept), (8, 7), "{before:?} {after:?}");
+    let journal = machine.dm.journal();
+    let loads = journal[calls..].iter().filter(|call| call.starts_with("load "));
+    let lines: Vec<usize> = loads.map(|call| call.split(' ').nth(2).unwrap().parse().unwrap()).collect();
+    assert!(lines.len() >= 3 && lines.iter().all(|lines| *lines <= 18), "{journal:?}");
+    // Where they get too large they are parted, and where they get small they are put together.
+    let more: Vec<_> = (0..30).map(|n| range(2064 + n * 64, 8)).collect();
+    machine.remap(&more, HOLD).unwrap();
+    assert!(overlays(&machine).values().all(|lines| *lines <= 32), "{:?}", overlays(&machine));
+    machine.restore(None, HOLD).unwrap();
+    let left = overlays(&machine);
+    assert!(left.len() <= 2 && left.values().all(|lines| *lines == 1), "{left:?}");
+    let mut data = vec![0; 4000 * 512];
+    machine.dm.disk(NAME).read(Sectors(0), &mut data).unwrap();
+    for (sector, data) in data.chunks_exact(512).enumerate() {
+        assert_eq!(data, support::pattern(sector as u64, 0), "sector {sector}");
+    }
+    assert!(machine.dm.violations().is_empty());
 }

@@ -16,7 +16,7 @@ use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyPlan, FoundSetup};
 use crate::pool::Scores;
-use crate::segments::LayoutRule;
+use crate::segments::{LayoutRule, PART_LINES};
 use crate::store::{Commit, read_copies_by};
 use uuid::Uuid;
 
@@ -125,6 +125,7 @@ pub fn activate<'a>(
         read_only: options.read_only,
         passed_over: Vec::new(),
         disk_scores: Scores::new(),
+        part_lines: PART_LINES,
     };
     let unclean = session.metadata.config.active.clone();
     let rewritten = held::rewritten(&session);

@@ -15,7 +15,7 @@ use crate::format::metadata::SetupState;
 use crate::map::Map;
 use crate::plan::CreatePlan;
 use crate::pool::Scores;
-use crate::segments::LayoutRule;
+use crate::segments::{LayoutRule, PART_LINES};
 use crate::store::{Commit, erase_copies};
 
 /// How to create a setup.
@@ -76,6 +76,7 @@ pub fn create_prepared<'a>(
         read_only: false,
         passed_over: Vec::new(),
         disk_scores: Scores::new(),
+        part_lines: PART_LINES,
     };
     let mut written = false;
     let result = bring_up(&mut session, options.observer, |session| {

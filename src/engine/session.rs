@@ -16,7 +16,9 @@ use crate::format::metadata::Metadata;
 use crate::map::{Extent, Map, Slot, SpareIndex};
 use crate::plan::Refusal;
 use crate::pool::{Available, Scores};
-use crate::segments::{Devices, Layout, LayoutRule, Piece, Place, SpareDevice, Target, TargetKind, pieces};
+use crate::segments::{
+    Devices, Layout, LayoutRule, PART_LINES, PartLines, Piece, Place, SpareDevice, Target, TargetKind, pieces,
+};
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies_by, unused_generation};
 use crate::units::{DevNo, Sectors};
 use nix::errno::Errno;
@@ -109,6 +111,8 @@ pub struct Session<'a> {
     pub spares: Vec<Option<Member>>,
     /// Who decides how the map becomes tables, when they are made anew.
     pub layout: LayoutRule,
+    /// How large the overlays of a switched layout get.
+    pub part_lines: PartLines,
     /// Spares that were marked as failed by this command, because commits to them failed.
     pub failed: Vec<SpareIndex>,
     /// It was brought up to be read only: nothing is committed, and its devices refuse writes.
@@ -308,6 +312,7 @@ impl<'a> Session<'a> {
             read_only: live.state.read_only,
             passed_over,
             disk_scores: Scores::new(),
+            part_lines: PART_LINES,
         };
         if session.read_only {
             // It came up so, and nothing of it was committed.

@@ -13,8 +13,8 @@ use crate::format::MAX_SPARES;
 use crate::map::{Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{
-    Backing, Devices, Joined, Layout, LayoutRule, Overlay, PART_LINES, SegmentError, Target, TargetKind, anchor_table,
-    flattened, front_table, linear_devices, overlay_ranges, overlay_table, overlays_of, setup_table, unsettled_table,
+    Backing, Devices, Joined, Layout, LayoutRule, Overlay, SegmentError, Target, TargetKind, anchor_table, flattened,
+    front_table, linear_devices, overlay_ranges, overlay_table, overlays_of, setup_table, unsettled_table,
 };
 use crate::units::{DevNo, Range, Sectors};
 use nix::errno::Errno;
@@ -260,7 +260,7 @@ fn make_backing(
     let (len, unit) = (map.main_len(), map.unit());
     let begins: Vec<Sectors> = live.iter().map(|one| one.overlay.range.start()).collect();
     let mut overlays = Vec::new();
-    for range in overlay_ranges(flat, &begins, PART_LINES) {
+    for range in overlay_ranges(flat, &begins, session.part_lines) {
         let table = overlay_table(flat, range)?;
         let device = match live.iter().find(|one| one.overlay.range == range) {
             Some(one) if session.dm.has_table(&one.name, TableSlot::Active, &table)? => one.overlay.device,

@@ -31,7 +31,7 @@ use dm_remap::map::SpareIndex;
 use dm_remap::plan::assemble::{AssemblyOptions, FoundSetup, SeenDevice, assemble, decide};
 use dm_remap::plan::create::{Contents, CreateFacts, DeviceFacts, SpareFacts, plan};
 use dm_remap::plan::moves::{AlreadyMapped, OnSpares, plan_evacuate, plan_remap, plan_restore};
-use dm_remap::segments::{Layout, LayoutRule};
+use dm_remap::segments::{Layout, LayoutRule, PART_LINES, PartLines};
 use dm_remap::store::read_copies;
 use dm_remap::units::{DevNo, Range, Sectors};
 use std::sync::Arc;
@@ -79,6 +79,8 @@ pub struct Machine {
     pub setup: Uuid,
     /// Who decides about the layout; by the environment, so that every test can be run with each.
     pub layout: LayoutRule,
+    /// How large overlays get: small where the environment asks for the switched layout, so that there are several.
+    pub part_lines: PartLines,
 }
 
 impl DiskSource for Machine {
@@ -134,6 +136,11 @@ impl Machine {
             trap: Arc::default(),
             setup: Uuid::from_u128(0xfeed),
             layout: layout_of_this_run(),
+            part_lines: if layout_of_this_run() == LayoutRule::Keep {
+                PART_LINES
+            } else {
+                PartLines { fill: 1, most: 2 }
+            },
         }
     }
 
@@ -202,6 +209,7 @@ impl Machine {
     pub fn session(&self) -> Result<Session<'_>, EngineError> {
         let mut session = Session::open(&self.dm, self, NAME, true)?;
         session.layout = self.layout;
+        session.part_lines = self.part_lines;
         Ok(session)
     }
 

@@ -17,7 +17,7 @@ use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyOptions, AssemblyPlan, FoundSetup, ProblemKind, SpareMember, decide, problems};
 use crate::pool::Scores;
-use crate::segments::LayoutRule;
+use crate::segments::{LayoutRule, PART_LINES};
 use crate::store::SpareReading;
 use crate::units::{DevNo, Sectors};
 use anyhow::Result;
@@ -328,6 +328,7 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         read_only: false,
         passed_over: Vec::new(),
         disk_scores: Scores::new(),
+        part_lines: PART_LINES,
     })
 }
 
