@@ -14,6 +14,7 @@ use dm_remap::engine::recover::Recovered;
 use dm_remap::engine::window::WindowRunner;
 use dm_remap::format::metadata::SpareState;
 use dm_remap::format::metadata::UnreadablePolicy::Hold;
+use dm_remap::segments::PART_LINES;
 use dm_remap::units::Range;
 use nix::errno::Errno;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -535,7 +536,8 @@ fn recover_makes_durable_what_it_resumes_with() {
 fn many_extents_are_moved_in_one_swap() {
     let world = World::new(&Shape { main: 8, ..Shape::new(1) }, Power::new());
     drop(world);
-    let machine = Machine::new(Power::new(), 11_000 * 16, &[10_240 + 11_000 * 8]);
+    let mut machine = Machine::new(Power::new(), 11_000 * 16, &[10_240 + 11_000 * 8]);
+    machine.part_lines = PART_LINES;
     machine.create().unwrap();
     let ranges: Vec<Range> = (0..10_000).map(|n| range(n * 16, 8)).collect();
     machine.remap(&ranges, Hold).unwrap();

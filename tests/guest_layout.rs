@@ -160,7 +160,7 @@ fn a_killed_change_leaves_one_of_the_two_layouts() {
         let from = if to == "flat" { "switched" } else { "flat" };
         // A sample, other calls in the one direction than in the other.
         let first = if to == "flat" { 1 } else { 4 };
-        for call in (first..400).step_by(25) {
+        for call in (first..400).step_by(20) {
             setup.command("layout", &[from]).expect(&[0]);
             let inject = format!("inject=ioctl:signal=SIGKILL:when={call}");
             let args = ["-o", "/dev/null", "-e", "trace=ioctl", "-e", &inject, &program(), "layout", "killed", to];

@@ -139,7 +139,7 @@ impl Machine {
             part_lines: if layout_of_this_run() == LayoutRule::Keep {
                 PART_LINES
             } else {
-                PartLines { fill: 1, most: 2 }
+                PartLines { fill: 2, most: 4 }
             },
         }
     }
