@@ -1,15 +1,17 @@
 //! The layouts on a real kernel: what a flush costs on the disks below and that it reaches all of them, the change while
 //! somebody reads and writes, and commands that are killed in it.
-// guest: --disk 16M --disk 24M --disk 24M --timeout 900
+// guest: --disk 24M --disk 24M --disk 24M --timeout 900
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod live;
 
 use dm_remap::dm::{DeviceMapper, TableSlot};
-use live::load::{Load, fill};
+use dm_remap::units::DevNo;
+use live::load::{Load, fill, pattern};
 use live::{LONGEST_GAP, Setup, disk, dm_remap, in_guest, kernel, must, nobody_left, program, run};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -155,7 +157,7 @@ fn a_killed_change_leaves_one_of_the_two_layouts() {
     }
     let setup = scattered("killed", "flat", 12);
     let mapped = setup.extents();
-    let (mut kills, mut seen) = (0, std::collections::BTreeSet::new());
+    let (mut kills, mut seen) = (0, BTreeSet::new());
     for to in ["switched", "flat"] {
         let from = if to == "flat" { "switched" } else { "flat" };
         // A sample, other calls in the one direction than in the other.
@@ -184,5 +186,53 @@ fn a_killed_change_leaves_one_of_the_two_layouts() {
     println!("{kills} kills, switched after them: {seen:?}");
     assert!(kills > 20, "{kills}");
     assert_eq!(seen.len(), 2);
+    destroy(&setup);
+}
+
+/// The overlays of the setup: number, and lines of the table.
+fn overlays(setup: &Setup) -> BTreeMap<DevNo, usize> {
+    let begin = format!("{}-overlay", setup.name);
+    let listed = kernel().list().unwrap().into_iter().filter(|(name, _)| name.starts_with(&begin));
+    listed.map(|(name, number)| (number, kernel().table(&name, TableSlot::Active).unwrap().len())).collect()
+}
+
+/// Every sector of a setup that nobody has written to.
+fn reads_right(setup: &Setup) {
+    const AT_ONCE: u64 = 2048;
+    let node = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECT).open(setup.node()).unwrap();
+    let mut data = dm_remap::block::buffer::AlignedBuffer::new(AT_ONCE as usize * 512);
+    for start in (0..setup.sectors).step_by(AT_ONCE as usize) {
+        node.read_exact_at(&mut data, start * 512).unwrap();
+        for (sector, data) in (start..).zip(data.chunks_exact(512)) {
+            assert!(data == pattern(sector, 0), "sector {sector}");
+        }
+    }
+}
+
+#[test]
+fn a_large_table_lies_in_several_overlays_and_a_splice_makes_one_anew() {
+    if !in_guest() {
+        return;
+    }
+    let setup = scattered("large", "switched", 12);
+    let units: String = (0..2990).map(|n| format!("{}\n", 2 * n + 1)).collect();
+    fs::write("/tmp/units", units).unwrap();
+    setup.command("remap", &["--from-badblocks", "/tmp/units", "--block-size", "4096"]).expect(&[0]);
+    let before = overlays(&setup);
+    assert!(before.len() >= 3 && before.values().all(|lines| *lines <= 4096), "{before:?}");
+    reads_right(&setup);
+    setup.command("remap", &["6000+8"]).expect(&[0]);
+    let after = overlays(&setup);
+    let kept = before.iter().filter(|(number, lines)| after.get(number) == Some(lines)).count();
+    assert_eq!((after.len(), kept), (before.len(), before.len() - 1), "{before:?} {after:?}");
+    reads_right(&setup);
+    assert_eq!(layout_of(&setup), "switched");
+    setup.command("layout", &["flat"]).expect(&[0]);
+    assert_eq!(overlays(&setup).len(), 0);
+    reads_right(&setup);
+    setup.command("layout", &["switched"]).expect(&[0]);
+    setup.command("restore", &["--all"]).expect(&[0]);
+    reads_right(&setup);
+    assert!(overlays(&setup).len() <= 2, "{:?}", overlays(&setup));
     destroy(&setup);
 }
