@@ -209,12 +209,12 @@ impl Crew<'_> {
         }
     }
 
-    /// Those that are idle end at once, and are waited for.
+    /// Those that are idle end at once, and are waited for. One that cannot be killed ends when it finds its orders closed.
     fn dismiss(&mut self) {
-        for worker in &self.workers {
-            let _ = kill(worker.process, Signal::SIGKILL);
-        }
-        for worker in self.workers.drain(..) {
+        let (killed, others): (Vec<Worker>, Vec<Worker>) =
+            self.workers.drain(..).partition(|worker| kill(worker.process, Signal::SIGKILL).is_ok());
+        drop(others);
+        for worker in killed {
             let _ = waitpid(worker.process, None);
         }
     }
