@@ -1,5 +1,8 @@
 # A whole Debian for tests: systemd as init, udev, LVM, udisks. Sourced; needs bash, scripts/lib/apt.sh, and root.
-# shellcheck shell=bash
+# shellcheck shell=bash source-path=SCRIPTDIR
+
+# shellcheck source=uml-xstate.sh
+. "$(dirname "${BASH_SOURCE[0]}")/uml-xstate.sh"
 
 # What the tests of booting need, and what must not be confused by a setup.
 readonly boot_packages=systemd-sysv,udev,dbus,dmsetup,e2fsprogs,kmod,lvm2,udisks2,initramfs-tools,busybox,cron
@@ -112,9 +115,12 @@ boot_uml() {
     (($# == 0)) || shift
     rm -f "$work/share/rc" "$work/share/out"
     mkdir -p "$work/uml"
+    uml_xstate "$work/xstate.so"
+    local kernel=(linux.uml)
+    [[ ! -s $work/xstate.so ]] || kernel=(env "LD_PRELOAD=$work/xstate.so" linux.uml)
     # A pid namespace: nothing of the guest outlives this.
     timeout --kill-after=5 "$limit" unshare --pid --fork --kill-child=KILL --mount-proc \
-        linux.uml mem=384M "${disks[@]}" con=null con0=null,fd:1 ssl=null "umid=boot" "uml_dir=$work/uml/" panic=-1 \
+        "${kernel[@]}" mem=384M "${disks[@]}" con=null con0=null,fd:1 ssl=null "umid=boot" "uml_dir=$work/uml/" panic=-1 \
         initcall_blacklist=raid6_select_algo zswap.enabled=0 rw "boot_share=$work/share" "$@" \
         </dev/null >"$work/console" 2>&1 || rc=$?
     ((rc != 124)) || return 124
