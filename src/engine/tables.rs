@@ -388,14 +388,12 @@ pub(super) fn drop_unused(session: &Session<'_>) {
         }
         used.extend(led_to);
     }
-    // Anchors come first, and what they lead to is free once they are gone.
+    // Anchors come first, and what they lead to is free once they are gone. Overlays lead to disks only.
     for device in private {
-        let state = device.state;
-        if used.contains(&state.devno) {
-            let Ok(table) = dm.table(&state.name, TableSlot::Active) else { return };
-            used.extend(table.iter().filter_map(leads_to));
-        } else if dm.remove(&state.name).is_err() {
-            let table = dm.table(&state.name, TableSlot::Active).unwrap_or_default();
+        let name = &device.state.name;
+        let stays = used.contains(&device.state.devno) || dm.remove(name).is_err();
+        if stays && device.part == Part::Anchor {
+            let Ok(table) = dm.table(name, TableSlot::Active) else { return };
             used.extend(table.iter().filter_map(leads_to));
         }
     }
