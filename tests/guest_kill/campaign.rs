@@ -77,14 +77,7 @@ impl Campaign {
     pub fn moved(&self) -> bool {
         let extents = self.setup.extents();
         self.setup.table_is(&extents);
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for extent in &extents {
-            match ranges.last_mut() {
-                Some((start, len)) if *start + *len == extent.start => *len += extent.count,
-                _ => ranges.push((extent.start, extent.count)),
-            }
-        }
-        let ranges: BTreeSet<(u64, u64)> = ranges.into_iter().collect();
+        let ranges: BTreeSet<(u64, u64)> = extents.iter().map(|e| (e.start, e.count)).collect();
         assert!(ranges.is_empty() || ranges == self.ranges, "{ranges:?}");
         !ranges.is_empty()
     }

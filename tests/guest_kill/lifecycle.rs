@@ -82,11 +82,12 @@ impl Life {
         self.setup.spares.iter().for_each(|spare| fill(spare, sectors(spare)));
     }
 
-    /// Gives the command again that may have been `interrupted`: it comes to its end, and main has every byte.
+    /// Gives the command again that may have been `interrupted`: it comes to its end, with one of the `codes`, and main has
+    /// every byte.
     ///
     /// # Errors
     /// What the command said that did not come to its end. Then nothing of the setup is left.
-    pub fn again(&self, verb: &str, args: &[&str], interrupted: bool, what: &str) -> Result<(), String> {
+    pub fn again(&self, verb: &str, args: &[&str], codes: &[i32], interrupted: bool, what: &str) -> Result<(), String> {
         let setup = &self.setup;
         let again = dm_remap(args);
         // What was done already is refused as such.
@@ -101,7 +102,7 @@ impl Life {
                     || again.err.contains("a spare of a setup")
             }
         };
-        let ended = matches!(again.code, Some(0 | 3)) || (done && interrupted);
+        let ended = again.code.is_some_and(|code| codes.contains(&code)) || (done && interrupted);
         if !ended {
             setup.remove_by_force();
             self.wipe_spares();
@@ -109,7 +110,7 @@ impl Life {
         }
         if verb == "create" && again.code == Some(4) && !setup.node().exists() {
             // The setup was made, but not brought up.
-            self.run("activate").expect(&[0, 3]);
+            self.run("activate").expect(codes);
         }
         let up = matches!(verb, "create" | "activate");
         assert!(!setup.suspended(), "{verb} after {what}");
@@ -143,7 +144,7 @@ pub fn killed_at_birth_and_death(all: bool) {
                 nobody_left();
             }
             let what = format!("a kill at {point:?}");
-            if let Err(how) = life.again(verb, args, point.is_some(), &what) {
+            if let Err(how) = life.again(verb, args, &[0], point.is_some(), &what) {
                 stuck.push(how);
                 break;
             }
