@@ -21,7 +21,7 @@ mod target;
 pub use held::{HeldKind, held_table};
 pub use layout::{Layout, LayoutRule};
 pub use switched::{
-    Backing, Joined, Overlay, PART_LINES, PartLines, anchor_table, flattened, front_table, linear_devices,
+    Backing, Joined, Overlay, PART_LINES, PartLines, anchor_table, flattened, front_table, is_front_of, linear_devices,
     overlay_ranges, overlay_table, overlays_of,
 };
 pub use target::{OtherTarget, Target, TargetKind, TargetParseError};

@@ -10,7 +10,6 @@ use super::salvage::{BlockRecord, Salvager};
 use super::window::{UndoCause, WindowEnd, WindowJob, WindowRunner};
 use super::{EngineError, Observer, Session, held, now, tables};
 use crate::block::buffer::AlignedBuffer;
-use crate::dm::TableSlot;
 use crate::format::copy::encode;
 use crate::format::metadata::Metadata;
 use crate::format::samples::Sample;
@@ -219,13 +218,10 @@ fn run_window<'a>(
     held::sync_all(session, Some(&old_map), &[&old_map, &new.map], options.observer)?;
     let devices = session.devices()?;
     let ranges: Vec<Range> = moves.iter().map(|m| m.range).collect();
-    let live = session.tables(TableSlot::Active)?;
-    let emergency = tables::unsettled(&live, &old_map, &devices, &ranges)?;
-    let window = dm.window(&name, Some(&emergency))?;
+    let live = tables::shape(session)?;
     // A large table is much memory, and the next one is just as large.
-    let shape = live.shape();
-    drop((live, emergency));
-    let table = tables::build(session, &shape, &new.map, &devices)?;
+    let window = dm.window(&name, Some(&tables::unsettled(&live, &old_map, &devices, &ranges)?))?;
+    let table = tables::build(session, &live, &new.map, &devices)?;
     if let Err(error) = tables::load(session, &table) {
         tables::drop_unused(session);
         return Err(error);

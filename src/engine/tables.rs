@@ -14,7 +14,7 @@ use crate::map::{Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{
     Backing, Devices, Joined, Layout, LayoutRule, Overlay, SegmentError, Target, TargetKind, anchor_table, flattened,
-    front_table, linear_devices, overlay_ranges, overlay_table, overlays_of, setup_table, unsettled_table,
+    front_table, is_front_of, linear_devices, overlay_ranges, overlay_table, overlays_of, setup_table, unsettled_table,
 };
 use crate::units::{DevNo, Range, Sectors};
 use nix::errno::Errno;
@@ -105,28 +105,15 @@ pub struct Tables {
     backing: Option<LiveBacking>,
 }
 
-/// How a table of a setup is made, without its lines: the overlays that it leads to, in the switched layout.
+/// How a table of a setup is made, without its lines: the private devices that it leads to, in the switched layout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shape {
-    overlays: Option<Vec<Named>>,
+    arrangement: Option<Arrangement>,
 }
 
-/// An overlay and its name.
+/// The private devices of a front.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Named {
-    overlay: Overlay,
-    name: String,
-}
-
-impl Shape {
-    fn layout(&self) -> Layout {
-        if self.overlays.is_some() { Layout::Switched } else { Layout::Flat }
-    }
-}
-
-/// The private devices that a table leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct LiveBacking {
+struct Arrangement {
     devices: Backing,
     /// Names of the overlays, in their order.
     names: Vec<String>,
@@ -134,6 +121,18 @@ struct LiveBacking {
     anchor: String,
     /// What the anchor does.
     spread: Vec<Target>,
+}
+
+impl Shape {
+    fn layout(&self) -> Layout {
+        if self.arrangement.is_some() { Layout::Switched } else { Layout::Flat }
+    }
+}
+
+/// The private devices that a table leads to, and where they lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct LiveBacking {
+    arrangement: Arrangement,
     /// The devices that the overlays lead to: by what they do for all sectors, also where the front answers EIO.
     written: BTreeSet<DevNo>,
 }
@@ -144,62 +143,85 @@ struct LiveBacking {
 /// What device-mapper says.
 pub fn read(dm: &dyn DeviceMapper, name: &str, setup: Uuid, slot: TableSlot) -> Result<Tables, EngineError> {
     let own = dm.table(name, slot)?;
-    if own.iter().any(|target| matches!(target.kind, TargetKind::Switch { .. })) {
-        let private: Vec<Private> =
-            private_parts(dm, name, setup)?.into_iter().filter(|device| device.state.active).collect();
-        for anchor in private.iter().filter(|device| device.part == Part::Anchor) {
-            if let Some((backing, overlaid)) = backing_of(dm, anchor, &private, &own)?
-                && let Ok(flat) = flattened(&own, &backing.devices, overlaid)
-            {
-                return Ok(Tables { flat, backing: Some(backing) });
-            }
+    for arrangement in arrangements(dm, name, setup, &own)? {
+        if let Some((written, overlaid)) = overlaid(dm, &arrangement)?
+            && let Ok(flat) = flattened(&own, &arrangement.devices, overlaid)
+        {
+            return Ok(Tables { flat, backing: Some(LiveBacking { arrangement, written }) });
         }
     }
     Ok(Tables { flat: own, ..Tables::default() })
 }
 
-/// What is behind a front that leads to this anchor or its overlays, and the flat table of these.
-fn backing_of(
+/// How the table in force is made. The overlays are not read, which of a large table takes long: for who has checked what
+/// they do.
+///
+/// # Errors
+/// What device-mapper says.
+pub(super) fn shape(session: &Session<'_>) -> Result<Shape, EngineError> {
+    let own = session.dm.table(&session.name, TableSlot::Active)?;
+    let mut found = arrangements(session.dm, &session.name, session.setup(), &own)?;
+    Ok(Shape { arrangement: (!found.is_empty()).then(|| found.swap_remove(0)) })
+}
+
+/// The private devices that `front` may lead to: those that have the anchor and all overlays of it.
+fn arrangements(
+    dm: &dyn DeviceMapper,
+    name: &str,
+    setup: Uuid,
+    front: &[Target],
+) -> Result<Vec<Arrangement>, EngineError> {
+    if !front.iter().any(|target| matches!(target.kind, TargetKind::Switch { .. })) {
+        return Ok(Vec::new());
+    }
+    let private: Vec<Private> =
+        private_parts(dm, name, setup)?.into_iter().filter(|device| device.state.active).collect();
+    let mut found = Vec::new();
+    for anchor in private.iter().filter(|device| device.part == Part::Anchor) {
+        found.extend(arrangement(dm, anchor, &private, front)?);
+    }
+    Ok(found)
+}
+
+/// The private devices of a front that leads to this anchor or its overlays.
+fn arrangement(
     dm: &dyn DeviceMapper,
     anchor: &Private,
     private: &[Private],
     front: &[Target],
-) -> Result<Option<(LiveBacking, Vec<Target>)>, EngineError> {
+) -> Result<Option<Arrangement>, EngineError> {
     let spread = dm.table(&anchor.state.name, TableSlot::Active)?;
     let Some(overlays) = overlays_of(&spread) else { return Ok(None) };
-    let ours = |device: DevNo| device == anchor.state.devno || overlays.iter().any(|one| one.device == device);
-    if !front.iter().any(|target| leads_to(target).is_some_and(ours)) {
-        return Ok(None);
-    }
-    let (mut names, mut written, mut joined) = (Vec::new(), BTreeSet::new(), Joined::default());
-    for overlay in &overlays {
-        let is_it = |one: &&Private| one.part == Part::Overlay && one.state.devno == overlay.device;
-        let Some(found) = private.iter().find(is_it) else { return Ok(None) };
-        let table = dm.table(&found.state.name, TableSlot::Active)?;
+    let name_of = |overlay: &Overlay| {
+        let found = private.iter().find(|one| one.part == Part::Overlay && one.state.devno == overlay.device);
+        found.map(|one| one.state.name.clone())
+    };
+    let Some(names) = overlays.iter().map(name_of).collect() else { return Ok(None) };
+    let devices = Backing { overlays, anchor: anchor.state.devno };
+    let leads_here = is_front_of(front, &devices);
+    Ok(leads_here.then(|| Arrangement { devices, names, anchor: anchor.state.name.clone(), spread }))
+}
+
+/// Where the overlays lead, and the flat table of these; `None` when they do not fit together.
+fn overlaid(
+    dm: &dyn DeviceMapper,
+    arrangement: &Arrangement,
+) -> Result<Option<(BTreeSet<DevNo>, Vec<Target>)>, EngineError> {
+    let (mut written, mut joined) = (BTreeSet::new(), Joined::default());
+    for (overlay, name) in arrangement.devices.overlays.iter().zip(&arrangement.names) {
+        let table = dm.table(name, TableSlot::Active)?;
         written.extend(linear_devices(&table));
-        names.push(found.state.name.clone());
         if joined.push(overlay.range, table).is_err() {
             return Ok(None);
         }
     }
-    let devices = Backing { overlays, anchor: anchor.state.devno };
-    let backing = LiveBacking { devices, names, anchor: anchor.state.name.clone(), spread, written };
-    Ok(Some((backing, joined.into_table())))
+    Ok(Some((written, joined.into_table())))
 }
 
 impl Tables {
     /// The layout.
     pub fn layout(&self) -> Layout {
-        self.shape().layout()
-    }
-
-    /// How it is made.
-    pub(super) fn shape(&self) -> Shape {
-        let named = |backing: &LiveBacking| {
-            let overlays = backing.devices.overlays.iter().zip(&backing.names);
-            overlays.map(|(overlay, name)| Named { overlay: *overlay, name: name.clone() }).collect()
-        };
-        Shape { overlays: self.backing.as_ref().map(named) }
+        if self.backing.is_some() { Layout::Switched } else { Layout::Flat }
     }
 
     /// Checks that a flush of the setup reaches every device that its writes go to.
@@ -208,11 +230,12 @@ impl Tables {
     /// The difference, in words.
     pub(super) fn check_flushes(&self, session: &Session<'_>, devices: &Devices) -> Result<(), String> {
         let Some(backing) = &self.backing else { return Ok(()) };
-        let (map, overlays) = (&session.metadata.map, &backing.devices.overlays);
-        if backing.spread == anchor_table(overlays, &backing.written, devices, map.main_len(), map.unit()) {
+        let (map, arrangement) = (&session.metadata.map, &backing.arrangement);
+        let overlays = &arrangement.devices.overlays;
+        if arrangement.spread == anchor_table(overlays, &backing.written, devices, map.main_len(), map.unit()) {
             return Ok(());
         }
-        Err(format!("'{}' does not pass flushes to all devices", backing.anchor))
+        Err(format!("'{}' does not pass flushes to all devices", arrangement.anchor))
     }
 }
 
@@ -234,7 +257,7 @@ pub(super) fn build(
     }
     session.dm.clear(&session.name)?;
     drop_unused(session);
-    match make_backing(session, live.overlays.as_deref().unwrap_or_default(), &flat, map, devices) {
+    match make_backing(session, live, &flat, map, devices) {
         Ok(Some(front)) => Ok(front),
         Ok(None) => {
             // Nobody's sectors stay on a bad disk because a kernel lacks a target that only makes things faster.
@@ -252,18 +275,20 @@ pub(super) fn build(
 /// front over them; `None` when the kernel has no `switch`.
 fn make_backing(
     session: &Session<'_>,
-    live: &[Named],
+    live: &Shape,
     flat: &[Target],
     map: &Map,
     devices: &Devices,
 ) -> Result<Option<Vec<Target>>, EngineError> {
     let (len, unit) = (map.main_len(), map.unit());
-    let begins: Vec<Sectors> = live.iter().map(|one| one.overlay.range.start()).collect();
+    let there: Vec<(&Overlay, &String)> =
+        live.arrangement.iter().flat_map(|live| live.devices.overlays.iter().zip(&live.names)).collect();
+    let begins: Vec<Sectors> = there.iter().map(|(overlay, _)| overlay.range.start()).collect();
     let mut overlays = Vec::new();
     for range in overlay_ranges(flat, &begins, session.part_lines) {
         let table = overlay_table(flat, range)?;
-        let device = match live.iter().find(|one| one.overlay.range == range) {
-            Some(one) if session.dm.has_table(&one.name, TableSlot::Active, &table)? => one.overlay.device,
+        let device = match there.iter().find(|(overlay, _)| overlay.range == range) {
+            Some((overlay, name)) if session.dm.has_table(name, TableSlot::Active, &table)? => overlay.device,
             _ => make_part(session, Part::Overlay, &table)?
                 .ok_or_else(|| EngineError::TableNotTaken(session.name.clone()))?,
         };
@@ -303,18 +328,18 @@ fn make_part(session: &Session<'_>, part: Part, table: &[Target]) -> Result<Opti
     Ok(Some(state.devno))
 }
 
-/// The table that answers EIO for `ranges` and does else what `map` says, whose table is `live`.
+/// The table that answers EIO for `ranges` and does else what `map` says, whose table is made like `live`.
 ///
 /// # Errors
 /// A map that cannot become a table.
 pub(super) fn unsettled(
-    live: &Tables,
+    live: &Shape,
     map: &Map,
     devices: &Devices,
     ranges: &[Range],
 ) -> Result<Vec<Target>, SegmentError> {
-    let backing = live.backing.as_ref();
-    match backing.and_then(|backing| front_table(&backing.devices, map.main_len(), map.unit(), ranges)) {
+    let arrangement = live.arrangement.as_ref();
+    match arrangement.and_then(|live| front_table(&live.devices, map.main_len(), map.unit(), ranges)) {
         Some(front) => Ok(front),
         None => unsettled_table(map, devices, ranges),
     }
@@ -342,8 +367,7 @@ pub(super) fn load(session: &Session<'_>, table: &[Target]) -> Result<(), Engine
 /// # Errors
 /// What failed; the old table is in force then, and the device runs.
 pub(super) fn swap(session: &Session<'_>) -> Result<(), EngineError> {
-    let live = session.tables(TableSlot::Active)?.shape();
-    let table = build(session, &live, &session.metadata.map, &session.devices()?)?;
+    let table = build(session, &shape(session)?, &session.metadata.map, &session.devices()?)?;
     let swapped = load(session, &table).and_then(|()| {
         session.dm.resume(&session.name).map_err(|error| {
             // The kernel has thrown the table away and may have left the device suspended: the old one must go on.

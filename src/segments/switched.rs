@@ -262,6 +262,11 @@ pub fn flattened(front: &[Target], backing: &Backing, overlaid: Vec<Target>) -> 
     Ok(table.into_targets())
 }
 
+/// Whether a table is a front over `backing`, as far as that can be said without what the overlays do.
+pub fn is_front_of(front: &[Target], backing: &Backing) -> bool {
+    front.iter().all(|target| passes(target, backing).is_ok())
+}
+
 /// The piece of a front that a line is, and whether it passes I/O on to the private devices.
 fn passes(target: &Target, backing: &Backing) -> Result<(Range, bool), SegmentError> {
     let range = Range::new(target.start, target.len).ok_or(SegmentError::NotContiguous(target.start))?;
