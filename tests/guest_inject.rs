@@ -26,7 +26,7 @@ mod strace;
 use campaign::{Campaign, Way};
 use lifecycle::Life;
 use live::pool::follow;
-use live::{Ended, Random, dm_remap, in_guest};
+use live::{Ended, Random, dm_remap, in_guest, number};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -44,10 +44,6 @@ const COMMANDS: [&str; 12] = [
     "remap", "restore", "layout", "policy", "compact", "repair", "scan", "add", "evacuate", "readd", "remove",
     "replace",
 ];
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
-}
 
 /// Calls that can fail at all. The standard library takes a clock, or random numbers, that fail for a defect of the kernel,
 /// and panics.
@@ -110,13 +106,8 @@ impl Faults {
     fn numbers(&self) -> impl Iterator<Item = (u64, Random)> + use<> {
         let (seed, only, begun, limit) = (self.seed, self.only, self.begun, self.limit);
         let wanted = (1..=self.faults).filter(move |fault| only == 0 || *fault == only);
-        wanted.take_while(move |_| begun.elapsed() < limit).map(move |fault| {
-            let mut random = Random((seed << 32 | fault).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-            (0..4).for_each(|_| {
-                random.next();
-            });
-            (fault, random)
-        })
+        let wanted = wanted.take_while(move |_| begun.elapsed() < limit);
+        wanted.map(move |fault| (fault, Random::seeded(seed << 32 | fault)))
     }
 
     /// Runs the command with a fault; how it ended, and what was done, for messages. The first run of a command shows its
@@ -253,7 +244,7 @@ impl Pool {
         let status = setup.command("status", &["--json"]).expect(&[0, 3]);
         let json: serde_json::Value = serde_json::from_str(&status.out).unwrap();
         let mut how = "settled";
-        if json["state"] == "unsettled" {
+        if json["setups"][0]["state"] == "unsettled" {
             setup.command("recover", &[]).expect(&[0, 3]);
             how = "recovered";
         }

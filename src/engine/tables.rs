@@ -144,8 +144,8 @@ struct LiveBacking {
 pub fn read(dm: &dyn DeviceMapper, name: &str, setup: Uuid, slot: TableSlot) -> Result<Tables, EngineError> {
     let own = dm.table(name, slot)?;
     for arrangement in arrangements(dm, name, setup, &own)? {
-        if let Some((written, overlaid)) = overlaid(dm, &arrangement)?
-            && let Ok(flat) = flattened(&own, &arrangement.devices, overlaid)
+        if let Some(Overlaid { flat, written }) = overlaid(dm, &arrangement)?
+            && let Ok(flat) = flattened(&own, &arrangement.devices, flat)
         {
             return Ok(Tables { flat, backing: Some(LiveBacking { arrangement, written }) });
         }
@@ -202,11 +202,14 @@ fn arrangement(
     Ok(leads_here.then(|| Arrangement { devices, names, anchor: anchor.state.name.clone(), spread }))
 }
 
-/// Where the overlays lead, and the flat table of these; `None` when they do not fit together.
-fn overlaid(
-    dm: &dyn DeviceMapper,
-    arrangement: &Arrangement,
-) -> Result<Option<(BTreeSet<DevNo>, Vec<Target>)>, EngineError> {
+/// What overlays do: the flat table of all of them, and where they lead.
+struct Overlaid {
+    flat: Vec<Target>,
+    written: BTreeSet<DevNo>,
+}
+
+/// Reads the overlays; `None` when they do not fit together.
+fn overlaid(dm: &dyn DeviceMapper, arrangement: &Arrangement) -> Result<Option<Overlaid>, EngineError> {
     let (mut written, mut joined) = (BTreeSet::new(), Joined::default());
     for (overlay, name) in arrangement.devices.overlays.iter().zip(&arrangement.names) {
         let table = dm.table(name, TableSlot::Active)?;
@@ -215,7 +218,7 @@ fn overlaid(
             return Ok(None);
         }
     }
-    Ok(Some((written, joined.into_table())))
+    Ok(Some(Overlaid { flat: joined.into_table(), written }))
 }
 
 impl Tables {

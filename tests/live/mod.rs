@@ -38,6 +38,11 @@ pub fn asked_for(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|v| v == "1")
 }
 
+/// The number that an environment variable has.
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
+}
+
 /// The guest's disk number `index`.
 pub fn disk(index: usize) -> PathBuf {
     let path = std::env::var(format!("GUEST_DISK{index}")).unwrap();
@@ -331,6 +336,15 @@ impl Drop for Setup {
 pub struct Random(pub u64);
 
 impl Random {
+    /// Other numbers for every other seed.
+    pub fn seeded(seed: u64) -> Random {
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        (0..4).for_each(|_| {
+            random.next();
+        });
+        random
+    }
+
     /// The next number.
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
