@@ -5,7 +5,8 @@
 # 2. again: it is mounted before anybody asks. A scan from the timer finds a bad sector, and moves it.
 # 3. without a spare, as configured at first: refused, and the boot goes on when the timer has run out.
 # 4. without a spare, degraded permitted: mounted.
-# 5. the root filesystem itself on a setup, through the initramfs, with sectors of it on the spare.
+# 5. the root filesystem itself on a setup, through the initramfs, with sectors of it on the spare. More of them move while
+#    programs are read from there, and there is little memory.
 #
 # After each the machine goes down by itself, in time, with nothing left for the kernel to detach. Needs root on the host.
 set -euo pipefail
@@ -290,6 +291,38 @@ check 'the program there runs' dm-remap --version
 moved() { dm-remap status system; dm-remap map system | grep -E '^ *[0-9]+ +8 '; }
 check 'with a part of it on the spare' moved
 check 'no unit has failed' [ -z "$(systemctl --failed --plain --no-legend)" ]
+
+# Its sectors move there and back, those of dm-remap among them, while there is hardly memory to keep what was read of it.
+find /usr/bin /usr/sbin /usr/lib/x86_64-linux-gnu -xdev -type f -size -2M -print0 | sort -z 2>/dev/null | head -z -n 400 | xargs -0 sha256sum >/run/sums
+mkdir /run/hog
+mount -t tmpfs -o size=1G hog /run/hog
+head -c "$(($(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo) - 40))M" /dev/zero >/run/hog/file
+part=$(($(blockdev --getsz /dev/mapper/system) / 12 / 8))
+spliced() {
+    local turn n ranges
+    dm-remap restore system --all || return
+    RANDOM=7
+    for turn in 1 2 3 4; do
+        ranges=()
+        for n in $(seq 0 11); do ranges+=("$(((n * part + RANDOM * 3 % (part - 8)) * 8))+$((8 + RANDOM % 6 * 8))"); done
+        dm-remap layout system "$([ $((turn % 2)) = 1 ] && echo switched || echo flat)" || return
+        dm-remap remap system "${ranges[@]}" || return
+        [ "$(dm-remap map system --json | grep -c '"slot"')" -ge 12 ] || return
+        echo 3 >/proc/sys/vm/drop_caches
+        dm-remap restore system --all || return
+    done
+}
+{ while ! [ -e /run/enough ]; do sha256sum -c --quiet /run/sums || echo wrong; done; } >/run/wrong 2>&1 &
+check 'its sectors move there and back while memory is short' spliced
+touch /run/enough
+wait
+check 'what was read of it meanwhile was right' [ ! -s /run/wrong ]
+echo 3 >/proc/sys/vm/drop_caches
+check 'and is right now' sha256sum -c --quiet /run/sums
+whole() { dm-remap status system && ! dmsetup info -c --noheadings -o suspended | grep -i '^suspended'; }
+check 'the setup is healthy' whole
+head -n 3 /proc/meminfo
+umount /run/hog
 STEP
 
 ((failures == 0))
