@@ -34,7 +34,12 @@ pub fn pattern(sector: u64, version: u32) -> [u8; SECTOR] {
 
 #[derive(Debug)]
 struct Shared {
+    /// The version that each sector had when it was last written without an error.
     versions: Vec<AtomicU32>,
+    /// The last one that was tried: a write that failed may have been done all the same.
+    tried: Vec<AtomicU32>,
+    /// Errors are no failure; wrong data is.
+    tolerant: bool,
     /// The first sector that is ours; what is before it belongs to somebody else.
     first: u64,
     /// Areas of the device that get most of the I/O: start and length.
@@ -45,6 +50,8 @@ struct Shared {
     running: [AtomicU64; THREADS as usize],
     longest: AtomicU64,
     operations: AtomicU64,
+    /// How many of them ended with an error that was tolerated.
+    refused: AtomicU64,
     errors: Mutex<Vec<String>>,
     epoch: Instant,
 }
@@ -79,19 +86,28 @@ pub fn fill(path: &Path, sectors: u64) {
 impl Load {
     /// Starts on a device that [`fill`] has filled. `lost` sectors are never written, and must not be readable.
     pub fn start(path: &Path, sectors: u64, hot: &[(u64, u64)], lost: &[u64]) -> Load {
-        Load::start_in(path, sectors, 0, hot, lost)
+        Load::start_in(path, sectors, 0, hot, lost, false)
+    }
+
+    /// The same on a device that answers with errors at times. A sector of which a write has failed may hold what it held
+    /// before, or what was written.
+    pub fn start_tolerant(path: &Path, sectors: u64, hot: &[(u64, u64)]) -> Load {
+        Load::start_in(path, sectors, 0, hot, &[], true)
     }
 
     /// Starts on the device from sector `first` on; [`fill`] has filled that part.
     pub fn start_within(path: &Path, sectors: u64, first: u64, hot: &[(u64, u64)]) -> Load {
-        Load::start_in(path, sectors, first, hot, &[])
+        Load::start_in(path, sectors, first, hot, &[], false)
     }
 
-    fn start_in(path: &Path, sectors: u64, first: u64, hot: &[(u64, u64)], lost: &[u64]) -> Load {
-        let versions: Vec<AtomicU32> = (0..sectors).map(|_| AtomicU32::new(0)).collect();
+    fn start_in(path: &Path, sectors: u64, first: u64, hot: &[(u64, u64)], lost: &[u64], tolerant: bool) -> Load {
+        let zeros = || (0..sectors).map(|_| AtomicU32::new(0)).collect();
+        let (versions, tried): (Vec<AtomicU32>, Vec<AtomicU32>) = (zeros(), zeros());
         lost.iter().for_each(|sector| versions[*sector as usize].store(LOST, SeqCst));
         let shared = Arc::new(Shared {
             versions,
+            tried,
+            tolerant,
             first,
             hot: hot.to_vec(),
             stop: AtomicBool::new(false),
@@ -99,6 +115,7 @@ impl Load {
             running: [const { AtomicU64::new(0) }; THREADS as usize],
             longest: AtomicU64::new(0),
             operations: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             errors: Mutex::new(Vec::new()),
             epoch: Instant::now(),
         });
@@ -121,6 +138,11 @@ impl Load {
     /// Operations so far.
     pub fn operations(&self) -> u64 {
         self.shared.operations.load(SeqCst)
+    }
+
+    /// How many of them ended with an error that was tolerated.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(SeqCst)
     }
 
     /// Fails if anything was wrong so far.
@@ -165,7 +187,7 @@ impl Load {
             }
             if !lost {
                 for (sector, data) in (at..).zip(buffer.chunks_exact(SECTOR)) {
-                    if let Some(what) = difference(sector, version(sector), data) {
+                    if let Some(what) = self.shared.difference(sector, data) {
                         panic!("{what}");
                     }
                 }
@@ -194,13 +216,20 @@ impl Drop for Load {
     }
 }
 
-fn difference(sector: u64, version: u32, data: &[u8]) -> Option<String> {
-    if data == pattern(sector, version) {
-        return None;
+impl Shared {
+    /// What is wrong with the data of a sector.
+    fn difference(&self, sector: u64, data: &[u8]) -> Option<String> {
+        let known = |versions: &[AtomicU32]| versions[sector as usize].load(SeqCst);
+        let (version, tried) = (known(&self.versions), known(&self.tried));
+        if (version..=tried).any(|version| data == pattern(sector, version)) {
+            return None;
+        }
+        let seen = u64::from_le_bytes(data[..8].try_into().unwrap());
+        let seen_version = u32::from_le_bytes(data[8..12].try_into().unwrap());
+        Some(format!(
+            "sector {sector} should hold version {version} (to {tried}); found sector {seen}, version {seen_version}"
+        ))
     }
-    let seen = u64::from_le_bytes(data[..8].try_into().unwrap());
-    let seen_version = u32::from_le_bytes(data[8..12].try_into().unwrap());
-    Some(format!("sector {sector} should hold version {version}; found sector {seen}, version {seen_version}"))
 }
 
 fn work(shared: &Shared, file: &File, number: u64) {
@@ -233,10 +262,14 @@ fn operate(shared: &Shared, file: &File, random: &mut Random, block: u64, buffer
     let data = &mut buffer[..count as usize * SECTOR];
     if write {
         for (sector, data) in run.clone().zip(data.chunks_exact_mut(SECTOR)) {
-            data.copy_from_slice(&pattern(sector, version(sector) + 1));
+            let next = shared.tried[sector as usize].load(SeqCst) + 1;
+            data.copy_from_slice(&pattern(sector, next));
         }
     }
     let _gate = shared.gate.read().unwrap();
+    if write {
+        run.clone().for_each(|sector| _ = shared.tried[sector as usize].fetch_add(1, SeqCst));
+    }
     let begun = shared.epoch.elapsed().as_micros() as u64;
     shared.running[number].store(begun, SeqCst);
     let at = run.start * SECTOR as u64;
@@ -247,13 +280,15 @@ fn operate(shared: &Shared, file: &File, random: &mut Random, block: u64, buffer
     let what = if write { "write" } else { "read" };
     match result {
         Err(_) if lost => {}
+        Err(_) if shared.tolerant => _ = shared.refused.fetch_add(1, SeqCst),
         Err(error) => shared.errors.lock().unwrap().push(format!("{what} of {run:?}: {error}")),
         Ok(()) if lost => shared.errors.lock().unwrap().push(format!("{run:?} reads, although it is lost")),
         Ok(()) if write => run.for_each(|sector| {
-            shared.versions[sector as usize].fetch_add(1, SeqCst);
+            let written = shared.tried[sector as usize].load(SeqCst);
+            shared.versions[sector as usize].store(written, SeqCst);
         }),
         Ok(()) => {
-            let wrong = run.zip(data.chunks_exact(SECTOR)).find_map(|(s, data)| difference(s, version(s), data));
+            let wrong = run.zip(data.chunks_exact(SECTOR)).find_map(|(s, data)| shared.difference(s, data));
             shared.errors.lock().unwrap().extend(wrong);
         }
     }
