@@ -77,7 +77,7 @@ fn command(random: &mut Random, length: u64) -> Vec<String> {
         8 => text(&["spare", "readd", NAME, &random.below(2).to_string()]),
         9 => text(&["metadata", "repair", NAME]),
         // The whole of main, where nothing is bad.
-        _ => text(&["scan", NAME, "--rate", "max"]),
+        _ => text(&["scan", NAME, "--rate", "max", "--restart"]),
     }
 }
 

@@ -6,18 +6,19 @@
 //! - a transport error stops everything.
 
 mod reading;
+mod witness;
 
 pub use reading::{BlockOutcome, BlockRecord, join_records};
 
 use super::{EngineError, Observer};
 use crate::block::buffer::AlignedBuffer;
-use crate::block::judge::{PROBES, known_good_fails, spread_probes};
 use crate::block::{Disk, DiskError, FaultClass};
 use crate::format::tombstone;
 use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
 use reading::{CLEARED_AFTER, Reader};
 use std::sync::Arc;
 use uuid::Uuid;
+use witness::Witness;
 
 /// Sectors copied at once.
 pub(super) const CHUNK: Sectors = Sectors(1024);
@@ -278,42 +279,63 @@ fn believe(error: &DiskError) -> Result<(), EngineError> {
     }
 }
 
-/// Believes an EIO only if most of the blocks spread over the device, away from `suspect`, can be read.
-fn confirm_medium(disk: &dyn Disk, suspect: Range, error: DiskError) -> Result<(), EngineError> {
-    let probes = spread_probes(disk, &[suspect], PROBES);
-    match known_good_fails(disk, &probes) {
-        Some(_) if probes.is_empty() => Err(EngineError::NotTheMedium { error, probe: suspect }),
-        Some((probe, _)) => Err(EngineError::NotTheMedium { error, probe }),
-        None => Ok(()),
-    }
-}
-
 /// Writes, reads back, compares. Where that fails, finds out which blocks are to blame.
 fn write_checked(disk: &dyn Disk, start: Sectors, data: &[u8], check: &mut [u8]) -> Result<(), CopyFault> {
     let Err(first) = write_and_compare(disk, start, data, check) else { return Ok(()) };
     first.may_be_medium()?;
+    let mut target = Target { disk, witness: None, suspect: all_of(start, data) };
     let block = disk.logical_block();
     let block_bytes = block.to_usize_bytes().unwrap_or(SECTOR_SIZE).max(SECTOR_SIZE);
     let mut bad = Vec::new();
     let mut at = start;
     for (data, check) in data.chunks(block_bytes).zip(check.chunks_mut(block_bytes)) {
-        if let Err(fault) = write_and_compare(disk, at, data, check) {
-            fault.may_be_medium()?;
+        if target.fails(at, data, check)?.is_some() {
             bad.extend(Range::new(at, block));
         }
         at = Sectors(at.0.saturating_add(block.0));
     }
     if bad.is_empty() {
         // It failed as a whole and holds in parts: a second whole attempt must settle it.
-        return write_and_compare(disk, start, data, check)
-            .map_err(|fault| CopyFault::Destination { bad: all_of(start, data), why: fault.to_string() });
+        return match target.fails(start, data, check)? {
+            Some(fault) => Err(CopyFault::Destination { bad: vec![target.suspect], why: fault.to_string() }),
+            None => Ok(()),
+        };
     }
     Err(CopyFault::Destination { bad: coalesce(bad), why: first.to_string() })
 }
 
-fn all_of(start: Sectors, data: &[u8]) -> Vec<Range> {
+fn all_of(start: Sectors, data: &[u8]) -> Range {
     let len = u64::try_from(data.len() / SECTOR_SIZE).unwrap_or(0);
-    Range::new(start, Sectors(len)).into_iter().collect()
+    Range::new(start, Sectors(len)).unwrap_or(Range::MAX)
+}
+
+/// A place that is written to, and did not take it.
+struct Target<'a> {
+    disk: &'a dyn Disk,
+    /// Found when it is needed.
+    witness: Option<Witness<'a>>,
+    suspect: Range,
+}
+
+impl Target<'_> {
+    /// Writes and compares; what is wrong with the place. An EIO is believed if it repeats beside a witness.
+    fn fails(&mut self, at: Sectors, data: &[u8], check: &mut [u8]) -> Result<Option<WriteFault>, CopyFault> {
+        let Err(fault) = write_and_compare(self.disk, at, data, check) else { return Ok(None) };
+        fault.may_be_medium()?;
+        let error = match &fault {
+            WriteFault::Disk(error) if error.class() == FaultClass::Ambiguous => error,
+            _ => return Ok(Some(fault)),
+        };
+        let witness = match &mut self.witness {
+            Some(witness) => witness,
+            None => self.witness.insert(Witness::find(self.disk, self.suspect, error)?),
+        };
+        let Err(again) = witness.beside(error, || write_and_compare(self.disk, at, data, check))? else {
+            return Ok(None);
+        };
+        again.may_be_medium()?;
+        Ok(Some(again))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

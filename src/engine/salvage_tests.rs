@@ -14,6 +14,12 @@ struct Watched {
     reads: Mutex<Vec<Range>>,
     /// Sector, and how many reads of it fail.
     shy: Mutex<Vec<(u64, u32)>>,
+    /// The same for writes.
+    shy_writes: Mutex<Vec<(u64, u32)>>,
+    /// What they fail with.
+    errno: Errno,
+    /// Sector, and after how many reads of it all others fail.
+    gone: Option<(u64, usize)>,
 }
 
 impl Watched {
@@ -22,7 +28,14 @@ impl Watched {
         for sector in 0..sectors {
             disk.write(Sectors(sector), &[(sector % 251) as u8; 512]).unwrap();
         }
-        Watched { disk, reads: Mutex::default(), shy: Mutex::default() }
+        Watched {
+            disk,
+            reads: Mutex::default(),
+            shy: Mutex::default(),
+            shy_writes: Mutex::default(),
+            errno: Errno::ENODATA,
+            gone: None,
+        }
     }
 
     /// Requests that touched this sector.
@@ -32,6 +45,21 @@ impl Watched {
 
     fn requests(&self) -> usize {
         self.reads.lock().unwrap().len()
+    }
+
+    fn is_shy(
+        &self,
+        shy: &Mutex<Vec<(u64, u32)>>,
+        wanted: Range,
+        operation: crate::block::Operation,
+    ) -> Result<(), DiskError> {
+        let mut shy = shy.lock().unwrap();
+        let Some((_, left)) = shy.iter_mut().find(|(s, left)| *left > 0 && wanted.contains(Sectors(*s))) else {
+            return Ok(());
+        };
+        *left -= 1;
+        let (device, start, len, errno) = (self.name().clone(), wanted.start(), wanted.len(), self.errno);
+        Err(DiskError { device, operation, start, len, errno })
     }
 }
 
@@ -48,15 +76,19 @@ impl Disk for Watched {
     fn read(&self, start: Sectors, buf: &mut [u8]) -> Result<(), DiskError> {
         let wanted = range(start.0, (buf.len() / 512) as u64);
         self.reads.lock().unwrap().push(wanted);
-        let mut shy = self.shy.lock().unwrap();
-        if let Some((_, left)) = shy.iter_mut().find(|(s, left)| *left > 0 && wanted.contains(Sectors(*s))) {
-            *left -= 1;
-            let (device, operation, errno) = (self.name().clone(), crate::block::Operation::Read, Errno::ENODATA);
+        if let Some((sector, after)) = self.gone
+            && wanted.contains(Sectors(sector))
+            && self.reads_of(sector) > after
+        {
+            let (device, operation, errno) = (self.name().clone(), crate::block::Operation::Read, self.errno);
             return Err(DiskError { device, operation, start, len: wanted.len(), errno });
         }
+        self.is_shy(&self.shy, wanted, crate::block::Operation::Read)?;
         self.disk.read(start, buf)
     }
     fn write(&self, start: Sectors, buf: &[u8]) -> Result<(), DiskError> {
+        let wanted = range(start.0, (buf.len() / 512) as u64);
+        self.is_shy(&self.shy_writes, wanted, crate::block::Operation::Write)?;
         self.disk.write(start, buf)
     }
     fn flush(&self) -> Result<(), DiskError> {
@@ -120,12 +152,13 @@ fn each_block_that_did_not_read_at_once_is_recorded() {
     // The large request is the first to fail; of the suspected one, that was said to be bad, the first attempt.
     *main.shy.lock().unwrap() = vec![(10, 2), (11, 1), (1500, 2), (1600, 0)];
     let (spare, copied) = copy_all(&main, 1, &[range(1500, 1), range(1600, 2)]);
-    let lost = |errno| BlockOutcome::Lost { attempts: 4, errno };
+    // An EIO has to repeat beside a witness.
+    let lost = |attempts, errno| BlockOutcome::Lost { attempts, errno };
     let expected = [
         (range(10, 2), BlockOutcome::Recovered { attempt: 2 }),
         (range(1500, 1), BlockOutcome::Recovered { attempt: 3 }),
-        (range(2000, 3), lost(Errno::ENODATA)),
-        (range(2003, 1), lost(Errno::EIO)),
+        (range(2000, 3), lost(4, Errno::ENODATA)),
+        (range(2003, 1), lost(5, Errno::EIO)),
     ];
     let found: Vec<_> = copied.blocks.iter().map(|record| (record.range, record.outcome)).collect();
     assert_eq!(found, expected);
@@ -255,4 +288,64 @@ fn transport_errors_of_a_suspected_sector_stop_everything() {
     let failed = salvager.copy(&copy, &Silent, |_| {});
     assert!(matches!(failed, Err(CopyFault::Stop(EngineError::Transport(_)))), "{failed:?}");
     assert_eq!(main.reads_of(100), 1);
+}
+
+/// Copies the first 8 sectors of `main` to `spare`.
+fn copy_8(main: &Arc<Watched>, spare: &Arc<Watched>) -> Result<Copied, CopyFault> {
+    let filling = Filling::Tombstones(Uuid::nil());
+    let (source, destination) = (main.clone(), spare.clone());
+    let copy = Copy { range: range(0, 8), source, from: Sectors::ZERO, destination, to: Sectors::ZERO, filling };
+    Salvager::new(3, Sectors(1), Vec::new()).copy(&copy, &Silent, |_| {})
+}
+
+fn doubtful(sectors: u64) -> Watched {
+    Watched { errno: Errno::EIO, ..Watched::new(sectors) }
+}
+
+#[test]
+fn what_reads_again_once_the_device_is_there_was_not_lost() {
+    // One request for all, and four for the block alone: then the cable is in again.
+    for (failing, outcome) in
+        [(5, BlockOutcome::Recovered { attempt: 5 }), (6, BlockOutcome::Lost { attempts: 5, errno: Errno::EIO })]
+    {
+        let (main, spare) = (Arc::new(doubtful(8000)), Arc::new(Watched::new(8000)));
+        main.shy.lock().unwrap().push((3, failing));
+        let copied = copy_8(&main, &spare).unwrap();
+        assert_eq!(copied.blocks, [BlockRecord { range: range(3, 1), outcome }]);
+        let mut data = [0; 512];
+        spare.disk.read(Sectors(3), &mut data).unwrap();
+        assert_eq!(data == [3; 512], failing == 5);
+    }
+}
+
+#[test]
+fn what_takes_writes_again_once_the_device_is_there_is_not_bad() {
+    // One request for all, then one for the block, then beside the witness.
+    for failing in 1..=3 {
+        let (main, spare) = (Arc::new(Watched::new(8000)), Arc::new(doubtful(8000)));
+        spare.shy_writes.lock().unwrap().push((3, failing));
+        let copied = copy_8(&main, &spare);
+        match failing {
+            3 => assert!(
+                matches!(&copied, Err(CopyFault::Destination { bad, .. }) if *bad == [range(3, 1)]),
+                "{copied:?}"
+            ),
+            _ => assert_eq!(copied.unwrap().blocks, []),
+        }
+    }
+}
+
+#[test]
+fn nothing_is_condemned_while_the_witness_does_not_read() {
+    for writes in [false, true] {
+        let bad = || {
+            let disk = Watched { gone: Some((1000, 2)), ..doubtful(8000) };
+            let shy = if writes { &disk.shy_writes } else { &disk.shy };
+            shy.lock().unwrap().push((3, 100));
+            Arc::new(disk)
+        };
+        let good = Arc::new(Watched::new(8000));
+        let copied = if writes { copy_8(&good, &bad()) } else { copy_8(&bad(), &good) };
+        assert!(matches!(copied, Err(CopyFault::Stop(EngineError::NotTheMedium { .. }))), "{copied:?}");
+    }
 }

@@ -6,7 +6,8 @@
 //! - a block that no request for it alone could read is lost; every other block is in the buffer;
 //! - a record is made of each block that failed when it was asked for by itself.
 
-use super::{EngineError, believe, confirm_medium};
+use super::witness::Witness;
+use super::{EngineError, believe};
 use crate::block::{Disk, DiskError, FaultClass};
 use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
 use nix::errno::Errno;
@@ -109,10 +110,33 @@ impl<'a> Reader<'a> {
             let data = buf.get_mut(skipped..skipped.saturating_add(bytes)).unwrap_or_default();
             if suspected { self.suspected(part, data)? } else { self.healthy(part, data)? }
         }
-        if let Some(error) = self.doubtful {
-            confirm_medium(self.disk, whole, error)?;
+        if let Some(error) = self.doubtful.take() {
+            self.ask_again(whole, buf, &error)?;
         }
         Ok(join_records(self.records))
+    }
+
+    /// Reads the blocks that are lost by an EIO once more, beside a witness: `whole` is what `buf` is for.
+    fn ask_again(&mut self, whole: Range, buf: &mut [u8], error: &DiskError) -> Result<(), EngineError> {
+        let mut witness = Witness::find(self.disk, whole, error)?;
+        for BlockRecord { range, outcome } in &mut self.records {
+            let BlockOutcome::Lost { attempts, errno } = outcome else { continue };
+            if FaultClass::of(*errno) != FaultClass::Ambiguous {
+                continue;
+            }
+            let skipped = range.start().saturating_sub(whole.start()).to_usize_bytes().unwrap_or(0);
+            let bytes = range.len().to_usize_bytes().unwrap_or(0);
+            let data = buf.get_mut(skipped..skipped.saturating_add(bytes)).unwrap_or_default();
+            let attempt = attempts.saturating_add(1);
+            *outcome = match witness.beside(error, || self.disk.read(range.start(), data))? {
+                Ok(()) => BlockOutcome::Recovered { attempt },
+                Err(error) => {
+                    believe(&error)?;
+                    BlockOutcome::Lost { attempts: attempt, errno: error.errno }
+                }
+            };
+        }
+        Ok(())
     }
 
     /// Those of `ranges` (sorted, disjoint) inside `whole`, as whole blocks.
