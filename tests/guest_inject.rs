@@ -223,7 +223,7 @@ impl Pool {
             "policy" => vec!["policy", "kill", "--allocation", ["first-fit", "best-fit"][random.below(2) as usize]],
             "compact" => vec!["compact", "kill"],
             "repair" => vec!["metadata", "repair", "kill"],
-            "scan" => vec!["scan", "kill", "--range", "0+4096", "--rate", "max"],
+            "scan" => vec!["scan", "kill", "--range", "0+4096", "--rate", "max", "--restart"],
             "add" => vec!["spare", "add", "kill", free],
             "evacuate" => vec!["spare", "evacuate", "kill", &holder],
             "remove" => vec!["spare", "remove", "kill", &holder],

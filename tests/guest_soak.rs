@@ -93,7 +93,7 @@ fn command(random: &mut Random, sectors: u64) -> Vec<String> {
         10 => text(&["policy", NAME, "--allocation", &pick(random, &["first-fit", "best-fit"])]),
         11 => text(&["compact", NAME]),
         12 => text(&["metadata", "repair", NAME]),
-        13 => text(&["scan", NAME, "--rate", "max", "--range", &range(random, sectors)]),
+        13 => text(&["scan", NAME, "--rate", "max", "--restart", "--range", &range(random, sectors)]),
         14 => text(&["spare", "add", NAME, &device(random)]),
         15 => text(&["spare", "evacuate", NAME, &spare(random)]),
         16 | 17 => text(&["spare", "readd", NAME, &spare(random)]),
