@@ -21,6 +21,7 @@ pub mod give_up;
 pub mod guardian;
 pub mod held;
 pub mod import;
+pub mod last_commit;
 pub mod lock;
 pub mod members;
 pub mod recover;

@@ -185,6 +185,59 @@ impl Vanish {
 }
 
 #[test]
+fn spares_that_are_away_in_turn_do_not_each_go_on_by_themselves() {
+    if !in_guest() {
+        return;
+    }
+    (0..3).for_each(|index| fill(&disk(index), sectors(&disk(index))));
+    let cables: Vec<Cable> = (0..3).map(Cable::to).collect();
+    let mut setup = Setup::create(NAME, cables[0].node(), vec![cables[1].node(), cables[2].node()]);
+    let (first, second) = (&cables[1], &cables[2]);
+    let policy = |allocation: &str| dm_remap(&["policy", NAME, "--allocation", allocation]);
+    let readd = |index: &str| dm_remap(&["spare", "readd", NAME, index]).expect(&[0]);
+
+    // The second spare goes on alone; then only the first, which knows nothing of it, can be read.
+    first.swap(&first.pulled);
+    policy("best-fit").expect(&[0, 3]);
+    first.swap(&first.plugged);
+    second.swap(&second.pulled);
+    let refused = policy("first-fit").expect(&[4]);
+    assert!(refused.err.contains("is away") && refused.err.contains("dm-remap recover vanish"), "{refused:?}");
+    setup.command("remap", &["64+8"]).expect(&[4]);
+    // Attached again it is what it was.
+    second.swap(&second.plugged);
+    policy("first-fit").expect(&[0, 3]);
+    readd("0");
+    assert!(follow(&mut setup).values().all(|(_, state)| state == "online"));
+
+    // The same, and the person says that the second spare is gone: when it comes back it is behind, and not another truth.
+    first.swap(&first.pulled);
+    policy("best-fit").expect(&[0, 3]);
+    first.swap(&first.plugged);
+    second.swap(&second.pulled);
+    let gone_on = setup.command("recover", &[]).expect(&[0]);
+    assert!(gone_on.out.contains("is given up"), "{gone_on:?}");
+    setup.command("remap", &["64+8"]).expect(&[0, 3]);
+    second.swap(&second.plugged);
+    readd("1");
+    dm_remap(&["metadata", "check", NAME]).expect(&[0]);
+    assert!(follow(&mut setup).values().all(|(_, state)| state == "online"));
+
+    // And the same with a restart in between: it is taken down with what there is, and comes up from all of it.
+    first.swap(&first.pulled);
+    policy("best-fit").expect(&[0, 3]);
+    first.swap(&first.plugged);
+    second.swap(&second.pulled);
+    setup.command("deactivate", &[]).expect(&[0, 3]);
+    second.swap(&second.plugged);
+    setup.command("activate", &["--update-stale"]).expect(&[0, 3]);
+    policy("first-fit").expect(&[0, 3]);
+    setup.command("restore", &["--all"]).expect(&[0, 3]);
+    setup.destroy();
+    cables.iter().for_each(|cable| drop(must("dmsetup", &["remove", "--retry", &cable.name])));
+}
+
+#[test]
 fn what_goes_away_and_comes_back_is_taken_for_neither_bad_nor_lost() {
     if !in_guest() {
         return;

@@ -13,6 +13,7 @@ use crate::config::Settings;
 use crate::dm::kernel::Kernel;
 use crate::dm::{DeviceMapper, DmError};
 use crate::engine::activate::{Mark, remove_remains};
+use crate::engine::last_commit::LastCommit;
 use crate::engine::lock::{self, Lock};
 use crate::engine::session::{LiveDevices, Session, UUID_PREFIX, find_active, live_devices, setup_of_uuid};
 use crate::engine::tables::Tables;
@@ -238,13 +239,15 @@ impl Context {
     /// killed command has left beside it goes first: also a command with nothing to do must not leave it there.
     pub(super) fn locked_session(&self, name: &str) -> Result<(Lock, Session<'_>)> {
         let (lock, mut session) = self.locked_session_as_it_is(name)?;
+        session.check_newest()?;
         if session.check_live().is_ok() {
             session.clear_leftovers()?;
+            session.remember_commit();
         }
         Ok((lock, session))
     }
 
-    /// The same, and nothing is touched.
+    /// The same, and nothing is touched: also when something newer is known to be away.
     pub(super) fn locked_session_as_it_is(&self, name: &str) -> Result<(Lock, Session<'_>)> {
         let dm = self.dm()?;
         let (_, setup) = find_active(dm, name)?;
@@ -253,6 +256,7 @@ impl Context {
         let mut session = Session::open(dm, self, name, true)?;
         session.disk_scores = disk_scores(self, &session);
         session.layout = self.layout_rule(name);
+        session.last_commit = Some(self.last_commit(setup));
         Ok((lock, session))
     }
 
@@ -262,7 +266,22 @@ impl Context {
         let (state, setup) = find_active(dm, name)?;
         let lock = self.lock(&setup.to_string(), name)?;
         self.set_metrics_due(true);
-        Ok((lock, Session::open(dm, self, name, !state.read_only)?))
+        let mut session = Session::open(dm, self, name, !state.read_only)?;
+        session.last_commit = Some(self.last_commit(setup));
+        if let Some(newest) = session.newest_away() {
+            // What is on that spare must stay the newest.
+            session.read_only = true;
+            self.note(&format!(
+                "generation {} is on a spare that is away: nothing is written to the others",
+                newest.generation
+            ));
+        }
+        Ok((lock, session))
+    }
+
+    /// Where this machine remembers the last commit of a setup that is up.
+    pub(super) fn last_commit(&self, setup: Uuid) -> LastCommit {
+        LastCommit::of(&self.host.run().join("dm-remap"), setup)
     }
 
     /// Opens an active setup for reading.

@@ -75,6 +75,8 @@ pub fn create_prepared<'a>(
         failed: Vec::new(),
         read_only: false,
         passed_over: Vec::new(),
+        last_commit: None,
+        superseded: None,
         disk_scores: Scores::new(),
         part_lines: PART_LINES,
     };

@@ -5,6 +5,7 @@
 //! - its metadata is what the spares hold, and the live table is the one that the metadata gives;
 //! - every spare is claimed by a private device of the setup (see [`super::held`]), also while it serves nothing.
 
+use super::last_commit::LastCommit;
 use super::tables::{self, Tables};
 use super::{EngineError, dirty, held, now};
 use crate::block::{Disk, DiskError, Operation};
@@ -12,7 +13,7 @@ use crate::dm::{DeviceMapper, DeviceState, TableSlot};
 use crate::format::MAX_SPARES;
 use crate::format::choose::{ChooseError, Chosen, Expected, SetupChoice, choose_setup};
 use crate::format::copy::{Judge, encode};
-use crate::format::metadata::Metadata;
+use crate::format::metadata::{Ancestor, Metadata};
 use crate::map::{Extent, Map, Slot, SpareIndex};
 use crate::plan::Refusal;
 use crate::pool::{Available, Scores};
@@ -120,6 +121,10 @@ pub struct Session<'a> {
     /// Spares that hold an older generation than the newest and take commits: the last commit was interrupted before
     /// it reached them.
     pub passed_over: Vec<SpareIndex>,
+    /// Where this machine remembers what was committed last, while the setup is up.
+    pub last_commit: Option<LastCommit>,
+    /// A commit on a spare that is away, which is given up: new generations are newer.
+    pub superseded: Option<Ancestor>,
     /// How well the spares' disks are, where that is known, for those who choose among them by it.
     pub disk_scores: Scores,
 }
@@ -311,6 +316,8 @@ impl<'a> Session<'a> {
             failed: Vec::new(),
             read_only: live.state.read_only,
             passed_over,
+            last_commit: None,
+            superseded: None,
             disk_scores: Scores::new(),
             part_lines: PART_LINES,
         };
@@ -396,6 +403,9 @@ impl<'a> Session<'a> {
         for target in self.commit_targets() {
             next.generation = unused_generation(&*target.disk, self.setup(), next.generation);
         }
+        if let Some(given_up) = self.superseded {
+            next.supersede(given_up);
+        }
         next
     }
 
@@ -424,6 +434,29 @@ impl<'a> Session<'a> {
     pub fn adopt(&mut self, metadata: Metadata, digest: [u8; 32]) {
         self.metadata = metadata;
         self.digest = digest;
+        self.remember_commit();
+    }
+
+    /// Remembers the commit that is in force.
+    pub fn remember_commit(&self) {
+        if let Some(last) = &self.last_commit {
+            last.remember(Ancestor { generation: self.metadata.generation, digest: self.digest });
+        }
+    }
+
+    /// What was committed last, when only what is older can be read.
+    pub fn newest_away(&self) -> Option<Ancestor> {
+        self.last_commit.as_ref()?.get().filter(|newest| newest.generation > self.metadata.generation)
+    }
+
+    /// Refuses to build upon what is older than what was committed: a spare that is away would go on by itself.
+    ///
+    /// # Errors
+    /// [`Refusal::NewestAway`].
+    pub fn check_newest(&self) -> Result<(), Refusal> {
+        let (name, readable) = (self.name.clone(), self.metadata.generation);
+        self.newest_away()
+            .map_or(Ok(()), |newest| Err(Refusal::NewestAway { name, readable, newest: newest.generation }))
     }
 
     /// The error for a commit that did not stand.

@@ -483,6 +483,17 @@ impl Metadata {
         next.committed = now;
         next
     }
+
+    /// Makes a generation that others have made from the same ancestors, and that is given up for this one, an ancestor, too:
+    /// who still has it is behind, and does not tell another truth. This one becomes newer.
+    pub fn supersede(&mut self, other: Ancestor) {
+        if self.lineage.iter().all(|ancestor| ancestor.generation < other.generation) {
+            self.lineage.push(other);
+            let surplus = self.lineage.len().saturating_sub(MAX_LINEAGE);
+            self.lineage.drain(..surplus);
+        }
+        self.generation = self.generation.max(other.generation.saturating_add(1));
+    }
 }
 
 /// The longest name of a setup in bytes: leaves room for the names of private devices under dm's limit of 127.

@@ -311,6 +311,18 @@ pub enum Refusal {
         /// Where they differ.
         detail: String,
     },
+    /// A spare with something newer than what can be read is away.
+    #[error(
+        "only generation {readable} of '{name}' can be read, and generation {newest} was committed since: a spare that has it is away. Nothing was changed. Attach it again; if it is gone for good, 'dm-remap recover {name}' goes on with what can be read"
+    )]
+    NewestAway {
+        /// The setup.
+        name: String,
+        /// The newest generation that can be read.
+        readable: u64,
+        /// The one that was committed.
+        newest: u64,
+    },
     /// The layout that was asked for cannot be had.
     #[error(
         "'{0}' cannot have the switched layout: this kernel has no dm-switch (try 'modprobe dm-switch'), or main is no larger than one unit"

@@ -181,6 +181,7 @@ pub(super) fn bring_up(
         },
         observer: &context.progress,
     };
+    context.last_commit(setup).forget();
     let up = engine::activate(context.dm()?, &found, &plan, main, spares?, &activate)?;
     if !options.read_only {
         context.keep_backup(&up.session.metadata);
@@ -327,6 +328,8 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         failed: Vec::new(),
         read_only: false,
         passed_over: Vec::new(),
+        last_commit: None,
+        superseded: None,
         disk_scores: Scores::new(),
         part_lines: PART_LINES,
     })

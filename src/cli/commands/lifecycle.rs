@@ -12,7 +12,7 @@ use crate::engine::recover::{self as recovery, Recovered};
 use crate::engine::session::{Session, find_active, live_devices};
 use crate::engine::splice::settle_held;
 use crate::engine::{EngineError, destroy as dissolve};
-use crate::format::metadata::UnreadablePolicy;
+use crate::format::metadata::{Ancestor, UnreadablePolicy};
 use crate::map::{Fate, Loss, SpareIndex};
 use crate::plan::Refusal;
 use crate::plan::moves::plan_restore;
@@ -94,6 +94,7 @@ fn deactivate_one(context: &Context, name: &str, dry_run: bool, out: &mut Output
     wait_for_udev(context, name)?;
     let uses = open_by(context, &session);
     engine::deactivate(&mut session, || uses)?;
+    context.last_commit(session.setup()).forget();
     if !session.read_only {
         context.keep_backup(&session.metadata);
     }
@@ -227,6 +228,7 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
     let uses = open_by(context, &session);
     context.keep_backup(&session.metadata);
     dissolve::destroy(&mut session, args.discard_extents, || uses)?;
+    context.last_commit(session.setup()).forget();
     context.record_main(session.setup(), None);
     context.announce(session.main.devno);
     Ok(said(out, &args.name, false, "is dissolved; main can be used by itself, the spares hold no metadata any more"))
@@ -256,6 +258,9 @@ pub(super) fn recover(context: &Context, args: &Recover, out: &mut Output) -> Re
         return Ok(said(out, &args.name, true, &what));
     }
     let (_lock, mut session) = context.locked_session_as_it_is(&args.name)?;
+    if let Some(newest) = session.newest_away() {
+        return go_on(context, session, newest, out);
+    }
     let found = recovery::recover(&mut session, &context.progress)?;
     if found != Recovered::Nothing {
         context.keep_backup(&session.metadata);
@@ -270,6 +275,24 @@ pub(super) fn recover(context: &Context, args: &Recover, out: &mut Output) -> Re
         Recovered::Settled => "had an unsettled commit: it is settled, and all its sectors are back",
     };
     Ok(said(out, &args.name, false, what))
+}
+
+/// Goes on with what can be read, when a spare with something newer is away, as long as the live table is what that says.
+fn go_on(context: &Context, mut session: Session<'_>, newest: Ancestor, out: &mut Output) -> Result<Exit> {
+    if session.check_live().is_err() {
+        session.check_newest()?;
+    }
+    session.superseded = Some(newest);
+    let readable = session.metadata.generation;
+    session.clear_leftovers()?;
+    session.commit(|_| {})?;
+    context.keep_backup(&session.metadata);
+    moves::tell_failed(context, &session);
+    let what = format!(
+        "goes on with generation {readable}; what generation {}, which is on a spare that is away, has changed is given up",
+        newest.generation
+    );
+    Ok(said(out, &session.name, false, &what))
 }
 
 pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Output) -> Result<Exit> {
