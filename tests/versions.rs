@@ -14,7 +14,7 @@ mod support;
 
 use dm_remap::format::choose::{ChooseError, choose_setup};
 use dm_remap::format::copy::{Damage, Unsupported, Verdict, encode, judge};
-use dm_remap::format::metadata::{Inconsistency, Metadata};
+use dm_remap::format::metadata::{Ancestor, Inconsistency, Metadata};
 use dm_remap::map::{Fate, SpareIndex};
 use dm_remap::store::read_copies;
 use serde_json::json;
@@ -273,6 +273,29 @@ fn spares_that_went_on_without_each_other_are_divergent_and_not_stale() {
         let choice = choose_setup(&[reading(&left, 0), reading(&right, 1)]);
         let older = start.generation + one.min(other);
         assert_eq!(choice, Err(ChooseError::Divergent(older)), "{one} and {other}");
+    }
+}
+
+#[test]
+fn what_was_given_up_for_another_is_stale_and_its_own_commits_since_are_divergent() {
+    let start = metadata(1, 2);
+    for away in [1, 17, 40] {
+        let mut given_up = start.clone();
+        given_up.generation += away;
+        let commit = Ancestor { generation: given_up.generation, digest: encode(&given_up).unwrap().digest() };
+        let mut after = commits(&start, 1, 2000);
+        after.supersede(commit);
+        after.supersede(commit);
+        assert!(after.generation > given_up.generation && after.lineage.len() == start.lineage.len() + 2);
+        for more in [0, 1, 5] {
+            let newest = commits(&after, more, 3000);
+            let choice = choose_setup(&[reading(&given_up, 0), reading(&newest, 1)]).unwrap();
+            assert_eq!(choice.newest.metadata, newest);
+            assert_eq!(choice.stale(), [(SpareIndex(0), more + 1)]);
+        }
+        let newest = commits(&after, 5, 3000);
+        let went_on = commits(&given_up, 1, 4000);
+        assert!(choose_setup(&[reading(&went_on, 0), reading(&newest, 1)]).is_err());
     }
 }
 
