@@ -202,8 +202,10 @@ pub fn killed_with_its_guardian(campaign: &Campaign, all: bool) {
     let mut round = 0;
     for i in 0..there.len().max(back.len()) {
         for (points, way) in [(&there, Way::There), (&back, Way::Back)] {
-            // A sample takes every twelfth point of each.
-            let wanted = all || (i + 4 * usize::from(way == Way::Back)).is_multiple_of(12);
+            // A sample takes every twelfth point of each, and the last, at which the commit stands: how many there are
+            // varies with the load.
+            let sampled = (i + 4 * usize::from(way == Way::Back)).is_multiple_of(12);
+            let wanted = all || sampled || i + 1 == points.len();
             let Some(point) = points.get(i).filter(|_| wanted) else { continue };
             campaign.complete(if way == Way::There { Way::Back } else { Way::There }, campaign.moved());
             if let Some(words) = die_together(campaign, point, way, round + 1) {
