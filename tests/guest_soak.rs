@@ -102,7 +102,11 @@ fn command(random: &mut Random, sectors: u64) -> Vec<String> {
         20 => text(&[&pick(random, &["deactivate", "activate", "recover"]), NAME]),
         21 => text(&["destroy", NAME, "--discard-extents"]),
         22 => text(&["metadata", "check", NAME]),
-        _ => text(&[&pick(random, &["status", "map", "list", "discover", "health", "stats", "metrics"])]),
+        _ => match random.below(4) {
+            0 => text(&["discover", "--scan-all"]),
+            1 => text(&["map", NAME]),
+            _ => text(&[&pick(random, &["status", "list", "health", "stats", "metrics"])]),
+        },
     }
 }
 
