@@ -215,6 +215,8 @@ fn spares_that_are_away_in_turn_do_not_each_go_on_by_themselves() {
     policy("best-fit").expect(&[0, 3]);
     first.swap(&first.plugged);
     second.swap(&second.pulled);
+    let would = setup.command("recover", &["--dry-run"]).expect(&[0]);
+    assert!(would.out.contains("would go on"), "{would:?}");
     let gone_on = setup.command("recover", &[]).expect(&[0]);
     assert!(gone_on.out.contains("is given up"), "{gone_on:?}");
     setup.command("remap", &["64+8"]).expect(&[0, 3]);

@@ -286,7 +286,9 @@ impl Context {
 
     /// Opens an active setup for reading.
     pub(super) fn reading_session(&self, name: &str) -> Result<Session<'_>> {
-        Ok(Session::open(self.dm()?, self, name, false)?)
+        let mut session = Session::open(self.dm()?, self, name, false)?;
+        session.last_commit = Some(self.last_commit(session.setup()));
+        Ok(session)
     }
 
     /// The same, and what its live table does.

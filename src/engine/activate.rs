@@ -125,7 +125,6 @@ pub fn activate<'a>(
         read_only: options.read_only,
         passed_over: Vec::new(),
         last_commit: None,
-        superseded: None,
         disk_scores: Scores::new(),
         part_lines: PART_LINES,
     };

@@ -76,7 +76,6 @@ pub fn create_prepared<'a>(
         read_only: false,
         passed_over: Vec::new(),
         last_commit: None,
-        superseded: None,
         disk_scores: Scores::new(),
         part_lines: PART_LINES,
     };

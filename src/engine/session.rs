@@ -123,8 +123,6 @@ pub struct Session<'a> {
     pub passed_over: Vec<SpareIndex>,
     /// Where this machine remembers what was committed last, while the setup is up.
     pub last_commit: Option<LastCommit>,
-    /// A commit on a spare that is away, which is given up: new generations are newer.
-    pub superseded: Option<Ancestor>,
     /// How well the spares' disks are, where that is known, for those who choose among them by it.
     pub disk_scores: Scores,
 }
@@ -317,7 +315,6 @@ impl<'a> Session<'a> {
             read_only: live.state.read_only,
             passed_over,
             last_commit: None,
-            superseded: None,
             disk_scores: Scores::new(),
             part_lines: PART_LINES,
         };
@@ -402,9 +399,6 @@ impl<'a> Session<'a> {
         let mut next = self.metadata.next(now(), self.digest);
         for target in self.commit_targets() {
             next.generation = unused_generation(&*target.disk, self.setup(), next.generation);
-        }
-        if let Some(given_up) = self.superseded {
-            next.supersede(given_up);
         }
         next
     }

@@ -476,9 +476,7 @@ impl Metadata {
     /// this one as it was committed.
     pub fn next(&self, now: u64, digest: [u8; 32]) -> Metadata {
         let mut next = self.clone();
-        next.lineage.push(Ancestor { generation: self.generation, digest });
-        let surplus = next.lineage.len().saturating_sub(MAX_LINEAGE);
-        next.lineage.drain(..surplus);
+        next.descend_from(Ancestor { generation: self.generation, digest });
         next.generation = self.generation.saturating_add(1);
         next.committed = now;
         next
@@ -488,11 +486,15 @@ impl Metadata {
     /// who still has it is behind, and does not tell another truth. This one becomes newer.
     pub fn supersede(&mut self, other: Ancestor) {
         if self.lineage.iter().all(|ancestor| ancestor.generation < other.generation) {
-            self.lineage.push(other);
-            let surplus = self.lineage.len().saturating_sub(MAX_LINEAGE);
-            self.lineage.drain(..surplus);
+            self.descend_from(other);
         }
         self.generation = self.generation.max(other.generation.saturating_add(1));
+    }
+
+    fn descend_from(&mut self, ancestor: Ancestor) {
+        self.lineage.push(ancestor);
+        let surplus = self.lineage.len().saturating_sub(MAX_LINEAGE);
+        self.lineage.drain(..surplus);
     }
 }
 

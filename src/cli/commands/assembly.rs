@@ -329,7 +329,6 @@ pub(super) fn spares_only<'a>(context: &'a Context, search: &Search, found: &Fou
         read_only: false,
         passed_over: Vec::new(),
         last_commit: None,
-        superseded: None,
         disk_scores: Scores::new(),
         part_lines: PART_LINES,
     })

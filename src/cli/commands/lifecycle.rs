@@ -251,9 +251,13 @@ fn inactive_session<'a>(
 pub(super) fn recover(context: &Context, args: &Recover, out: &mut Output) -> Result<Exit> {
     if args.dry_run {
         let session = context.reading_session(&args.name)?;
-        let what = match session.check_live() {
-            Ok(_) => "is in order: there is nothing to settle".to_string(),
-            Err(error) => format!("needs to be settled: {error}"),
+        let what = match (session.check_live(), session.newest_away()) {
+            (Ok(_), Some(newest)) => format!(
+                "would go on with generation {}, and give up generation {}, which is on a spare that is away",
+                session.metadata.generation, newest.generation
+            ),
+            (Ok(_), None) => "is in order: there is nothing to settle".to_string(),
+            (Err(error), _) => format!("needs to be settled: {error}"),
         };
         return Ok(said(out, &args.name, true, &what));
     }
@@ -282,10 +286,9 @@ fn go_on(context: &Context, mut session: Session<'_>, newest: Ancestor, out: &mu
     if session.check_live().is_err() {
         session.check_newest()?;
     }
-    session.superseded = Some(newest);
     let readable = session.metadata.generation;
     session.clear_leftovers()?;
-    session.commit(|_| {})?;
+    session.commit(|next| next.supersede(newest))?;
     context.keep_backup(&session.metadata);
     moves::tell_failed(context, &session);
     let what = format!(
