@@ -125,15 +125,10 @@ struct Bench {
 
 impl Bench {
     fn begin(filesystem: &'static Filesystem, seed: u64) -> Bench {
-        let below = disk(0);
-        let length = sectors(&below);
-        let table = format!("0 {length} dust {} 0 512", below.display());
-        must("modprobe", &["dm-dust"]);
-        must("dmsetup", &["create", DUST, "--uuid", "TEST-dust-below", "--table", &table]);
-        kernel().message(DUST, Sectors(0), "enable").unwrap();
+        let main = live::dust(DUST, &disk(0));
         // What a test before has left on the spare is not of this one.
         live::load::fill(&disk(1), sectors(&disk(1)));
-        let setup = Setup::create(NAME, Path::new("/dev/mapper").join(DUST), vec![disk(1)]);
+        let setup = Setup::create(NAME, main, vec![disk(1)]);
         let bench = Bench { setup, filesystem, random: Random::seeded(seed), bad: 0 };
         let (mkfs, args) = filesystem.mkfs.split_first().unwrap();
         let node = bench.setup.node();

@@ -29,8 +29,6 @@ const ROUND: Duration = Duration::from_secs(8);
 const SECONDS: u64 = 20;
 /// The longest that a request may take: one processor has all of the commands to run, and starts programs slowly.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Sectors of a unit.
-const UNIT: u64 = 8;
 const MOST_UNITS: u64 = 12;
 const NAME: &str = "soak";
 
@@ -68,13 +66,6 @@ impl Tally {
     }
 }
 
-/// Some sectors, as commands take them.
-fn range(random: &mut Random, sectors: u64) -> String {
-    let units = 1 + random.below(MOST_UNITS);
-    let start = random.below(sectors / UNIT - units) * UNIT;
-    format!("{start}+{}", units * UNIT)
-}
-
 /// A command with its arguments. Many of them make no sense as things are just then.
 fn command(random: &mut Random, sectors: u64) -> Vec<String> {
     let pick = |random: &mut Random, words: &[&str]| words[random.below(words.len() as u64) as usize].to_string();
@@ -84,16 +75,16 @@ fn command(random: &mut Random, sectors: u64) -> Vec<String> {
     match random.below(24) {
         0..5 => {
             let mut args = text(&["remap", NAME]);
-            args.extend((0..=random.below(4)).map(|_| range(random, sectors)));
+            args.extend((0..=random.below(4)).map(|_| random.units(0, sectors, MOST_UNITS)));
             args
         }
-        5 | 6 => text(&["restore", NAME, &range(random, sectors)]),
+        5 | 6 => text(&["restore", NAME, &random.units(0, sectors, MOST_UNITS)]),
         7 => text(&["restore", NAME, "--all"]),
         8 | 9 => text(&["layout", NAME, &pick(random, &["flat", "switched", "auto"])]),
         10 => text(&["policy", NAME, "--allocation", &pick(random, &["first-fit", "best-fit"])]),
         11 => text(&["compact", NAME]),
         12 => text(&["metadata", "repair", NAME]),
-        13 => text(&["scan", NAME, "--rate", "max", "--restart", "--range", &range(random, sectors)]),
+        13 => text(&["scan", NAME, "--rate", "max", "--restart", "--range", &random.units(0, sectors, MOST_UNITS)]),
         14 => text(&["spare", "add", NAME, &device(random)]),
         15 => text(&["spare", "evacuate", NAME, &spare(random)]),
         16 | 17 => text(&["spare", "readd", NAME, &spare(random)]),

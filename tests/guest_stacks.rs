@@ -19,7 +19,6 @@ const NAME: &str = "stack";
 /// No files of LVM's own outlast a guest, and /etc is not ours.
 const LVM: [&str; 2] =
     ["--config", "backup{backup=0 archive=0} activation{udev_sync=0 udev_rules=0 verify_udev_operations=1}"];
-const UNIT: u64 = 8;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -95,11 +94,7 @@ fn end_mirror(node: &Path) {
 /// Splices this and that, in both layouts.
 fn splice(setup: &Setup, random: &mut Random, times: usize) {
     for turn in 0..times {
-        let range = |random: &mut Random| {
-            let units = 1 + random.below(16);
-            format!("{}+{}", random.below(setup.sectors / UNIT - units) * UNIT, units * UNIT)
-        };
-        let ranges: Vec<String> = (0..=random.below(6)).map(|_| range(random)).collect();
+        let ranges: Vec<String> = (0..=random.below(6)).map(|_| random.units(0, setup.sectors, 16)).collect();
         let args: Vec<&str> = ranges.iter().map(String::as_str).collect();
         match turn % 6 {
             2 => setup.command("layout", &["switched"]),
@@ -209,16 +204,10 @@ fn a_mirror_degrades_onto_a_setup_sector_by_sector() {
     }
     let begun = Instant::now();
     clear_disks();
-    for module in ["md-mod", "raid1", "dm-dust"] {
+    for module in ["md-mod", "raid1"] {
         let _ = run("modprobe", &[module]);
     }
-    let dust = |name: &str, below: &Path| {
-        let table = format!("0 {} dust {} 0 512", sectors(below), text(below));
-        must("dmsetup", &["create", name, "--uuid", &format!("TEST-{name}"), "--table", &table]);
-        kernel().message(name, Sectors(0), "enable").unwrap();
-        Path::new("/dev/mapper").join(name)
-    };
-    let (main, other) = (dust("dust-main", &disk(0)), dust("dust-other", &disk(2)));
+    let (main, other) = (live::dust("dust-main", &disk(0)), live::dust("dust-other", &disk(2)));
     let setup = Setup::create(NAME, main, vec![disk(1)]);
     let md = mirror("md7", [&setup.node(), &other]);
     md_idle(&md);

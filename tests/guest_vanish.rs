@@ -21,7 +21,6 @@ const NAME: &str = "vanish";
 const ROUND: Duration = Duration::from_secs(6);
 /// Without anything else asked for, for CI.
 const SECONDS: u64 = 20;
-const UNIT: u64 = 8;
 /// Extents lie in this part of main only where a command was asked to move them: it takes its ranges from the rest.
 const UNTOUCHED: u64 = 8192;
 
@@ -63,11 +62,7 @@ struct Vanish {
 /// A command that changes something, with ranges outside of the part that nobody touches.
 fn command(random: &mut Random, length: u64) -> Vec<String> {
     let text = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<String>>();
-    let range = |random: &mut Random| {
-        let units = 1 + random.below(12);
-        let start = UNTOUCHED + random.below((length - UNTOUCHED) / UNIT - units) * UNIT;
-        format!("{start}+{}", units * UNIT)
-    };
+    let range = |random: &mut Random| random.units(UNTOUCHED, length, 12);
     match random.below(12) {
         0..4 => text(&["remap", NAME, &range(random), &range(random)]),
         4 => text(&["restore", NAME, &range(random)]),

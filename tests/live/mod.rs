@@ -57,6 +57,15 @@ pub fn kernel() -> &'static Kernel {
     KERNEL.with(|cell| *cell.get_or_init(|| Box::leak(Box::new(Kernel::open().unwrap()))))
 }
 
+/// A device over another one, of which reads of sectors that the message `addbadblock` names fail, until they are written.
+pub fn dust(name: &str, below: &Path) -> PathBuf {
+    let table = format!("0 {} dust {} 0 512", sectors(below), below.display());
+    must("modprobe", &["dm-dust"]);
+    must("dmsetup", &["create", name, "--uuid", &format!("TEST-{name}"), "--table", &table]);
+    kernel().message(name, Sectors(0), "enable").unwrap();
+    Path::new("/dev/mapper").join(name)
+}
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -351,6 +360,12 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
+    }
+
+    /// A run of at most `most` units of 8 sectors, as commands take it, between two sectors.
+    pub fn units(&mut self, from: u64, end: u64, most: u64) -> String {
+        let units = 1 + self.below(most);
+        format!("{}+{}", from + self.below((end - from) / 8 - units) * 8, units * 8)
     }
 
     /// A number below `limit`.
