@@ -1,5 +1,5 @@
 # Measures inside the guest, for benches/layout. Adds lines to $SHARE/raw:
-#   io EXTENTS LAYOUT WORKLOAD OPERATIONS_PER_SECOND
+#   io EXTENTS LAYOUT WORKLOAD OPERATIONS_PER_SECOND THOSE_OF_PLAIN
 #   stall EXTENTS LAYOUT splices|idle LONGEST_MICROSECONDS SPLICE_MILLISECONDS
 #   batch EXTENTS dm-remap|plain SECONDS
 #   command EXTENTS NAME SECONDS PEAK_KIB
@@ -13,10 +13,10 @@ one_fio() {
     fio --name=one --filename="$1" --direct=1 --ioengine=psync --time_based --minimal --randrepeat=1 "${@:2}"
 }
 
-# io DEVICE LAYOUT WORKLOAD
-io() {
-    local options rate
-    case $3 in
+# rate DEVICE WORKLOAD: requests a second
+rate() {
+    local options
+    case $2 in
     randread) options=(--rw=randread --bs=4k) ;;
     randwrite) options=(--rw=randwrite --bs=4k) ;;
     read) options=(--rw=read --bs=1M --size=512M) ;;
@@ -24,23 +24,30 @@ io() {
     fsync) options=(--rw=randwrite --bs=4k --fsync=1) ;;
     esac
     # Fields 8 and 49 of terse version 3: reads and writes a second.
-    rate=$(one_fio "$1" "${options[@]}" --runtime="$SECONDS_EACH" | awk -F';' '{ print $8 + $49 }')
-    raw "io $EXTENTS $2 $3 $rate"
-    echo "$EXTENTS extents, $2 $3: $rate/s" >&2
+    one_fio "/dev/mapper/$1" "${options[@]}" --runtime="$SECONDS_EACH" | awk -F';' '{ print $8 + $49 }'
+}
+
+# io LAYOUT WORKLOAD ROUND: the setup and the plain device, one right after the other, each of them first in every other round
+io() {
+    local plain ours
+    (($3 % 2)) || plain=$(rate plain "$2")
+    ours=$(rate bench "$2")
+    ((! ($3 % 2))) || plain=$(rate plain "$2")
+    raw "io $EXTENTS $1 $2 $ours $plain"
+    echo "$EXTENTS extents, $1 $2: $ours/s, plain $plain/s" >&2
 }
 
 # setup_in LAYOUT: the layout of the setup, which is up
 setup_in() { dm-remap layout bench "$1" >/dev/null; }
 
 all_io() {
-    local round workload
-    for ((round = 0; round < ROUNDS; round++)); do
-        for workload in randread randwrite read write fsync; do
-            io /dev/mapper/plain plain "$workload"
-            setup_in flat
-            io /dev/mapper/bench flat "$workload"
-            setup_in switched
-            io /dev/mapper/bench switched "$workload"
+    local layout round workload
+    for layout in $LAYOUTS; do
+        setup_in "$layout"
+        for ((round = 0; round < ROUNDS; round++)); do
+            for workload in $WORKLOADS; do
+                io "$layout" "$workload" "$round"
+            done
         done
     done
 }
@@ -70,7 +77,7 @@ longest() {
 all_stalls() {
     local round layout
     for ((round = 0; round < ROUNDS; round++)); do
-        for layout in flat switched; do
+        for layout in $LAYOUTS; do
             setup_in "$layout"
             printf 'defaults:\n  remap:\n    layout: %s\n' "$layout" >/tmp/config.yaml
             longest "$layout" splices

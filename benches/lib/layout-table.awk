@@ -11,12 +11,26 @@ function median(list,    n, i, j, part, values) {
     return n % 2 ? values[(n + 1) / 2] + 0 : (values[n / 2] + values[n / 2 + 1]) / 2
 }
 
+# The median of shares, and the lowest and the highest; nothing where none was measured.
+function share(list,    n, i, low, high, values) {
+    n = split(list, values, " ")
+    if (!n) return ""
+    low = high = values[1] + 0
+    for (i = 2; i <= n; i++) {
+        if (values[i] + 0 < low) low = values[i] + 0
+        if (values[i] + 0 > high) high = values[i] + 0
+    }
+    return sprintf("%.3f (%.2f to %.2f)", median(list), low, high)
+}
+
 $1 == "kernel" { kernel = $2 ", " $3 ", " $4 " processors" }
 $1 == "io" {
-    rates[$2, $3, $4] = rates[$2, $3, $4] " " $5
+    if ($6) shares[$2, $3, $4] = shares[$2, $3, $4] " " $5 / $6
+    layouts[$3]
     if (!seen[$2]++) counts[++n] = $2
 }
 $1 == "stall" {
+    layouts[$3]
     stalls[$2, $3, $4] = stalls[$2, $3, $4] " " $5
     takes[$2, $3] = $4 == "splices" ? takes[$2, $3] " " $6 : takes[$2, $3]
     if (!stall_seen[$2]++) stall_counts[++m] = $2
@@ -51,17 +65,16 @@ END {
     for (i = 1; i <= n; i++)
         for (l = 1; l <= 2; l++) {
             layout = l == 1 ? "flat" : "switched"
+            if (!(layout in layouts)) continue
             printf "| %s | %s |", counts[i], layout
-            for (w = 1; w <= workloads; w++) {
-                plain = median(rates[counts[i], "plain", names[w]])
-                printf " %.3f |", plain ? median(rates[counts[i], layout, names[w]]) / plain : 0
-            }
+            for (w = 1; w <= workloads; w++) printf " %s |", share(shares[counts[i], layout, names[w]])
             print ""
         }
     if (m) print "\n| extents | layout | longest request, ms: splices | idle | a splice takes, ms |\n|--:|---|--:|--:|--:|"
     for (i = 1; i <= m; i++)
         for (l = 1; l <= 2; l++) {
             layout = l == 1 ? "flat" : "switched"
+            if (!(layout in layouts)) continue
             printf "| %s | %s | %.1f | %.1f | %d |\n", stall_counts[i], layout, \
                 median(stalls[stall_counts[i], layout, "splices"]) / 1000, \
                 median(stalls[stall_counts[i], layout, "idle"]) / 1000, median(takes[stall_counts[i], layout])
