@@ -37,6 +37,8 @@ pub mod window;
 pub use error::EngineError;
 pub use session::{DiskSource, Member, Session};
 
+use crate::units::Sectors;
+
 /// Who is told how things go. All calls come outside the suspended window.
 pub trait Observer {
     /// A new step has begun, in words.
@@ -55,6 +57,35 @@ impl Observer for Silent {
     fn step(&self, _what: &str) {}
     fn progress(&self, _done: u64, _total: u64) {}
     fn note(&self, _text: &str) {}
+}
+
+/// Tells of the progress of a part as of that of the whole.
+#[derive(Clone, Copy)]
+pub struct PartObserver<'a> {
+    /// Is told.
+    pub whole: &'a dyn Observer,
+    /// Sectors that were done before the part.
+    pub before: Sectors,
+    /// Sectors of the whole.
+    pub total: Sectors,
+}
+
+impl std::fmt::Debug for PartObserver<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartObserver").field("before", &self.before).field("total", &self.total).finish_non_exhaustive()
+    }
+}
+
+impl Observer for PartObserver<'_> {
+    fn step(&self, what: &str) {
+        self.whole.step(what);
+    }
+    fn progress(&self, done: u64, _total: u64) {
+        self.whole.progress(self.before.0.saturating_add(done).min(self.total.0), self.total.0);
+    }
+    fn note(&self, text: &str) {
+        self.whole.note(text);
+    }
 }
 
 /// Seconds since 1970, by the system's clock; 0 if that is before 1970.

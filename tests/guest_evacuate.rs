@@ -10,7 +10,7 @@ use dm_remap::block::direct::{DirectDisk, Mode};
 use dm_remap::block::host::Host;
 use dm_remap::dm::kernel::Kernel;
 use dm_remap::engine::salvage::BlockOutcome;
-use dm_remap::engine::splice::{SpliceOptions, SpliceOutcome, record_bad_slots, splice};
+use dm_remap::engine::splice::{MOVES_AT_ONCE, SpliceOptions, SpliceOutcome, record_bad_slots, splice};
 use dm_remap::engine::window::Unguarded;
 use dm_remap::engine::{DiskSource, EngineError, Member, Session, Silent};
 use dm_remap::format::metadata::UnreadablePolicy;
@@ -47,7 +47,8 @@ fn on_spare(runs: &[Range]) -> OnSpares {
 fn evacuate(dm: &Kernel, bad: &[Range]) -> SpliceOutcome {
     let mut session = Session::open(dm, &Devices, "data", true).unwrap();
     let plan = plan_evacuate(&session.metadata, &on_spare(bad), UnreadablePolicy::Hold, |_| true).unwrap();
-    let options = SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent, suspects: &[] };
+    let options =
+        SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent, suspects: &[], at_once: MOVES_AT_ONCE };
     splice(&mut session, &plan, &options).unwrap()
 }
 

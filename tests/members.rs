@@ -608,3 +608,59 @@ fn a_spare_that_is_gone_is_known_as_such() {
     let machine = Machine::new(Power::new(), 96, &[10_240 + 128; 2]);
     assert!(!machine.open(spare_number(1), false).unwrap().unwrap().is_gone());
 }
+
+/// Remaps four extents with the given spares in trouble once the plan is made.
+fn remap_in_trouble(machine: &Machine, trouble: impl Fn(&Machine)) -> Result<(), EngineError> {
+    let mut session = machine.session().unwrap();
+    let wanted = [range(8, 8), range(40, 16), range(80, 8), range(120, 8)];
+    let already = dm_remap::plan::moves::AlreadyMapped::Refuse;
+    let plan = dm_remap::plan::moves::plan_remap(&session.metadata, &wanted, already, Hold, |_| true).unwrap();
+    trouble(machine);
+    splice(&mut session, &plan, &options()).map(|outcome| {
+        assert_eq!(outcome.moved.iter().map(|step| step.range.len().0).sum::<u64>(), 40);
+        assert_eq!(outcome.bad_slots, [], "trouble condemns nothing");
+    })
+}
+
+#[test]
+fn a_spare_in_trouble_as_a_whole_is_left_out_as_long_as_others_have_room() {
+    for errno in [Errno::ENXIO, Errno::EIO] {
+        for (index, begins) in (0..2).flat_map(|index| (0..12).map(move |begins| (index, begins))) {
+            let machine = Machine::new(Power::new(), 400, &[10_240 + 128; 2]);
+            machine.fill_main();
+            machine.create().unwrap();
+            remap_in_trouble(&machine, |machine| {
+                let disk = &machine.spares[index];
+                disk.fail_operations(begins, 1 << 40, errno);
+                if errno == Errno::EIO {
+                    disk.fail_reads(begins, 1 << 40, errno);
+                }
+            })
+            .unwrap_or_else(|error| panic!("{errno}, spare {index} from {begins} on: {error}"));
+            for sector in [8, 40, 55, 80, 120, 127, 200] {
+                let read = machine.read(sector);
+                let slot = machine.session().unwrap().metadata.map.extent_at(Sectors(sector)).map(|e| e.slot.spare);
+                // Whatever was there before the trouble began is there.
+                if slot != Some(spare(index as u8)) || errno == Errno::ENXIO {
+                    assert_eq!(read.unwrap(), support::pattern(sector, 0), "{errno}, spare {index} from {begins} on");
+                }
+            }
+            assert!(machine.dm.violations().is_empty());
+        }
+    }
+}
+
+#[test]
+fn spares_that_are_all_in_trouble_move_nothing() {
+    let machine = Machine::new(Power::new(), 400, &[10_240 + 128; 2]);
+    machine.fill_main();
+    machine.create().unwrap();
+    let before = machine.session().unwrap().metadata;
+    let failed = remap_in_trouble(&machine, |machine| {
+        machine.spares.iter().for_each(|disk| disk.set_failing(Some(Errno::ENXIO)));
+    });
+    assert!(matches!(failed, Err(EngineError::Transport(_))), "{failed:?}");
+    machine.spares.iter().for_each(|disk| disk.set_failing(None));
+    assert_eq!(machine.session().unwrap().metadata, before);
+    assert_eq!(machine.read(8).unwrap(), support::pattern(8, 0));
+}

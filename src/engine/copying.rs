@@ -2,22 +2,26 @@
 //! will say.
 //!
 //! Invariants:
-//! - what was salvaged once is not read again from a failing disk, unless it was written since;
+//! - what was salvaged once is not read again from a failing disk, unless it was written since, or the spare that it was
+//!   copied to is in trouble as a whole;
 //! - a block that was salvaged is never replaced by a tombstone, unless it was written since and cannot be read now.
+
+mod queue;
+
+pub(super) use queue::copy_all;
 
 use super::dirty::DirtyWatch;
 use super::give_up::give_up;
-use super::salvage::{CHUNK, Copied, Copy, CopyFault, Filling, Salvager, join_records};
-use super::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome, add_found_bad};
+use super::salvage::{Copied, Copy, CopyFault, Filling, Salvager, join_records};
+use super::splice::{SpliceOptions, SpliceOutcome};
 use super::window::{Gap, Recopy};
 use super::{EngineError, Member, Session};
 use crate::block::buffer::AlignedBuffer;
 use crate::block::{Disk, FaultClass};
 use crate::format::metadata::{SpareState, UnreadablePolicy};
 use crate::map::{Fate, Loss, Map, Slot, SpareIndex};
-use crate::plan::moves::{add_bad, apply};
+use crate::plan::moves::apply;
 use crate::plan::{Home, Move, MoveKind, MovePlan, Refusal};
-use crate::pool::Pool;
 use crate::units::{DevNo, Range, SECTOR_SIZE, Sectors, coalesce};
 use std::sync::Arc;
 
@@ -36,6 +40,8 @@ pub(super) struct Work<'a> {
     losses: Vec<(Range, Option<Fate>)>,
     /// Parts of a restore whose slots hold tombstones: they are not copied, only watched.
     tombstones: Vec<Copy>,
+    /// Whether all that was copied was flushed since.
+    pub(super) flushed: bool,
     /// Counts writes; without it everything is copied again in the window.
     pub(super) watch: Option<DirtyWatch<'a>>,
     /// Areas of the watch that were written and not copied again yet.
@@ -58,7 +64,15 @@ impl<'a> Work<'a> {
         // Without the kernel's statistics everything is copied again in the window: slower, and as safe.
         let watch = DirtyWatch::start(session.dm, &session.name, ranges, session.metadata.map.unit()).ok();
         let changed = vec![false; watch.as_ref().map_or(0, DirtyWatch::areas)];
-        Work { moves: Vec::new(), copies: Vec::new(), losses: Vec::new(), tombstones: Vec::new(), watch, changed }
+        Work {
+            moves: Vec::new(),
+            copies: Vec::new(),
+            losses: Vec::new(),
+            tombstones: Vec::new(),
+            flushed: false,
+            watch,
+            changed,
+        }
     }
 
     /// Whether all that was copied may still live where it was copied to.
@@ -111,113 +125,11 @@ fn held_in(map: &Map, range: Range) -> Vec<Range> {
     map.losses().within(range).filter(|loss| loss.fate == Fate::Held).map(|loss| loss.range).collect()
 }
 
-/// Copies all moves, replacing bad slots and leaving out what cannot be moved.
-pub(super) fn copy_all<'a>(
-    session: &mut Session<'a>,
-    plan: &MovePlan,
-    moves: &[Move],
-    salvager: &mut Salvager,
-    options: &SpliceOptions<'_>,
-    outcome: &mut SpliceOutcome,
-) -> Result<Work<'a>, EngineError> {
-    let mut work = Work::watching(session, moves);
-    let total = moves.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
-    let mut done = 0u64;
-    let mut queue: Vec<(Move, u32)> = moves.iter().rev().map(|m| (*m, 0)).collect();
-    // Moves at the end of the queue that cannot be copied together.
-    let mut singly = 0usize;
-    loop {
-        if singly == 0 {
-            let run = next_run(session, plan, &queue);
-            match copy_run(session, plan, &run, salvager, options, &mut work)? {
-                Joined::Copied if !run.is_empty() => {
-                    queue.truncate(queue.len().saturating_sub(run.len()));
-                    let sectors = run.iter().map(|step| step.range.len().0).fold(0, u64::saturating_add);
-                    done = done.saturating_add(sectors).min(total);
-                    options.observer.progress(done, total);
-                    continue;
-                }
-                Joined::Copied => {}
-                Joined::Refused => singly = run.len(),
-            }
-        }
-        singly = singly.saturating_sub(1);
-        let Some((step, tries)) = queue.pop() else { break };
-        let mut progress = |sectors: Sectors| {
-            done = done.saturating_add(sectors.0).min(total);
-            options.observer.progress(done, total);
-        };
-        if let Home::Slot(slot) = step.to
-            && !may_go_to(session, plan, slot.spare)
-        {
-            let why = format!("spare {} takes no extents any more", slot.spare);
-            if plan.kind == MoveKind::Compact {
-                outcome.dropped.push((step.range, why));
-                continue;
-            }
-            options.observer.note(&why);
-            let again = replace_slot(session, plan, outcome, &work, &queue, &step)?;
-            queue.extend(again.into_iter().map(|m| (m, tries)));
-            continue;
-        }
-        let copied = match plan.kind {
-            MoveKind::Remap | MoveKind::Evacuate | MoveKind::GiveUp | MoveKind::Compact => {
-                copy_to_spare(session, plan, &step, salvager, options, &mut progress)
-            }
-            MoveKind::Restore => copy_to_main(session, plan, &step, salvager, options, &mut progress, &mut work),
-        };
-        match copied {
-            Ok(copies) => {
-                work.moves.push(step);
-                work.copies.extend(copies);
-            }
-            Err(CopyFault::Stop(error)) => return Err(error),
-            Err(CopyFault::Destination { bad, why }) => match step.to {
-                Home::Main => outcome.dropped.push((step.range, format!("main is still bad there: {why}"))),
-                Home::Slot(slot) if plan.kind == MoveKind::Compact => {
-                    outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
-                    outcome.dropped.push((step.range, format!("its new slot is bad: {why}")));
-                }
-                Home::Slot(slot) if tries < ATTEMPTS => {
-                    options.observer.note(&format!("spare {} is bad itself: {why}", slot.spare));
-                    outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
-                    let again = replace_slot(session, plan, outcome, &work, &queue, &step)?;
-                    queue.extend(again.into_iter().map(|m| (m, tries + 1)));
-                }
-                Home::Slot(slot) => {
-                    return Err(EngineError::Device(format!(
-                        "spare {} fails wherever it is written: {why}. Nothing was changed",
-                        slot.spare
-                    )));
-                }
-            },
-        }
-    }
-    Ok(work)
-}
-
-/// The next moves whose slots follow each other, as many as one request can write; none when there is only one. Moves that
-/// need more care are left to be copied alone: those to main, with held sectors, or of a slot that was replaced.
-fn next_run(session: &Session<'_>, plan: &MovePlan, queue: &[(Move, u32)]) -> Vec<Move> {
-    let map = &session.metadata.map;
-    let simple = matches!(plan.kind, MoveKind::Remap | MoveKind::Evacuate | MoveKind::Compact);
-    let mut run: Vec<Move> = Vec::new();
-    let mut room = CHUNK;
-    for (step, tries) in queue.iter().rev().take_while(|_| simple) {
-        let (Home::Slot(slot), Some(left)) = (step.to, room.checked_sub(step.range.len())) else { break };
-        let follows = run.last().is_none_or(|last| match last.to {
-            Home::Slot(before) => {
-                before.spare == slot.spare && before.start.checked_add(last.range.len()) == Some(slot.start)
-            }
-            Home::Main => false,
-        });
-        if !follows || *tries != 0 || map.has_held(step.range) || !may_go_to(session, plan, slot.spare) {
-            break;
-        }
-        room = left;
-        run.push(*step);
-    }
-    if run.len() < 2 { Vec::new() } else { run }
+/// Whether extents may move to a spare by this plan: it is there and takes new ones, and the plan does not keep to others.
+fn may_go_to(session: &Session<'_>, plan: &MovePlan, index: SpareIndex) -> bool {
+    session.is_there(index)
+        && session.metadata.spare(index).is_some_and(|record| record.state == SpareState::Present)
+        && plan.only_to.as_ref().is_none_or(|only| only.contains(&index))
 }
 
 /// How copying several moves together went.
@@ -245,7 +157,7 @@ fn copy_run(
             work.copies.extend(copies.into_iter().zip(copied));
             Ok(Joined::Copied)
         }
-        Err(CopyFault::Destination { .. }) => Ok(Joined::Refused),
+        Err(CopyFault::Destination { .. } | CopyFault::Device(_)) => Ok(Joined::Refused),
         Err(CopyFault::Stop(error)) => Err(error),
     }
 }
@@ -360,42 +272,6 @@ fn unreadable_on_main(session: &Session<'_>, range: Range) -> Result<Vec<Range>,
     Ok(coalesce(found))
 }
 
-/// Whether extents may move to a spare: it is there and takes new ones, and the plan does not keep to others. A commit
-/// between the plan and the copying may have marked the spare as failed.
-fn may_go_to(session: &Session<'_>, plan: &MovePlan, index: SpareIndex) -> bool {
-    session.is_there(index)
-        && session.metadata.spare(index).is_some_and(|record| record.state == SpareState::Present)
-        && plan.only_to.as_ref().is_none_or(|only| only.contains(&index))
-}
-
-/// Finds another slot for a move whose slot is bad, or on a spare that takes no extents any more. The slots that are in use stay taken until after the swap: also
-/// those that extents are to leave.
-fn replace_slot(
-    session: &Session<'_>,
-    plan: &MovePlan,
-    outcome: &SpliceOutcome,
-    work: &Work<'_>,
-    queue: &[(Move, u32)],
-    step: &Move,
-) -> Result<Vec<Move>, EngineError> {
-    let mut view = session.metadata.clone();
-    add_found_bad(&mut view.bad_blocks, plan, outcome);
-    for pending in work.moves.iter().chain(queue.iter().map(|(m, _)| m)) {
-        if let Home::Slot(slot) = pending.to {
-            let taken = view.map.slot_len(pending.range.len()).and_then(|len| Range::new(slot.start, len));
-            add_bad(&mut view.bad_blocks, slot.spare, taken);
-        }
-    }
-    let mut pool = Pool::new(&view, |index| may_go_to(session, plan, index)).judged_by(&session);
-    let parts =
-        pool.allocate(step.range).map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
-    let again = parts.into_iter().map(|part| {
-        let from = step.clip(part.range).map_or(step.from, |part| part.from);
-        Move { range: part.range, from, to: Home::Slot(part.slot) }
-    });
-    Ok(again.collect())
-}
-
 /// Copies again what was written while it was copied, until little is left for the window.
 ///
 /// # Errors
@@ -419,6 +295,7 @@ pub(super) fn follow_writes(
                 let part = watch.area_range(area).and_then(|range| copy.clip(range));
                 let Some(part) = part else { continue };
                 left = Sectors(left.0.saturating_add(part.range.len().0));
+                work.flushed = false;
                 copied.replace(part.range, copy_again(salvager, &part, options)?);
             }
         }
@@ -444,12 +321,12 @@ pub(super) fn follow_writes(
 
 fn copy_again(salvager: &mut Salvager, part: &Copy, options: &SpliceOptions<'_>) -> Result<Copied, EngineError> {
     salvager.copy_again(part, options.observer).map_err(|fault| match fault {
-        CopyFault::Stop(error) => error,
+        CopyFault::Stop(error) | CopyFault::Device(error) => error,
         CopyFault::Destination { why, .. } => EngineError::Device(format!("{why}. Nothing was changed")),
     })
 }
 
-/// What the window needs, and the map after it; flushes what was copied.
+/// What the window needs, and the map after it; flushes what was copied since the last time.
 pub(super) fn make_ready(
     session: &Session<'_>,
     plan: &MovePlan,
@@ -507,7 +384,7 @@ pub(super) fn make_ready(
     let moves: Vec<Move> =
         work.moves.iter().flat_map(|m| m.range.without(&stays).into_iter().filter_map(|part| m.clip(part))).collect();
     let destinations = destinations(work);
-    for disk in &destinations {
+    for disk in destinations.iter().filter(|_| !work.flushed) {
         disk.flush()?;
     }
     let mut map = apply(&session.metadata.map, &moves, &[])?;

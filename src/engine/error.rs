@@ -104,6 +104,16 @@ pub enum EngineError {
         /// What failed.
         source: Box<EngineError>,
     },
+    /// Some of the moves stand; the next ones could not be made.
+    #[error("{moved} of {of} moves are made and stay so, but the next part of them failed: {source}")]
+    Partway {
+        /// Moves that were made.
+        moved: usize,
+        /// Moves of the plan.
+        of: usize,
+        /// Why the next part failed, and what is in force of it.
+        source: Box<EngineError>,
+    },
     /// A file or process of our own.
     #[error("{what}: {source}")]
     System {
@@ -130,6 +140,14 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// What failed, whatever went well before.
+    pub fn cause(&self) -> &EngineError {
+        match self {
+            EngineError::Partway { source, .. } => source.cause(),
+            other => other,
+        }
+    }
+
     /// Wraps an I/O error with what was being done.
     pub fn system(what: impl Into<String>, source: impl Into<std::io::Error>) -> EngineError {
         EngineError::System { what: what.into(), source: source.into() }

@@ -164,7 +164,7 @@ fn fill(
 
 fn stopped(fault: CopyFault, copy: &Copy) -> EngineError {
     match fault {
-        CopyFault::Stop(error) => error,
+        CopyFault::Stop(error) | CopyFault::Device(error) => error,
         CopyFault::Destination { why, .. } => EngineError::Device(format!(
             "{} is bad itself ({why}): take another device for the new spare. No setup was made",
             copy.destination.name()

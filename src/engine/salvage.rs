@@ -93,6 +93,8 @@ impl Copied {
 pub enum CopyFault {
     /// Everything must stop.
     Stop(EngineError),
+    /// The destination is in trouble as a whole.
+    Device(EngineError),
     /// The destination does not keep what is written to it: its bad sectors.
     Destination {
         /// Bad sectors of the destination.
@@ -259,7 +261,12 @@ impl Salvager {
     fn write_read(&mut self, first: &Copy, bytes: usize) -> Result<(), CopyFault> {
         let data = self.data.get(..bytes).unwrap_or_default();
         let check = self.check.get_mut(..bytes).unwrap_or_default();
-        write_checked(&*first.destination, first.to, data, check)
+        write_checked(&*first.destination, first.to, data, check).map_err(|fault| match fault {
+            CopyFault::Stop(error @ (EngineError::Transport(_) | EngineError::NotTheMedium { .. })) => {
+                CopyFault::Device(error)
+            }
+            other => other,
+        })
     }
 }
 

@@ -2,13 +2,14 @@
 //!
 //! Invariants:
 //! - until the window begins, the map and the live table are untouched, whatever fails;
-//! - one swap for one plan, however many extents it has;
+//! - one swap for all of a plan, as far as it has no more moves than are made at once: those of one part of a plan move
+//!   together, or not at all;
 //! - what the map says is durable is on its device, read back and flushed.
 
 use super::copying::{Ready, Work, copy_all, follow_writes, make_ready};
 use super::salvage::{BlockRecord, Salvager};
 use super::window::{UndoCause, WindowEnd, WindowJob, WindowRunner};
-use super::{EngineError, Observer, Session, held, now, tables};
+use super::{EngineError, Observer, PartObserver, Session, held, now, tables};
 use crate::block::buffer::AlignedBuffer;
 use crate::format::copy::encode;
 use crate::format::metadata::Metadata;
@@ -18,12 +19,16 @@ use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with, on_setup};
 use crate::plan::{Move, MoveKind, MovePlan};
 use crate::store::{Commit, CommitReport, CommitTarget};
 use crate::units::{Range, Sectors};
+use std::num::NonZeroUsize;
 
 /// How often a plan is tried anew when sectors change under it, and how often a bad slot is replaced.
 pub(super) const ATTEMPTS: u32 = 8;
 
 /// Bytes copied at once in the window.
 const WINDOW_CHUNK: usize = 262_144;
+
+/// The most moves in one swap: what is kept in memory for each until the swap is made is close to a kilobyte.
+pub const MOVES_AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 
 /// How to run a plan.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub struct SpliceOptions<'a> {
     /// Sectors of the setup that are known to be bad where they live now: they are read block by block, and the sectors
     /// around them in large requests. In any order. (An evacuation knows its bad slots itself.)
     pub suspects: &'a [Range],
+    /// How many moves are made in one swap, usually [`MOVES_AT_ONCE`].
+    pub at_once: NonZeroUsize,
 }
 
 impl std::fmt::Debug for dyn Observer + '_ {
@@ -65,13 +72,59 @@ pub struct SpliceOutcome {
     pub rewritten: Vec<Range>,
 }
 
-/// Runs a plan to its end.
+impl SpliceOutcome {
+    /// Adds what the next part of the same plan did.
+    fn add(&mut self, part: SpliceOutcome) {
+        self.moved.extend(part.moved);
+        self.lost.extend(part.lost);
+        self.dropped.extend(part.dropped);
+        self.recovered = Sectors(self.recovered.0.saturating_add(part.recovered.0));
+        self.blocks.extend(part.blocks);
+        self.bad_slots.extend(part.bad_slots);
+        self.rewritten.extend(part.rewritten);
+    }
+}
+
+/// Runs a plan to its end, in as many swaps as it takes with [`SpliceOptions::at_once`] moves in each.
 ///
 /// # Errors
-/// [`EngineError`]; the variants say what is in force afterwards.
+/// [`EngineError`]; the variants say what is in force afterwards. [`EngineError::Partway`] when moves were made before.
 pub fn splice(
     session: &mut Session<'_>,
     plan: &MovePlan,
+    options: &SpliceOptions<'_>,
+) -> Result<SpliceOutcome, EngineError> {
+    let mut outcome = SpliceOutcome::default();
+    let mut left = plan.moves.as_slice();
+    let mut before = Sectors::ZERO;
+    loop {
+        let (part, later) = left.split_at(left.len().min(options.at_once.get()));
+        // What is bad on spares is recorded when nothing lives there any more.
+        let bad_slots = if later.is_empty() { plan.bad_slots.clone() } else { OnSpares::new() };
+        let (already, only_to) = (Vec::new(), plan.only_to.clone());
+        let part = MovePlan { moves: part.to_vec(), bad_slots, already, only_to, ..*plan };
+        let observer = PartObserver { whole: options.observer, before, total: plan.sectors() };
+        before = Sectors(before.0.saturating_add(part.sectors().0));
+        match splice_part(session, &part, later, &SpliceOptions { observer: &observer, ..*options }) {
+            Ok(done) => outcome.add(done),
+            Err(error) if outcome.moved.is_empty() => return Err(error),
+            Err(error) => {
+                let (moved, of) = (outcome.moved.len(), plan.moves.len());
+                return Err(EngineError::Partway { moved, of, source: Box::new(error) });
+            }
+        }
+        if later.is_empty() {
+            return Ok(outcome);
+        }
+        left = later;
+    }
+}
+
+/// Runs a part of a plan, with one swap. The slots of the moves that come `later` are not to be used for this one.
+fn splice_part(
+    session: &mut Session<'_>,
+    plan: &MovePlan,
+    later: &[Move],
     options: &SpliceOptions<'_>,
 ) -> Result<SpliceOutcome, EngineError> {
     session.check_live()?;
@@ -94,7 +147,7 @@ pub fn splice(
             _ => {
                 options.observer.step("copying");
                 outcome.dropped.clear();
-                copy_all(session, plan, &plan.moves, &mut salvager, options, &mut outcome)?
+                copy_all(session, plan, later, &mut salvager, options, &mut outcome)?
             }
         };
         follow_writes(session, &mut work, &mut salvager, options)?;
@@ -113,6 +166,8 @@ pub fn splice(
             return Ok(outcome);
         }
         options.observer.note("sectors changed while they were copied; trying again");
+        // The window may have copied some of them and not come to its flush.
+        work.flushed = false;
         // It may have been a held sector that was written: then it has data now, and has to be copied too. From a slot
         // it is copied again as anything that was written; what is restored was never copied.
         let rewritten = settle_held(session, options.observer)?;

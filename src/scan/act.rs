@@ -1,4 +1,4 @@
-//! What is done about what was found: one swap for all of it.
+//! What is done about what was found: one plan for all of it.
 //!
 //! Invariants:
 //! - what is planned is what was found, its neighbours where asked for, and nothing else;
@@ -77,7 +77,7 @@ fn plan_what_fits(
     Ok((best, wanted.iter().skip(fits).map(|range| (*range, why.clone())).collect()))
 }
 
-/// Moves what was found on main, in one swap, under the setup's lock.
+/// Moves what was found on main, in one plan, under the setup's lock.
 ///
 /// # Errors
 /// [`EngineError`], as [`splice`].
@@ -105,15 +105,14 @@ pub fn move_found(
         // What is known to be bad is not read once more in a large request: each such read can cost seconds.
         Some(plan) => {
             let suspects: Vec<Range> = found.bad.iter().collect();
-            let SpliceOptions { retries, runner, observer, .. } = *options;
-            splice(session, &plan, &SpliceOptions { retries, runner, observer, suspects: &suspects })?
+            splice(session, &plan, &SpliceOptions { suspects: &suspects, ..*options })?
         }
         None => SpliceOutcome::default(),
     };
     Ok(Acted { outcome, not_moved })
 }
 
-/// Moves what lives in slots of a spare that are bad to other slots, in one swap, under the setup's lock. The bad sectors
+/// Moves what lives in slots of a spare that are bad to other slots, in one plan, under the setup's lock. The bad sectors
 /// are never used again.
 ///
 /// # Errors

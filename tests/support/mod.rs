@@ -21,7 +21,7 @@ use dm_remap::dm::fake::FakeDm;
 use dm_remap::engine::activate::{self, ActivateOptions, Activated, Mark};
 use dm_remap::engine::recover::{Recovered, recover};
 use dm_remap::engine::session::choose_among;
-use dm_remap::engine::splice::{SpliceOptions, SpliceOutcome, splice};
+use dm_remap::engine::splice::{MOVES_AT_ONCE, SpliceOptions, SpliceOutcome, splice};
 use dm_remap::engine::window::{Unguarded, WindowRunner};
 use dm_remap::engine::{DiskSource, EngineError, Member, Session, Silent, create};
 use dm_remap::format::choose::{Expected, SetupChoice};
@@ -367,7 +367,7 @@ pub fn enlarge_copies(machine: &Machine) {
 }
 
 pub fn options() -> SpliceOptions<'static> {
-    SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent, suspects: &[] }
+    SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent, suspects: &[], at_once: MOVES_AT_ONCE }
 }
 
 /// Data that tells its sector and version.

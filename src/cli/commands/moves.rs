@@ -7,7 +7,7 @@ use crate::cli::context::Usage;
 use crate::cli::report::{LossRow, count, loss_rows, move_rows, sizes};
 use crate::engine::guardian::Guarded;
 use crate::engine::salvage::{BlockOutcome, BlockRecord};
-use crate::engine::splice::{SpliceOptions, SpliceOutcome, splice};
+use crate::engine::splice::{MOVES_AT_ONCE, SpliceOptions, SpliceOutcome, splice};
 use crate::engine::{EngineError, Session};
 use crate::format::lists::{read_badblocks, read_mapfile};
 use crate::format::metadata::UnreadablePolicy;
@@ -84,7 +84,8 @@ pub(super) fn run(
     retries: u32,
     suspects: &[Range],
 ) -> Result<Ran> {
-    let options = SpliceOptions { retries, runner: &Guarded, observer: &context.progress, suspects };
+    let options =
+        SpliceOptions { retries, runner: &Guarded, observer: &context.progress, suspects, at_once: MOVES_AT_ONCE };
     let generation = session.metadata.generation;
     let result = splice(session, plan, &options);
     if session.metadata.generation != generation {

@@ -5,7 +5,7 @@ use super::ahead::with_health;
 use crate::cli::choices::ScanChoices;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
-use crate::engine::splice::{SpliceOptions, SpliceOutcome};
+use crate::engine::splice::{MOVES_AT_ONCE, SpliceOptions, SpliceOutcome};
 use crate::engine::{EngineError, Observer, Session};
 use crate::format::metadata::UnreadablePolicy;
 use crate::plan::Refusal;
@@ -82,7 +82,7 @@ pub(super) fn probe_and_act(
     }
     match act(context, name, place, &probed.found, options, Duration::ZERO) {
         Ok(acted) => probed.acted = acted,
-        Err(error) => match error.downcast_ref() {
+        Err(error) => match error.downcast_ref().map(EngineError::cause) {
             Some(EngineError::Transport(_) | EngineError::NotTheMedium { .. }) => {
                 probed.transport = Some(format!("{error:#}"));
             }
@@ -117,8 +117,13 @@ pub(super) fn act(
     patience: Duration,
 ) -> Result<Acted> {
     let (_lock, mut session) = patient_session(context, name, patience)?;
-    let splicing =
-        SpliceOptions { retries: options.retries, runner: &Guarded, observer: options.observer, suspects: &[] };
+    let splicing = SpliceOptions {
+        retries: options.retries,
+        runner: &Guarded,
+        observer: options.observer,
+        suspects: &[],
+        at_once: MOVES_AT_ONCE,
+    };
     let generation = session.metadata.generation;
     let result = match place {
         Place::Main => move_found(&mut session, found, &options.policy, &splicing),

@@ -38,7 +38,7 @@ struct SetupStage<'a> {
 fn ends_the_scan(error: &anyhow::Error) -> bool {
     use EngineError::{NotTheMedium, StillSuspended, Transport, Unsettled};
     is_busy(error)
-        || match error.downcast_ref() {
+        || match error.downcast_ref().map(EngineError::cause) {
             Some(Transport(_) | NotTheMedium { .. } | Unsettled { .. } | StillSuspended { .. }) => true,
             Some(EngineError::Refused(
                 Refusal::NotActive(_) | Refusal::Suspended(_) | Refusal::TableDiffers { .. },

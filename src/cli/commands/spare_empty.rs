@@ -18,8 +18,8 @@ use crate::cli::signals::Signals;
 use crate::engine::give_up::give_up;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
-use crate::engine::splice::{SpliceOptions, splice};
-use crate::engine::{EngineError, Observer, Session, members};
+use crate::engine::splice::{MOVES_AT_ONCE, SpliceOptions, splice};
+use crate::engine::{EngineError, PartObserver, Session, members};
 use crate::format::metadata::{Metadata, SpareState, UnreadablePolicy};
 use crate::map::{Loss, SpareIndex};
 use crate::plan::spares::{Destinations, plan_leave};
@@ -76,25 +76,6 @@ impl Emptied {
         }
         let fine = self.lost.is_empty() && self.dropped.is_empty() && !self.interrupted && !self.spare_failed;
         if fine { Exit::Done } else { Exit::Attention }
-    }
-}
-
-/// Tells of a part as a part of the whole.
-struct Part<'a> {
-    whole: &'a dyn Observer,
-    before: Sectors,
-    total: Sectors,
-}
-
-impl Observer for Part<'_> {
-    fn step(&self, what: &str) {
-        self.whole.step(what);
-    }
-    fn progress(&self, done: u64, _total: u64) {
-        self.whole.progress(self.before.0.saturating_add(done).min(self.total.0), self.total.0);
-    }
-    fn note(&self, text: &str) {
-        self.whole.note(text);
     }
 }
 
@@ -236,8 +217,14 @@ fn move_part(
     {
         *member = give_up(member);
     }
-    let observer = Part { whole: &context.progress, before: emptied.moved, total: emptied.total };
-    let options = SpliceOptions { retries: job.leaving.retries, runner: &Guarded, observer: &observer, suspects: &[] };
+    let observer = PartObserver { whole: &context.progress, before: emptied.moved, total: emptied.total };
+    let options = SpliceOptions {
+        retries: job.leaving.retries,
+        runner: &Guarded,
+        observer: &observer,
+        suspects: &[],
+        at_once: MOVES_AT_ONCE,
+    };
     let result = splice(session, part, &options);
     context.keep_backup(&session.metadata);
     moves::tell_failed(context, session);

@@ -298,7 +298,7 @@ fn count_reports(reports: u64) -> String {
 /// What an error of the engine means for the watcher.
 fn outcome_of(error: &anyhow::Error) -> Outcome {
     let text = format!("{error:#}");
-    match error.downcast_ref() {
+    match error.downcast_ref().map(EngineError::cause) {
         Some(EngineError::Refused(Refusal::Busy { .. })) => Outcome::Busy,
         // It went down meanwhile: the watcher notices by itself.
         Some(EngineError::Refused(Refusal::NotActive(_))) => Outcome::Nothing,
