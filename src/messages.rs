@@ -30,6 +30,8 @@ pub enum Trouble {
     CopiesLagging,
     /// A disk of the setup is judged to be failing.
     DiskFailing,
+    /// What can be read is older than what was committed last: a spare that has it is away.
+    NewestAway,
 }
 
 /// What is to be said of a trouble.
@@ -47,7 +49,7 @@ pub struct Message {
 
 impl Trouble {
     /// All of them, in order of their codes.
-    pub const ALL: [Trouble; 12] = [
+    pub const ALL: [Trouble; 13] = [
         Trouble::Suspended,
         Trouble::Unsettled,
         Trouble::Unreadable,
@@ -60,6 +62,7 @@ impl Trouble {
         Trouble::RoomShort,
         Trouble::CopiesLagging,
         Trouble::DiskFailing,
+        Trouble::NewestAway,
     ];
 
     /// What is to be said of it.
@@ -158,6 +161,14 @@ impl Trouble {
                  last; but disks in that state do not get better.",
                 "'dm-remap health NAME' has the reasons. If it is main, copy the data off now, and replace it. If it is a spare, \
                  'dm-remap spare replace NAME OLD NEW' moves what lives on it to another, live.",
+            ],
+            Trouble::NewestAway => [
+                "DMR-13",
+                "The newest commit is on a spare that is away",
+                "The spares that can be read are older than what was committed last while the setup is up: what is shown is what they \
+                 say. The device works as its table says. Commands that change the setup are refused, so that there are never two truths.",
+                "Attach the spare again, and give 'dm-remap spare readd'. If it is gone for good, 'dm-remap recover NAME' gives its commit up \
+                 and goes on with what can be read.",
             ],
         }
     }

@@ -40,9 +40,9 @@ const FAULTS: u64 = 26;
 const SLOW: Duration = Duration::from_secs(8);
 const ERRORS: [&str; 4] = ["EIO", "ENOSPC", "ENOMEM", "EINTR"];
 /// The commands that change a setup that is in use.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "remap", "restore", "layout", "policy", "compact", "repair", "scan", "add", "evacuate", "readd", "remove",
-    "replace",
+    "replace", "recover",
 ];
 
 /// Calls that can fail at all. The standard library takes a clock, or random numbers, that fail for a defect of the kernel,
@@ -198,6 +198,13 @@ impl Pool {
         panic!("{:?}", self.members());
     }
 
+    /// Leaves a table in the inactive slot, as a command that was killed with its guardian does.
+    fn leave_something(&self) {
+        let name = &self.campaign.setup.name;
+        let table = live::must("dmsetup", &["table", name]);
+        live::must("dmsetup", &["load", name, "--table", table.trim()]);
+    }
+
     /// Prepares what the command needs to have something to do; its arguments.
     fn prepare(&mut self, command: &str, random: &mut Random) -> Vec<String> {
         self.usual();
@@ -223,6 +230,10 @@ impl Pool {
             "policy" => vec!["policy", "kill", "--allocation", ["first-fit", "best-fit"][random.below(2) as usize]],
             "compact" => vec!["compact", "kill"],
             "repair" => vec!["metadata", "repair", "kill"],
+            "recover" => {
+                self.leave_something();
+                vec!["recover", "kill"]
+            }
             "scan" => vec!["scan", "kill", "--range", "0+4096", "--rate", "max", "--restart"],
             "add" => vec!["spare", "add", "kill", free],
             "evacuate" => vec!["spare", "evacuate", "kill", &holder],

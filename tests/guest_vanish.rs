@@ -199,9 +199,13 @@ fn spares_that_are_away_in_turn_do_not_each_go_on_by_themselves() {
     let refused = policy("first-fit").expect(&[4]);
     assert!(refused.err.contains("is away") && refused.err.contains("dm-remap recover vanish"), "{refused:?}");
     setup.command("remap", &["64+8"]).expect(&[4]);
+    let status = setup.command("status", &[]).expect(&[3]);
+    assert!(status.out.contains("DMR-13") && !status.out.contains("DMR-02"), "{status:?}");
     // Attached again it is what it was.
     second.swap(&second.plugged);
     policy("first-fit").expect(&[0, 3]);
+    let status = setup.command("status", &[]).expect(&[3]);
+    assert!(!status.out.contains("DMR-13"), "{status:?}");
     readd("0");
     assert!(follow(&mut setup).values().all(|(_, state)| state == "online"));
 

@@ -284,16 +284,27 @@ impl Context {
         LastCommit::of(&self.host.run().join("dm-remap"), setup)
     }
 
+    /// What is remembered of an active setup, from before its spares are read.
+    fn before_reading(&self, name: &str) -> Result<(&dyn DeviceMapper, LastCommit)> {
+        let dm = self.dm()?;
+        let (_, setup) = find_active(dm, name)?;
+        Ok((dm, self.last_commit(setup)))
+    }
+
     /// Opens an active setup for reading.
     pub(super) fn reading_session(&self, name: &str) -> Result<Session<'_>> {
-        let mut session = Session::open(self.dm()?, self, name, false)?;
-        session.last_commit = Some(self.last_commit(session.setup()));
+        let (dm, last_commit) = self.before_reading(name)?;
+        let mut session = Session::open(dm, self, name, false)?;
+        session.last_commit = Some(last_commit);
         Ok(session)
     }
 
     /// The same, and what its live table does.
     pub(super) fn reading_session_with_tables(&self, name: &str) -> Result<(Session<'_>, Tables)> {
-        Ok(Session::open_with_tables(self.dm()?, self, name, false)?)
+        let (dm, last_commit) = self.before_reading(name)?;
+        let (mut session, tables) = Session::open_with_tables(dm, self, name, false)?;
+        session.last_commit = Some(last_commit);
+        Ok((session, tables))
     }
 
     /// The same to plan what a changing command would do: slots are chosen as that would choose them.

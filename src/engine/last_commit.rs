@@ -16,23 +16,26 @@ use uuid::Uuid;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastCommit {
     path: PathBuf,
+    /// What was remembered when this was made.
+    known: Option<Ancestor>,
 }
 
 impl LastCommit {
-    /// In `directory`, of a setup.
+    /// In `directory`, of a setup. To be made before its spares are read, where no lock keeps others from committing: they
+    /// hold what is known here then, or something newer.
     pub fn of(directory: &Path, setup: Uuid) -> LastCommit {
-        LastCommit { path: directory.join(format!("{setup}.commit")) }
+        let path = directory.join(format!("{setup}.commit"));
+        LastCommit { known: read(&path), path }
     }
 
-    /// The commit, if one is remembered.
-    pub fn get(&self) -> Option<Ancestor> {
-        let (generation, digest) = serde_json::from_str(&fs::read_to_string(&self.path).ok()?).ok()?;
-        Some(Ancestor { generation, digest })
+    /// The commit that was remembered when this was made, if one was.
+    pub fn known(&self) -> Option<Ancestor> {
+        self.known
     }
 
     /// Remembers that this commit stands.
     pub fn remember(&self, commit: Ancestor) {
-        if self.get() != Some(commit) {
+        if read(&self.path) != Some(commit) {
             let _ = self.write(commit);
         }
     }
@@ -50,6 +53,11 @@ impl LastCommit {
     }
 }
 
+fn read(path: &Path) -> Option<Ancestor> {
+    let (generation, digest) = serde_json::from_str(&fs::read_to_string(path).ok()?).ok()?;
+    Some(Ancestor { generation, digest })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,21 +66,23 @@ mod tests {
     fn what_is_remembered_is_there_until_it_is_forgotten() {
         let directory = std::env::temp_dir().join(format!("dm-remap-last-commit-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let last = LastCommit::of(&directory, Uuid::from_u128(7));
+        let of = |setup| LastCommit::of(&directory, Uuid::from_u128(setup));
+        let last = of(7);
         let commit = |generation| Ancestor { generation, digest: [generation as u8; 32] };
-        assert_eq!(last.get(), None);
+        assert_eq!(of(7).known(), None);
         last.remember(commit(41));
         last.remember(commit(42));
-        assert_eq!(last.get(), Some(commit(42)));
-        assert_eq!(LastCommit::of(&directory, Uuid::from_u128(8)).get(), None);
+        assert_eq!(of(7).known(), Some(commit(42)));
+        assert_eq!(last.known(), None, "what came later is not known to it");
+        assert_eq!(of(8).known(), None);
         fs::write(&last.path, "[42, [1, 2").unwrap();
-        assert_eq!(last.get(), None);
+        assert_eq!(of(7).known(), None);
         last.forget();
         last.forget();
-        assert_eq!(last.get(), None);
+        assert_eq!(of(7).known(), None);
         fs::remove_dir_all(&directory).unwrap();
         // Nowhere to write to is no reason to fail.
         last.remember(commit(43));
-        assert_eq!(last.get(), None);
+        assert_eq!(of(7).known(), None);
     }
 }

@@ -440,7 +440,7 @@ impl<'a> Session<'a> {
 
     /// What was committed last, when only what is older can be read.
     pub fn newest_away(&self) -> Option<Ancestor> {
-        self.last_commit.as_ref()?.get().filter(|newest| newest.generation > self.metadata.generation)
+        self.last_commit.as_ref()?.known().filter(|newest| newest.generation > self.metadata.generation)
     }
 
     /// Refuses to build upon what is older than what was committed: a spare that is away would go on by itself.

@@ -26,8 +26,9 @@ impl fmt::Display for Layout {
 /// Extents from which [`LayoutRule::Auto`] takes the switched layout where the kernel sends a flush for every piece of a
 /// table (before 6.11): each costs the disks below a flush of their caches.
 const FROM_WITH_FLUSH_PER_TARGET: usize = 64;
-/// The same for kernels that send one for every device: there it is the length of the stall in a splice that counts.
-const FROM: usize = 1000;
+/// The same for kernels that send one for every device: there a flat table is as fast as none, and what counts is for how long
+/// a splice stops I/O. (Measured: docs/BENCHMARKS.md, "Many extents".)
+const FROM: usize = 12_288;
 
 /// Who decides about the layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,9 +75,9 @@ mod tests {
         for (release, from) in [
             ("6.1.0-32-amd64", 64),
             ("6.10.3", 64),
-            ("6.11.0-rc1", 1000),
-            ("6.12.74+deb13", 1000),
-            ("7.0", 1000),
+            ("6.11.0-rc1", 12_288),
+            ("6.12.74+deb13", 12_288),
+            ("7.0", 12_288),
             ("x", 64),
         ] {
             assert_eq!(LayoutRule::auto(release), LayoutRule::Auto { from }, "{release}");

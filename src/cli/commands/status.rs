@@ -58,7 +58,7 @@ impl State {
             Trouble::Unsettled => State::Unsettled,
             Trouble::Unreadable => State::Unreadable,
             Trouble::NoAnswer => State::Silent,
-            Trouble::SpareMissing | Trouble::SpareFailed => State::Degraded,
+            Trouble::SpareMissing | Trouble::SpareFailed | Trouble::NewestAway => State::Degraded,
             Trouble::SpareDraining
             | Trouble::Held
             | Trouble::Lost
@@ -315,8 +315,19 @@ fn judge(session: &Session<'_>, differs: Option<EngineError>, report: &mut Statu
         report.status.push(status);
         report.action.push(action);
     };
-    if let Some(error) = differs {
-        let suspended = session.dm.state(&name)?.is_some_and(|s| s.suspended);
+    let suspended = session.dm.state(&name)?.is_some_and(|s| s.suspended);
+    if let Some(newest) = session.newest_away() {
+        let (newest, readable) = (newest.generation, session.metadata.generation);
+        found(
+            Trouble::NewestAway,
+            format!(
+                "generation {newest} was committed, and only generation {readable} can be read: a spare that has it is away"
+            ),
+            format!("attach it again; if it is gone for good, 'dm-remap recover {name}' goes on with what can be read"),
+        );
+    }
+    // Which table it ought to have is not known while the newest map is away.
+    if let Some(error) = differs.filter(|_| suspended || session.newest_away().is_none()) {
         let trouble = if suspended { Trouble::Suspended } else { Trouble::Unsettled };
         let what = if suspended {
             "I/O to the device waits: a command is at work, or was interrupted".into()
