@@ -57,16 +57,18 @@ fn assert_data(machine: &Machine) {
     assert!(machine.suspended().is_empty());
 }
 
-/// What was told of the progress.
+/// What was told: the progress, and the notes.
 #[derive(Default)]
-struct Told(RefCell<Vec<(u64, u64)>>);
+struct Told(RefCell<Vec<(u64, u64)>>, RefCell<Vec<String>>);
 
 impl Observer for Told {
     fn step(&self, _what: &str) {}
     fn progress(&self, done: u64, total: u64) {
         self.0.borrow_mut().push((done, total));
     }
-    fn note(&self, _text: &str) {}
+    fn note(&self, text: &str) {
+        self.1.borrow_mut().push(text.into());
+    }
 }
 
 #[test]
@@ -131,7 +133,8 @@ fn what_was_moved_before_an_error_stays_so_and_the_error_says_how_much() {
     let machine = machine(&[10_240 + 800]);
     machine.main.set_bad(range(124, 1), Bad::Reads(Errno::ETIMEDOUT));
     let error = remap(&machine, &Told::default()).unwrap_err();
-    assert!(matches!(error, EngineError::Partway { moved: 2, of: 5, .. }), "{error}");
+    let EngineError::Partway { moved: 2, of: 5, done, .. } = &error else { panic!("{error}") };
+    assert_eq!(done.moved.iter().map(|m| m.range).collect::<Vec<_>>(), wanted()[..2]);
     assert!(matches!(error.cause(), EngineError::Transport(_)), "{error}");
     assert_eq!(splices(&machine), 1);
     machine.main.clear_bad();
@@ -156,4 +159,61 @@ fn a_part_of_which_nothing_can_move_does_not_end_the_plan() {
     assert_eq!(outcome.lost.iter().map(|loss| loss.range).collect::<Vec<_>>(), wanted()[..2]);
     let map = machine.session().unwrap().metadata.map;
     assert!(map.extent_at(Sectors(8)).is_none() && map.extent_at(Sectors(160)).unwrap().slot.spare == spare(0));
+}
+
+#[test]
+fn an_evacuation_that_stops_on_its_way_has_recorded_what_is_bad_in_the_slots_that_were_left() {
+    let machine = machine(&[10_240 + 800]);
+    remap(&machine, &Told::default()).unwrap();
+    let map = machine.session().unwrap().metadata.map;
+    let bad_in = |extent: &dm_remap::map::Extent| range(extent.slot.start.0, 1);
+    let bad: OnSpares = [(spare(0), map.extents().map(|extent| bad_in(&extent)).collect())].into_iter().collect();
+    let third = map.extents().nth(2).unwrap().slot.start.0;
+    machine.spares[0].set_bad(range(third + 1, 1), Bad::Reads(Errno::ETIMEDOUT));
+    let plan = |metadata: &_| plan_evacuate(metadata, &bad, Hold, |_| true).unwrap();
+    let error = by_twos(&machine, plan, &Told::default()).unwrap_err();
+    assert!(matches!(error, EngineError::Partway { moved: 2, .. }), "{error}");
+    machine.spares[0].clear_bad();
+    let metadata = machine.session().unwrap().metadata;
+    for extent in map.extents().take(2) {
+        assert!(metadata.bad_blocks[&spare(0)].iter().any(|known| known.overlaps(bad_in(&extent))), "{extent:?}");
+        assert_ne!(metadata.map.extent_at(extent.range.start()).unwrap().slot, extent.slot);
+    }
+    assert_data(&machine);
+}
+
+#[test]
+fn a_spare_that_fails_is_told_of_once_and_all_parts_go_to_others() {
+    for index in 0..2 {
+        let machine = machine(&[10_240 + 128, 10_240 + 128]);
+        let told = Told::default();
+        let plan = |metadata: &_| {
+            let plan = plan_remap(metadata, &wanted(), AlreadyMapped::Refuse, Hold, |_| true).unwrap();
+            machine.spares[index].fail_operations(0, 1 << 40, Errno::ENXIO);
+            plan
+        };
+        let outcome = by_twos(&machine, plan, &told).unwrap();
+        assert_eq!((outcome.moved.len(), outcome.bad_slots.len()), (5, 0));
+        let away = spare(u8::try_from(index).unwrap());
+        let session = machine.session().unwrap();
+        assert!(session.metadata.map.extents().all(|extent| extent.slot.spare != away));
+        let notes = told.1.into_inner();
+        assert!(notes.iter().filter(|note| note.contains("Other spares are used instead")).count() <= 1, "{notes:?}");
+        // One for each part that was planned for it.
+        assert!(notes.iter().filter(|note| note.contains("takes no extents")).count() <= 2, "{notes:?}");
+        assert_data(&machine);
+    }
+}
+
+#[test]
+fn a_bad_slot_on_the_spare_that_is_taken_instead_is_replaced_there() {
+    // Whichever comes first: one takes nothing, and the first slot of the other is bad.
+    for index in 0..2 {
+        let machine = machine(&[10_240 + 128, 10_240 + 128]);
+        machine.spares[index].set_bad(range(10_240, 128), Bad::ReadsAndWrites(Errno::ENODATA));
+        machine.spares[1 - index].set_bad(range(10_240, 1), Bad::ReadsAndWrites(Errno::ENODATA));
+        let outcome = remap(&machine, &Told::default()).unwrap();
+        assert_eq!(outcome.moved.len(), 5, "{outcome:?}");
+        assert_data(&machine);
+    }
 }

@@ -40,6 +40,8 @@ pub(super) struct Work<'a> {
     losses: Vec<(Range, Option<Fate>)>,
     /// Parts of a restore whose slots hold tombstones: they are not copied, only watched.
     tombstones: Vec<Copy>,
+    /// Spares that are in trouble as a whole: no more is put there by this plan.
+    avoided: Vec<SpareIndex>,
     /// Whether all that was copied was flushed since.
     pub(super) flushed: bool,
     /// Counts writes; without it everything is copied again in the window.
@@ -69,6 +71,7 @@ impl<'a> Work<'a> {
             copies: Vec::new(),
             losses: Vec::new(),
             tombstones: Vec::new(),
+            avoided: Vec::new(),
             flushed: false,
             watch,
             changed,
@@ -81,6 +84,11 @@ impl<'a> Work<'a> {
             Home::Main => true,
             Home::Slot(slot) => may_go_to(session, plan, slot.spare),
         })
+    }
+
+    /// Whether a spare was found in trouble as a whole.
+    pub(super) fn avoids_spares(&self) -> bool {
+        !self.avoided.is_empty()
     }
 
     fn sectors(&self) -> Sectors {

@@ -1,5 +1,6 @@
 //! Everything that can go wrong while a plan runs.
 
+use super::splice::SpliceOutcome;
 use crate::block::DiskError;
 use crate::dm::DmError;
 use crate::format::copy::EncodeError;
@@ -105,12 +106,14 @@ pub enum EngineError {
         source: Box<EngineError>,
     },
     /// Some of the moves stand; the next ones could not be made.
-    #[error("{moved} of {of} moves are made and stay so, but the next part of them failed: {source}")]
+    #[error("{moved} of {of} moves are made and stay so. The next part of them failed: {source}")]
     Partway {
         /// Moves that were made.
         moved: usize,
         /// Moves of the plan.
         of: usize,
+        /// What the parts did that are made.
+        done: Box<SpliceOutcome>,
         /// Why the next part failed, and what is in force of it.
         source: Box<EngineError>,
     },

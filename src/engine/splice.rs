@@ -27,7 +27,7 @@ pub(super) const ATTEMPTS: u32 = 8;
 /// Bytes copied at once in the window.
 const WINDOW_CHUNK: usize = 262_144;
 
-/// The most moves in one swap: what is kept in memory for each until the swap is made is close to a kilobyte.
+/// The most moves in one swap, as a rule: what is kept in memory for each until the swap is made is close to a kilobyte.
 pub const MOVES_AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
 
 /// How to run a plan.
@@ -83,6 +83,14 @@ impl SpliceOutcome {
         self.bad_slots.extend(part.bad_slots);
         self.rewritten.extend(part.rewritten);
     }
+
+    /// The error for a part that failed after this was done: the part's own when nothing was.
+    fn stopped_by(self, error: EngineError, of: usize) -> EngineError {
+        if self.moved.is_empty() && self.lost.is_empty() && self.bad_slots.is_empty() {
+            return error;
+        }
+        EngineError::Partway { moved: self.moved.len(), of, done: Box::new(self), source: Box::new(error) }
+    }
 }
 
 /// Runs a plan to its end, in as many swaps as it takes with [`SpliceOptions::at_once`] moves in each.
@@ -99,18 +107,19 @@ pub fn splice(
     let mut before = Sectors::ZERO;
     loop {
         let (part, later) = left.split_at(left.len().min(options.at_once.get()));
-        // What is bad on spares is recorded when nothing lives there any more.
-        let bad_slots = if later.is_empty() { plan.bad_slots.clone() } else { OnSpares::new() };
-        let (already, only_to) = (Vec::new(), plan.only_to.clone());
+        let (already, bad_slots, only_to) = (Vec::new(), plan.bad_slots.clone(), plan.only_to.clone());
         let part = MovePlan { moves: part.to_vec(), bad_slots, already, only_to, ..*plan };
         let observer = PartObserver { whole: options.observer, before, total: plan.sectors() };
         before = Sectors(before.0.saturating_add(part.sectors().0));
-        match splice_part(session, &part, later, &SpliceOptions { observer: &observer, ..*options }) {
-            Ok(done) => outcome.add(done),
-            Err(error) if outcome.moved.is_empty() => return Err(error),
+        let mut done = SpliceOutcome::default();
+        let result = splice_part(session, &part, later, &SpliceOptions { observer: &observer, ..*options }, &mut done);
+        match result {
+            Ok(()) => outcome.add(done),
             Err(error) => {
-                let (moved, of) = (outcome.moved.len(), plan.moves.len());
-                return Err(EngineError::Partway { moved, of, source: Box::new(error) });
+                if matches!(error, EngineError::AfterSwap { .. }) && !later.is_empty() {
+                    outcome.add(done);
+                }
+                return Err(outcome.stopped_by(error, plan.moves.len()));
             }
         }
         if later.is_empty() {
@@ -126,14 +135,15 @@ fn splice_part(
     plan: &MovePlan,
     later: &[Move],
     options: &SpliceOptions<'_>,
-) -> Result<SpliceOutcome, EngineError> {
+    outcome: &mut SpliceOutcome,
+) -> Result<(), EngineError> {
     session.check_live()?;
     session.clear_leftovers()?;
     held::list_again(session)?;
-    let mut outcome = SpliceOutcome { rewritten: settle_held(session, options.observer)?, ..Default::default() };
+    outcome.rewritten = settle_held(session, options.observer)?;
     if plan.moves.is_empty() {
         record_bad_slots(session, &plan.bad_slots)?;
-        return Ok(outcome);
+        return Ok(());
     }
     if plan.kind == MoveKind::Restore {
         forget_samples(session, plan)?;
@@ -147,23 +157,28 @@ fn splice_part(
             _ => {
                 options.observer.step("copying");
                 outcome.dropped.clear();
-                copy_all(session, plan, later, &mut salvager, options, &mut outcome)?
+                let work = copy_all(session, plan, later, &mut salvager, options, outcome)?;
+                if work.avoids_spares() {
+                    // Who does not take a commit is not waited for in the window, nor tried by the next part.
+                    session.commit(|_| {})?;
+                }
+                work
             }
         };
         follow_writes(session, &mut work, &mut salvager, options)?;
-        let ready = make_ready(session, plan, &work, &mut outcome)?;
+        let ready = make_ready(session, plan, &work, outcome)?;
         if ready.moves.is_empty() {
             if !outcome.lost.is_empty() || !plan.bad_slots.is_empty() || !outcome.bad_slots.is_empty() {
                 session.commit(|next| {
                     next.map = ready.map;
-                    add_found_bad(&mut next.bad_blocks, plan, &outcome);
+                    add_found_bad(&mut next.bad_blocks, plan, outcome);
                 })?;
             }
-            return Ok(outcome);
+            return Ok(());
         }
         options.observer.step("swapping");
-        if run_window(session, plan, &mut work, ready, options, &mut outcome)? == Swap::Done {
-            return Ok(outcome);
+        if run_window(session, plan, &mut work, ready, options, outcome)? == Swap::Done {
+            return Ok(());
         }
         options.observer.note("sectors changed while they were copied; trying again");
         // The window may have copied some of them and not come to its flush.

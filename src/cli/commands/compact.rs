@@ -146,13 +146,13 @@ fn run_batch(context: &Context, session: &mut Session<'_>, signals: &mut Signals
     let ran = moves::run(context, session, &plan, 1, &[]);
     run.work.committed |= session.metadata.generation != generation;
     run.work.spare_failed |= !session.failed.is_empty();
-    let outcome = ran?.outcome;
+    let moves::Ran { outcome, stopped, .. } = ran?;
     run.work.batches = run.work.batches.saturating_add(1);
     run.avoid = run.avoid.iter().chain(outcome.dropped.iter().map(|(range, _)| *range)).collect();
     run.work.moved.extend(outcome.moved);
     run.work.not_moved.extend(outcome.dropped);
     run.work.rewritten.extend(outcome.rewritten);
-    Ok(true)
+    stopped.map_or(Ok(true), |error| Err(error.into()))
 }
 
 /// The spares that extents may be moved on: those that are there.

@@ -214,6 +214,9 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         let ran = moves::run(context, &mut session, &plan, 3, &[])?;
         if !session.metadata.map.is_empty() {
             moves::report(context, &args.name, &ran, Duration::ZERO, out);
+            if let Some(error) = ran.stopped {
+                return Err(error.into());
+            }
             let left = session.metadata.map.len();
             return Err(EngineError::Device(format!(
                 "{left} extents of '{}' could not be moved back (see above); the setup stays as it is",

@@ -35,7 +35,7 @@ pub(super) fn remap(context: &Context, args: &Remap, out: &mut Output) -> Result
         return dry_run(context, &args.name, plan, out);
     }
     let ran = locked_run(context, &args.name, plan, choices.retries, &requested)?;
-    Ok(report(context, &args.name, &ran, choices.patience, out))
+    ended(report(context, &args.name, &ran, choices.patience, out), ran)
 }
 
 pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Result<Exit> {
@@ -49,7 +49,12 @@ pub(super) fn restore(context: &Context, args: &Restore, out: &mut Output) -> Re
         return dry_run(context, &args.name, plan, out);
     }
     let ran = locked_run(context, &args.name, plan, 3, &[])?;
-    Ok(report(context, &args.name, &ran, args.files.patience(), out))
+    ended(report(context, &args.name, &ran, args.files.patience(), out), ran)
+}
+
+/// How a command ends whose plan was run, and reported.
+fn ended(exit: Exit, ran: Ran) -> Result<Exit> {
+    ran.stopped.map_or(Ok(exit), |error| Err(error.into()))
 }
 
 /// What a plan did.
@@ -59,6 +64,8 @@ pub(super) struct Ran {
     already: Vec<Range>,
     /// Whether a spare failed on the way.
     spare_failed: bool,
+    /// Why the rest of it was not done.
+    pub(super) stopped: Option<EngineError>,
 }
 
 /// Makes a plan and runs it, under the setup's lock. The lock is free again before anything is reported: looking for
@@ -76,7 +83,7 @@ fn locked_run(
     run(context, &mut session, &plan, retries, suspects)
 }
 
-/// Runs a plan with a guardian. `suspects` are sectors that are known to be bad where they live now.
+/// Runs a plan with a guardian; what was done, also when only a part of it could be. `suspects` are sectors that are known to be bad where they live now.
 pub(super) fn run(
     context: &Context,
     session: &mut Session<'_>,
@@ -92,8 +99,15 @@ pub(super) fn run(
         context.keep_backup(&session.metadata);
     }
     tell_failed(context, session);
-    let outcome = result?;
-    Ok(Ran { outcome, already: plan.already.clone(), spare_failed: !session.failed.is_empty() })
+    let (outcome, stopped) = match result {
+        Ok(outcome) => (outcome, None),
+        Err(EngineError::Partway { mut done, moved, of, source }) => {
+            let outcome = std::mem::take(&mut *done);
+            (outcome, Some(EngineError::Partway { done, moved, of, source }))
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Ran { outcome, already: plan.already.clone(), spare_failed: !session.failed.is_empty(), stopped })
 }
 
 /// Says which spares did not take a commit.

@@ -5,7 +5,7 @@ use super::ahead::with_health;
 use crate::cli::choices::ScanChoices;
 use crate::engine::guardian::Guarded;
 use crate::engine::lock::Lock;
-use crate::engine::splice::{MOVES_AT_ONCE, SpliceOptions, SpliceOutcome};
+use crate::engine::splice::{SpliceOptions, SpliceOutcome};
 use crate::engine::{EngineError, Observer, Session};
 use crate::format::metadata::UnreadablePolicy;
 use crate::plan::Refusal;
@@ -16,6 +16,7 @@ use crate::scan::run::{CHUNK, RunFault};
 use crate::scan::survey::{Found, Shape};
 use crate::units::{DevNo, Range, RangeSet, Sectors};
 use anyhow::Result;
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 /// How long a scan waits for another command that works on the setup.
@@ -122,7 +123,8 @@ pub(super) fn act(
         runner: &Guarded,
         observer: options.observer,
         suspects: &[],
-        at_once: MOVES_AT_ONCE,
+        // What was found in a zone moves together, or is told as not moved.
+        at_once: NonZeroUsize::MAX,
     };
     let generation = session.metadata.generation;
     let result = match place {

@@ -316,7 +316,18 @@ fn judge(session: &Session<'_>, differs: Option<EngineError>, report: &mut Statu
         report.action.push(action);
     };
     let suspended = session.dm.state(&name)?.is_some_and(|s| s.suspended);
-    if let Some(newest) = session.newest_away() {
+    let newest = session.newest_away();
+    // Which table it ought to have is not known while the newest map is away.
+    if let Some(error) = differs.filter(|_| suspended || newest.is_none()) {
+        let trouble = if suspended { Trouble::Suspended } else { Trouble::Unsettled };
+        let what = if suspended {
+            "I/O to the device waits: a command is at work, or was interrupted".into()
+        } else {
+            error.to_string()
+        };
+        found(trouble, what, format!("unless a command is at work, run 'dm-remap recover {name}'"));
+    }
+    if let Some(newest) = newest {
         let (newest, readable) = (newest.generation, session.metadata.generation);
         found(
             Trouble::NewestAway,
@@ -325,16 +336,6 @@ fn judge(session: &Session<'_>, differs: Option<EngineError>, report: &mut Statu
             ),
             format!("attach it again; if it is gone for good, 'dm-remap recover {name}' goes on with what can be read"),
         );
-    }
-    // Which table it ought to have is not known while the newest map is away.
-    if let Some(error) = differs.filter(|_| suspended || session.newest_away().is_none()) {
-        let trouble = if suspended { Trouble::Suspended } else { Trouble::Unsettled };
-        let what = if suspended {
-            "I/O to the device waits: a command is at work, or was interrupted".into()
-        } else {
-            error.to_string()
-        };
-        found(trouble, what, format!("unless a command is at work, run 'dm-remap recover {name}'"));
     }
     let troubled: Vec<String> = report
         .spares

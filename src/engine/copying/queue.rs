@@ -25,7 +25,7 @@ pub(in crate::engine) fn copy_all<'a>(
 ) -> Result<Work<'a>, EngineError> {
     let work = Work::watching(session, &plan.moves);
     let queue = plan.moves.iter().rev().map(|step| (*step, 0)).collect();
-    let mut copying = Copying { session, plan, later, options, work, queue, avoided: Vec::new(), done: Sectors::ZERO };
+    let mut copying = Copying { session, plan, later, options, work, queue, done: Sectors::ZERO };
     loop {
         copying.run(salvager, outcome)?;
         match copying.not_flushed()? {
@@ -44,8 +44,6 @@ struct Copying<'r, 'a> {
     work: Work<'a>,
     /// What is left, the next one last, and how often its slot was replaced.
     queue: Vec<(Move, u32)>,
-    /// Spares that are in trouble as a whole: no more is put there by this plan.
-    avoided: Vec<SpareIndex>,
     done: Sectors,
 }
 
@@ -91,7 +89,8 @@ impl Copying<'_, '_> {
                 return Ok(());
             }
             options.observer.note(&why);
-            return self.put_elsewhere(&step, tries, outcome);
+            self.queue.push((step, tries));
+            return Ok(self.put_elsewhere(slot.spare, Vec::new(), outcome)?);
         }
         let (mut told, total) = (self.done, plan.sectors());
         let mut progress = |sectors: Sectors| {
@@ -113,7 +112,7 @@ impl Copying<'_, '_> {
             }
             Err(CopyFault::Stop(error)) => Err(error),
             Err(CopyFault::Device(error)) => match step.to {
-                Home::Slot(slot) => self.avoid(slot.spare, Some((step, tries)), error, outcome),
+                Home::Slot(slot) => self.avoid(slot.spare, Some(step), error, outcome),
                 Home::Main => Err(error),
             },
             Err(CopyFault::Destination { bad, why }) => self.slot_is_bad(&step, tries, &bad, &why, outcome),
@@ -138,11 +137,12 @@ impl Copying<'_, '_> {
             Home::Slot(slot) if tries < ATTEMPTS => {
                 self.options.observer.note(&format!("spare {} is bad itself: {why}", slot.spare));
                 outcome.bad_slots.extend(bad.iter().map(|r| (slot.spare, *r)));
-                self.put_elsewhere(step, tries.saturating_add(1), outcome)?;
+                let again = self.replace_slots(outcome, &[(*step, tries.saturating_add(1))])?;
+                self.queue.extend(again);
             }
             Home::Slot(slot) => {
                 let why = format!("spare {} fails wherever it is written: {why}. Nothing was changed", slot.spare);
-                self.avoid(slot.spare, Some((*step, tries)), EngineError::Device(why), outcome)?;
+                self.avoid(slot.spare, Some(*step), EngineError::Device(why), outcome)?;
             }
         }
         Ok(())
@@ -166,52 +166,52 @@ impl Copying<'_, '_> {
     fn avoid(
         &mut self,
         spare: SpareIndex,
-        failed: Option<(Move, u32)>,
+        failed: Option<Move>,
         error: EngineError,
         outcome: &SpliceOutcome,
     ) -> Result<(), EngineError> {
         if self.plan.kind == MoveKind::Compact {
             return Err(error);
         }
-        self.avoided.push(spare);
-        let goes_there = |step: &Move| matches!(step.to, Home::Slot(to) if to.spare == spare);
-        let (copied, stay): (Vec<Move>, Vec<Move>) =
-            std::mem::take(&mut self.work.moves).into_iter().partition(goes_there);
+        self.work.avoided.push(spare);
+        let moves = std::mem::take(&mut self.work.moves);
+        let (copied, stay): (Vec<Move>, Vec<Move>) = moves.into_iter().partition(|step| goes_to(step, spare));
         self.work.moves = stay;
         if let Some(member) = self.session.spare(spare) {
             self.work.copies.retain(|(copy, _)| !Arc::ptr_eq(&copy.destination, &member.disk));
         }
         self.done = self.done.saturating_sub(sectors_of(&copied));
-        let queue = std::mem::take(&mut self.queue);
-        let (left, rest): (Vec<_>, Vec<_>) = queue.into_iter().partition(|(step, _)| goes_there(step));
-        self.queue = rest;
-        let again = left.into_iter().chain(failed).chain(copied.into_iter().rev().map(|step| (step, 0)));
-        let Ok(replaced) = self.replace_slots(outcome, again) else { return Err(error) };
-        self.queue.extend(replaced);
+        if self.put_elsewhere(spare, copied.into_iter().chain(failed).collect(), outcome).is_err() {
+            return Err(error);
+        }
         self.options.observer.note(&format!("spare {spare}: {error}. Other spares are used instead"));
         Ok(())
     }
 
-    /// Puts a move with another slot back into the queue.
-    fn put_elsewhere(&mut self, step: &Move, tries: u32, outcome: &SpliceOutcome) -> Result<(), EngineError> {
-        let replaced = self.replace_slots(outcome, [(*step, tries)])?;
-        self.queue.extend(replaced);
+    /// Puts those moves, and all of the queue that go to `spare`, back into the queue with slots on others.
+    fn put_elsewhere(&mut self, spare: SpareIndex, moves: Vec<Move>, outcome: &SpliceOutcome) -> Result<(), Refusal> {
+        let queue = std::mem::take(&mut self.queue);
+        let (left, stay): (Vec<_>, Vec<_>) = queue.into_iter().partition(|(step, _)| goes_to(step, spare));
+        self.queue = stay;
+        // What it was tried with before says nothing of other spares.
+        let mut moves: Vec<(Move, u32)> =
+            moves.into_iter().chain(left.into_iter().map(|(step, _)| step)).map(|step| (step, 0)).collect();
+        moves.sort_unstable_by_key(|(step, _)| step.range);
+        let replaced = self.replace_slots(outcome, &moves)?;
+        // Slots that follow each other are written together: the first comes last.
+        self.queue.extend(replaced.into_iter().rev());
         Ok(())
     }
 
     /// Whether extents may move to a spare: it is there and takes new ones, and the plan does not keep to others. A commit
     /// between the plan and the copying may have marked the spare as failed.
     fn may_go_to(&self, index: SpareIndex) -> bool {
-        !self.avoided.contains(&index) && may_go_to(self.session, self.plan, index)
+        !self.work.avoided.contains(&index) && may_go_to(self.session, self.plan, index)
     }
 
     /// Finds other slots for moves whose slot is bad, or on a spare that takes no extents any more. The slots that are in
     /// use stay taken until after the swap: also those that extents are to leave, and those of moves that are not made yet.
-    fn replace_slots(
-        &self,
-        outcome: &SpliceOutcome,
-        moves: impl IntoIterator<Item = (Move, u32)>,
-    ) -> Result<Vec<(Move, u32)>, Refusal> {
+    fn replace_slots(&self, outcome: &SpliceOutcome, moves: &[(Move, u32)]) -> Result<Vec<(Move, u32)>, Refusal> {
         let mut view = self.session.metadata.clone();
         add_found_bad(&mut view.bad_blocks, self.plan, outcome);
         let queued = self.queue.iter().map(|(step, _)| step);
@@ -233,7 +233,7 @@ impl Copying<'_, '_> {
                 .map_err(|full| Refusal::NoFreeSlot { needed: step.range.len(), free: full.free })?;
             for part in parts {
                 let from = step.clip(part.range).map_or(step.from, |part| part.from);
-                replaced.push((Move { range: part.range, from, to: Home::Slot(part.slot) }, tries));
+                replaced.push((Move { range: part.range, from, to: Home::Slot(part.slot) }, *tries));
             }
         }
         Ok(replaced)
@@ -262,6 +262,10 @@ impl Copying<'_, '_> {
         }
         if run.len() < 2 { Vec::new() } else { run }
     }
+}
+
+fn goes_to(step: &Move, spare: SpareIndex) -> bool {
+    matches!(step.to, Home::Slot(slot) if slot.spare == spare)
 }
 
 fn sectors_of(moves: &[Move]) -> Sectors {
