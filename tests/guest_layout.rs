@@ -8,7 +8,7 @@ mod live;
 
 use dm_remap::dm::{DeviceMapper, TableSlot};
 use dm_remap::units::DevNo;
-use live::load::{Load, fill, pattern};
+use live::load::{Load, fill, reads_right};
 use live::{LONGEST_GAP, Setup, disk, dm_remap, in_guest, kernel, must, nobody_left, program, run};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -196,19 +196,6 @@ fn overlays(setup: &Setup) -> BTreeMap<DevNo, usize> {
     listed.map(|(name, number)| (number, kernel().table(&name, TableSlot::Active).unwrap().len())).collect()
 }
 
-/// Every sector of a setup that nobody has written to.
-fn reads_right(setup: &Setup) {
-    const AT_ONCE: u64 = 2048;
-    let node = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECT).open(setup.node()).unwrap();
-    let mut data = dm_remap::block::buffer::AlignedBuffer::new(AT_ONCE as usize * 512);
-    for start in (0..setup.sectors).step_by(AT_ONCE as usize) {
-        node.read_exact_at(&mut data, start * 512).unwrap();
-        for (sector, data) in (start..).zip(data.chunks_exact(512)) {
-            assert!(data == pattern(sector, 0), "sector {sector}");
-        }
-    }
-}
-
 #[test]
 fn a_large_table_lies_in_several_overlays_and_a_splice_makes_one_anew() {
     if !in_guest() {
@@ -220,19 +207,19 @@ fn a_large_table_lies_in_several_overlays_and_a_splice_makes_one_anew() {
     setup.command("remap", &["--from-badblocks", "/tmp/units", "--block-size", "4096"]).expect(&[0]);
     let before = overlays(&setup);
     assert!(before.len() >= 3 && before.values().all(|lines| *lines <= 4096), "{before:?}");
-    reads_right(&setup);
+    reads_right(&setup.node());
     setup.command("remap", &["6000+8"]).expect(&[0]);
     let after = overlays(&setup);
     let kept = before.iter().filter(|(number, lines)| after.get(number) == Some(lines)).count();
     assert_eq!((after.len(), kept), (before.len(), before.len() - 1), "{before:?} {after:?}");
-    reads_right(&setup);
+    reads_right(&setup.node());
     assert_eq!(layout_of(&setup), "switched");
     setup.command("layout", &["flat"]).expect(&[0]);
     assert_eq!(overlays(&setup).len(), 0);
-    reads_right(&setup);
+    reads_right(&setup.node());
     setup.command("layout", &["switched"]).expect(&[0]);
     setup.command("restore", &["--all"]).expect(&[0]);
-    reads_right(&setup);
+    reads_right(&setup.node());
     assert!(overlays(&setup).len() <= 2, "{:?}", overlays(&setup));
     destroy(&setup);
 }

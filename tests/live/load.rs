@@ -32,6 +32,22 @@ pub fn pattern(sector: u64, version: u32) -> [u8; SECTOR] {
     out
 }
 
+/// Every sector of a device that was filled and that nobody has written to since.
+#[track_caller]
+pub fn reads_right(device: &Path) {
+    const AT_ONCE: u64 = 2048;
+    let node = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECT).open(device).unwrap();
+    let mut data = AlignedBuffer::new(AT_ONCE as usize * SECTOR);
+    let sectors = super::sectors(device);
+    for start in (0..sectors).step_by(AT_ONCE as usize) {
+        let here = &mut data[..(sectors - start).min(AT_ONCE) as usize * SECTOR];
+        node.read_exact_at(here, start * SECTOR as u64).unwrap();
+        for (sector, data) in (start..).zip(here.chunks_exact(SECTOR)) {
+            assert!(data == pattern(sector, 0), "sector {sector}");
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     /// The version that each sector had when it was last written without an error.
