@@ -121,6 +121,15 @@ fn a_kernel_without_switch_gets_the_flat_layout_and_only_who_asks_for_the_other_
     assert!(matches!(refused, Err(EngineError::Refused(Refusal::NoSwitch(_)))), "{refused:?}");
     assert_eq!(layout(&machine), Layout::Flat);
     assert_eq!(devices(&machine).len(), 3, "{:?}", devices(&machine));
+    // Who asks for it when the setup comes up is told.
+    for (rule, told) in [(FLAT, false), (LayoutRule::Auto { from: 1 }, false), (SWITCHED, true)] {
+        machine.deactivate().unwrap();
+        machine.layout = rule;
+        machine.notes.lock().unwrap().clear();
+        machine.activate().unwrap();
+        let notes = machine.notes.lock().unwrap().clone();
+        assert_eq!(notes.iter().any(|note| note.contains("no dm-switch")), told, "{rule:?}: {notes:?}");
+    }
 }
 
 /// Whatever call of device-mapper fails in a change of the layout: the setup runs in one of the two, with nothing else

@@ -16,7 +16,7 @@ use crate::map::SpareIndex;
 use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyPlan, FoundSetup};
 use crate::pool::Scores;
-use crate::segments::{LayoutRule, PART_LINES};
+use crate::segments::{Layout, LayoutRule, PART_LINES};
 use crate::store::{Commit, read_copies_by};
 use uuid::Uuid;
 
@@ -223,7 +223,11 @@ pub(super) fn bring_up<'a>(
         load(session)?;
     }
     let activation = dm.activate(&name, false)?;
-    session.check_live()?;
+    if session.check_live()? == Layout::Flat && session.layout == LayoutRule::Fixed(Layout::Switched) {
+        observer.note(
+            "the layout is flat: this kernel has no dm-switch (try 'modprobe dm-switch'), or main is no larger than one unit",
+        );
+    }
     Ok(activation)
 }
 

@@ -23,7 +23,7 @@ use dm_remap::engine::recover::{Recovered, recover};
 use dm_remap::engine::session::choose_among;
 use dm_remap::engine::splice::{MOVES_AT_ONCE, SpliceOptions, SpliceOutcome, splice};
 use dm_remap::engine::window::{Unguarded, WindowRunner};
-use dm_remap::engine::{DiskSource, EngineError, Member, Session, Silent, create};
+use dm_remap::engine::{DiskSource, EngineError, Member, Observer, Session, Silent, create};
 use dm_remap::format::choose::{Expected, SetupChoice};
 use dm_remap::format::metadata::{Policy, UnreadablePolicy};
 use dm_remap::identity::Identity;
@@ -34,7 +34,7 @@ use dm_remap::plan::moves::{AlreadyMapped, OnSpares, plan_evacuate, plan_remap, 
 use dm_remap::segments::{Layout, LayoutRule, PART_LINES, PartLines};
 use dm_remap::store::read_copies;
 use dm_remap::units::{DevNo, Range, Sectors};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 pub const NAME: &str = "data";
@@ -81,6 +81,16 @@ pub struct Machine {
     pub layout: LayoutRule,
     /// How large overlays get: small where the environment asks for the switched layout, so that there are several.
     pub part_lines: PartLines,
+    /// What was told when a setup came up.
+    pub notes: Mutex<Vec<String>>,
+}
+
+impl Observer for Machine {
+    fn step(&self, _what: &str) {}
+    fn progress(&self, _done: u64, _total: u64) {}
+    fn note(&self, text: &str) {
+        self.notes.lock().unwrap().push(text.into());
+    }
 }
 
 impl DiskSource for Machine {
@@ -141,6 +151,7 @@ impl Machine {
             } else {
                 PartLines { fill: 2, most: 4 }
             },
+            notes: Mutex::default(),
         }
     }
 
@@ -201,8 +212,7 @@ impl Machine {
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
             (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
-        let options =
-            create::CreateOptions { mark: &mark(), layout: self.layout, recheck: &|| Ok(()), observer: &Silent };
+        let options = create::CreateOptions { mark: &mark(), layout: self.layout, recheck: &|| Ok(()), observer: self };
         create::create(&self.dm, &plan, main, spares?, &options).map(|(session, _)| session)
     }
 
@@ -337,7 +347,7 @@ impl Machine {
             layout: self.layout,
             read_only: false,
             recheck: &|_| Ok(()),
-            observer: &Silent,
+            observer: self,
         };
         activate::activate(&self.dm, &found, &plan, self.open(MAIN, true)?.unwrap(), spares, &options)
     }
