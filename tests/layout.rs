@@ -125,9 +125,9 @@ fn a_kernel_without_switch_gets_the_flat_layout_and_only_who_asks_for_the_other_
     for (rule, told) in [(FLAT, false), (LayoutRule::Auto { from: 1 }, false), (SWITCHED, true)] {
         machine.deactivate().unwrap();
         machine.layout = rule;
-        machine.notes.lock().unwrap().clear();
+        machine.told.notes.lock().unwrap().clear();
         machine.activate().unwrap();
-        let notes = machine.notes.lock().unwrap().clone();
+        let notes = machine.told.notes.lock().unwrap().clone();
         assert_eq!(notes.iter().any(|note| note.contains("no dm-switch")), told, "{rule:?}: {notes:?}");
     }
 }

@@ -10,9 +10,8 @@ use dm_remap::format::metadata::UnreadablePolicy::{Hold, Leave};
 use dm_remap::plan::moves::{AlreadyMapped, MovePlan, OnSpares, plan_evacuate, plan_remap, plan_restore};
 use dm_remap::units::{Range, Sectors};
 use nix::errno::Errno;
-use std::cell::RefCell;
 use std::num::NonZeroUsize;
-use support::{Machine, options, pattern, range, spare};
+use support::{Machine, Told, options, pattern, range, spare};
 
 /// Five extents, none beside another.
 const WANTED: [(u64, u64); 5] = [(8, 8), (40, 16), (80, 8), (120, 8), (160, 24)];
@@ -57,20 +56,6 @@ fn assert_data(machine: &Machine) {
     assert!(machine.suspended().is_empty());
 }
 
-/// What was told: the progress, and the notes.
-#[derive(Default)]
-struct Told(RefCell<Vec<(u64, u64)>>, RefCell<Vec<String>>);
-
-impl Observer for Told {
-    fn step(&self, _what: &str) {}
-    fn progress(&self, done: u64, total: u64) {
-        self.0.borrow_mut().push((done, total));
-    }
-    fn note(&self, text: &str) {
-        self.1.borrow_mut().push(text.into());
-    }
-}
-
 #[test]
 fn all_of_a_plan_is_done_in_several_swaps_and_told_as_one() {
     let machine = machine(&[10_240 + 800]);
@@ -78,7 +63,7 @@ fn all_of_a_plan_is_done_in_several_swaps_and_told_as_one() {
     let outcome = remap(&machine, &told).unwrap();
     assert_eq!(outcome.moved.iter().map(|m| m.range).collect::<Vec<_>>(), wanted());
     assert_eq!(splices(&machine), 3);
-    let told = told.0.into_inner();
+    let told = told.progress.into_inner().unwrap();
     assert!(told.is_sorted() && told.iter().all(|(_, total)| *total == 64), "{told:?}");
     assert_eq!(told.last(), Some(&(64, 64)));
     for (start, len) in WANTED {
@@ -109,7 +94,7 @@ fn a_slot_that_is_bad_is_not_replaced_by_one_that_a_later_part_is_to_have() {
 }
 
 #[test]
-fn bad_sectors_of_a_spare_are_recorded_when_all_has_left_them() {
+fn bad_sectors_of_a_spare_are_recorded_when_what_lived_there_leaves_in_parts() {
     let machine = machine(&[10_240 + 800, 10_240 + 800]);
     remap(&machine, &Told::default()).unwrap();
     let mut bad = OnSpares::new();
@@ -197,7 +182,7 @@ fn a_spare_that_fails_is_told_of_once_and_all_parts_go_to_others() {
         let away = spare(u8::try_from(index).unwrap());
         let session = machine.session().unwrap();
         assert!(session.metadata.map.extents().all(|extent| extent.slot.spare != away));
-        let notes = told.1.into_inner();
+        let notes = told.notes.into_inner().unwrap();
         assert!(notes.iter().filter(|note| note.contains("Other spares are used instead")).count() <= 1, "{notes:?}");
         // One for each part that was planned for it.
         assert!(notes.iter().filter(|note| note.contains("takes no extents")).count() <= 2, "{notes:?}");

@@ -15,7 +15,7 @@ use crate::format::copy::encode;
 use crate::format::metadata::Metadata;
 use crate::format::samples::Sample;
 use crate::map::{Loss, Map, SpareIndex};
-use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with, on_setup};
+use crate::plan::moves::{OnSpares, add_bad, bad_blocks_with, on_setup, sectors_of};
 use crate::plan::{Move, MoveKind, MovePlan};
 use crate::store::{Commit, CommitReport, CommitTarget};
 use crate::units::{Range, Sectors};
@@ -104,12 +104,12 @@ pub fn splice(
 ) -> Result<SpliceOutcome, EngineError> {
     let mut outcome = SpliceOutcome::default();
     let mut left = plan.moves.as_slice();
-    let mut before = Sectors::ZERO;
+    let (mut before, total) = (Sectors::ZERO, plan.sectors());
     loop {
         let (part, later) = left.split_at(left.len().min(options.at_once.get()));
         let (already, bad_slots, only_to) = (Vec::new(), plan.bad_slots.clone(), plan.only_to.clone());
         let part = MovePlan { moves: part.to_vec(), bad_slots, already, only_to, ..*plan };
-        let observer = PartObserver { whole: options.observer, before, total: plan.sectors() };
+        let observer = PartObserver { whole: options.observer, before, total };
         before = Sectors(before.0.saturating_add(part.sectors().0));
         let mut done = SpliceOutcome::default();
         let result = splice_part(session, &part, later, &SpliceOptions { observer: &observer, ..*options }, &mut done);
@@ -361,7 +361,7 @@ fn next_metadata(
     outcome: &SpliceOutcome,
 ) -> Metadata {
     let mut new = session.next_metadata();
-    let moved = moves.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
+    let moved = sectors_of(moves).0;
     let health = &mut new.health;
     health.splices = health.splices.saturating_add(1);
     match plan.kind {

@@ -96,8 +96,13 @@ pub struct MovePlan {
 impl MovePlan {
     /// Sectors that move.
     pub fn sectors(&self) -> Sectors {
-        Sectors(self.moves.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add))
+        sectors_of(&self.moves)
     }
+}
+
+/// Sectors of some moves.
+pub fn sectors_of(moves: &[Move]) -> Sectors {
+    Sectors(moves.iter().map(|step| step.range.len().0).fold(0, u64::saturating_add))
 }
 
 /// What to do with requested sectors that are remapped already.

@@ -82,12 +82,22 @@ pub struct Machine {
     /// How large overlays get: small where the environment asks for the switched layout, so that there are several.
     pub part_lines: PartLines,
     /// What was told when a setup came up.
+    pub told: Told,
+}
+
+/// What an observer was told.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Sectors done, and of how many.
+    pub progress: Mutex<Vec<(u64, u64)>>,
     pub notes: Mutex<Vec<String>>,
 }
 
-impl Observer for Machine {
+impl Observer for Told {
     fn step(&self, _what: &str) {}
-    fn progress(&self, _done: u64, _total: u64) {}
+    fn progress(&self, done: u64, total: u64) {
+        self.progress.lock().unwrap().push((done, total));
+    }
     fn note(&self, text: &str) {
         self.notes.lock().unwrap().push(text.into());
     }
@@ -151,7 +161,7 @@ impl Machine {
             } else {
                 PartLines { fill: 2, most: 4 }
             },
-            notes: Mutex::default(),
+            told: Told::default(),
         }
     }
 
@@ -212,7 +222,8 @@ impl Machine {
         let main = self.open(MAIN, true)?.unwrap();
         let spares: Result<Vec<_>, _> =
             (0..count).map(|i| self.open(spare_number(i), true).map(Option::unwrap)).collect();
-        let options = create::CreateOptions { mark: &mark(), layout: self.layout, recheck: &|| Ok(()), observer: self };
+        let options =
+            create::CreateOptions { mark: &mark(), layout: self.layout, recheck: &|| Ok(()), observer: &self.told };
         create::create(&self.dm, &plan, main, spares?, &options).map(|(session, _)| session)
     }
 
@@ -347,7 +358,7 @@ impl Machine {
             layout: self.layout,
             read_only: false,
             recheck: &|_| Ok(()),
-            observer: self,
+            observer: &self.told,
         };
         activate::activate(&self.dm, &found, &plan, self.open(MAIN, true)?.unwrap(), spares, &options)
     }

@@ -14,6 +14,7 @@ use crate::engine::{EngineError, Observer, Session};
 use crate::format::metadata::Metadata;
 use crate::map::SpareIndex;
 use crate::plan::compact::{Apart, Shape, plan_all, plan_compact, shape, still_apart};
+use crate::plan::moves::sectors_of;
 use crate::plan::{Move, MovePlan};
 use crate::segments::setup_table;
 use crate::units::{Range, RangeSet, Sectors};
@@ -197,7 +198,7 @@ fn batch_lines(number: usize, plan: &MovePlan, out: &mut Output) {
 }
 
 fn report(args: &args::Compact, before: &Measured, after: &Measured, work: &Work, out: &mut Output) {
-    let sectors = Sectors(work.moved.iter().map(|step| step.range.len().0).fold(0, u64::saturating_add));
+    let sectors = sectors_of(&work.moved);
     if out.is_json() {
         let not_moved: Vec<_> =
             work.not_moved.iter().map(|(range, why)| serde_json::json!({ "range": range, "why": why })).collect();

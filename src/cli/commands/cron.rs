@@ -23,6 +23,7 @@ use crate::cli::worse;
 use crate::config::SCAN_TIME_BUDGET;
 use crate::engine::session::find_active;
 use crate::map::{Loss, SpareIndex};
+use crate::plan::moves::sectors_of;
 use crate::scan::pass::Place;
 use crate::units::{Range, Sectors};
 use crate::watch::position;
@@ -244,7 +245,7 @@ fn told(probed: &Probed, place: Place) -> String {
         Place::Spare(SpareIndex(index)) => format!(" on spare {index}"),
     };
     let bad = probed.found.bad.sectors();
-    let moved = probed.outcome().moved.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
+    let moved = sectors_of(&probed.outcome().moved).0;
     let lost = probed.outcome().lost.iter().map(|l| l.range.len().0).fold(0, u64::saturating_add);
     format!("{bad} sectors bad{on}, {moved} moved, {lost} lost")
 }

@@ -11,7 +11,7 @@ use crate::engine::splice::{MOVES_AT_ONCE, SpliceOptions, SpliceOutcome, splice}
 use crate::engine::{EngineError, Session};
 use crate::format::lists::{read_badblocks, read_mapfile};
 use crate::format::metadata::UnreadablePolicy;
-use crate::plan::moves::{AlreadyMapped, MovePlan, plan_remap, plan_restore};
+use crate::plan::moves::{AlreadyMapped, MovePlan, plan_remap, plan_restore, sectors_of};
 use crate::units::Range;
 use anyhow::Result;
 use std::io::Read;
@@ -83,7 +83,8 @@ fn locked_run(
     run(context, &mut session, &plan, retries, suspects)
 }
 
-/// Runs a plan with a guardian; what was done, also when only a part of it could be. `suspects` are sectors that are known to be bad where they live now.
+/// Runs a plan with a guardian; what was done, also when only a part of it could be. `suspects` are sectors that are known
+/// to be bad where they live now.
 pub(super) fn run(
     context: &Context,
     session: &mut Session<'_>,
@@ -171,8 +172,11 @@ fn tell(name: &str, outcome: &SpliceOutcome, already: &[Range], lost: &[LossRow]
         }));
         return;
     }
-    let sectors = crate::units::Sectors(outcome.moved.iter().map(|m| m.range.len().0).sum());
-    out.line(format!("{name}: moved {} in {}", sizes(sectors), count(outcome.moved.len(), "extent")));
+    out.line(format!(
+        "{name}: moved {} in {}",
+        sizes(sectors_of(&outcome.moved)),
+        count(outcome.moved.len(), "extent")
+    ));
     const MOST: usize = 50;
     for step in outcome.moved.iter().take(MOST) {
         out.line(format!("  {step}"));

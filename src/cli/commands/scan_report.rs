@@ -9,6 +9,7 @@ use crate::engine::salvage::BlockRecord;
 use crate::files::Owned;
 use crate::map::Loss;
 use crate::plan::Move;
+use crate::plan::moves::sectors_of;
 use crate::scan::act::Acted;
 use crate::scan::pass::{Pass, Place};
 use crate::scan::survey::Found;
@@ -195,7 +196,7 @@ impl Report<'_> {
         }
         let moved = self.moved();
         if !moved.is_empty() {
-            let sectors = Sectors(moved.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add));
+            let sectors = sectors_of(&moved);
             out.line(format!("  moved {} in {}", sizes(sectors), count(moved.len(), "extent")));
         }
         bounded(out, &moved, |step| format!("    {step}"));

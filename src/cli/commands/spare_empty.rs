@@ -22,6 +22,7 @@ use crate::engine::splice::{MOVES_AT_ONCE, SpliceOptions, splice};
 use crate::engine::{EngineError, PartObserver, Session, members};
 use crate::format::metadata::{Metadata, SpareState, UnreadablePolicy};
 use crate::map::{Loss, SpareIndex};
+use crate::plan::moves::sectors_of;
 use crate::plan::spares::{Destinations, plan_leave};
 use crate::plan::{MoveKind, MovePlan, Refusal};
 use crate::pool::Available;
@@ -234,8 +235,7 @@ fn move_part(
         let why = outcome.dropped.first().map_or("nothing could be moved".to_string(), |(_, why)| why.clone());
         return Err(EngineError::Device(format!("spare {} of '{}': {why}", job.index, job.name)).into());
     }
-    let sectors = outcome.moved.iter().map(|m| m.range.len().0).fold(0, u64::saturating_add);
-    emptied.moved = Sectors(emptied.moved.0.saturating_add(sectors));
+    emptied.moved = Sectors(emptied.moved.0.saturating_add(sectors_of(&outcome.moved).0));
     emptied.extents += outcome.moved.len();
     emptied.swaps += 1;
     emptied.lost.extend(outcome.lost);

@@ -7,7 +7,7 @@ use crate::engine::salvage::{CHUNK, CopyFault, Salvager};
 use crate::engine::splice::{ATTEMPTS, SpliceOptions, SpliceOutcome, add_found_bad};
 use crate::engine::{EngineError, Session};
 use crate::map::SpareIndex;
-use crate::plan::moves::{OnSpares, add_bad};
+use crate::plan::moves::{OnSpares, add_bad, sectors_of};
 use crate::plan::{Home, Move, MoveKind, MovePlan, Refusal};
 use crate::pool::Pool;
 use crate::units::{Range, Sectors};
@@ -25,7 +25,8 @@ pub(in crate::engine) fn copy_all<'a>(
 ) -> Result<Work<'a>, EngineError> {
     let work = Work::watching(session, &plan.moves);
     let queue = plan.moves.iter().rev().map(|step| (*step, 0)).collect();
-    let mut copying = Copying { session, plan, later, options, work, queue, done: Sectors::ZERO };
+    let (done, total) = (Sectors::ZERO, plan.sectors());
+    let mut copying = Copying { session, plan, later, options, work, queue, done, total };
     loop {
         copying.run(salvager, outcome)?;
         match copying.not_flushed()? {
@@ -45,6 +46,8 @@ struct Copying<'r, 'a> {
     /// What is left, the next one last, and how often its slot was replaced.
     queue: Vec<(Move, u32)>,
     done: Sectors,
+    /// Sectors of the plan.
+    total: Sectors,
 }
 
 impl Copying<'_, '_> {
@@ -71,9 +74,8 @@ impl Copying<'_, '_> {
     }
 
     fn tell(&mut self, sectors: Sectors) {
-        let total = self.plan.sectors();
-        self.done = Sectors(self.done.0.saturating_add(sectors.0)).min(total);
-        self.options.observer.progress(self.done.0, total.0);
+        self.done = Sectors(self.done.0.saturating_add(sectors.0)).min(self.total);
+        self.options.observer.progress(self.done.0, self.total.0);
     }
 
     /// Copies the next move of the queue by itself.
@@ -92,7 +94,7 @@ impl Copying<'_, '_> {
             self.queue.push((step, tries));
             return Ok(self.put_elsewhere(slot.spare, Vec::new(), outcome)?);
         }
-        let (mut told, total) = (self.done, plan.sectors());
+        let (mut told, total) = (self.done, self.total);
         let mut progress = |sectors: Sectors| {
             told = Sectors(told.0.saturating_add(sectors.0)).min(total);
             options.observer.progress(told.0, total.0);
@@ -266,8 +268,4 @@ impl Copying<'_, '_> {
 
 fn goes_to(step: &Move, spare: SpareIndex) -> bool {
     matches!(step.to, Home::Slot(slot) if slot.spare == spare)
-}
-
-fn sectors_of(moves: &[Move]) -> Sectors {
-    Sectors(moves.iter().map(|step| step.range.len().0).fold(0, u64::saturating_add))
 }
