@@ -121,10 +121,13 @@ pub trait Window: std::fmt::Debug {
     fn load_prepared(&self) -> Result<(), Errno>;
 }
 
-/// A message whose memory, the room for the reply included, is prepared: for use while the device is suspended.
+/// A message that is prepared: for use while the device is suspended.
 pub trait PreparedMessage: std::fmt::Debug {
-    /// Sends it, and shows the reply (empty when there is none). Allocates nothing. `ENOSPC` when the reply does not fit.
-    fn send(&mut self, on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno>;
+    /// Bytes that it needs to be sent, the room for the reply included.
+    fn room(&self) -> usize;
+    /// Sends it, and shows the reply (empty when there is none). Allocates nothing: `buffer`, which may be shared by many
+    /// messages, has [`PreparedMessage::room`] bytes at least, or it is `EINVAL`. `ENOSPC` when the reply does not fit.
+    fn send(&self, buffer: &mut [u8], on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno>;
 }
 
 /// The device-mapper calls. Devices are named, never numbered.

@@ -22,7 +22,7 @@ pub use held::{HeldKind, held_table};
 pub use layout::{Layout, LayoutRule};
 pub use switched::{
     Backing, Joined, Overlay, PART_LINES, PartLines, anchor_table, flattened, front_table, is_front_of, linear_devices,
-    overlay_ranges, overlay_table, overlays_of,
+    on_setup, overlay_ranges, overlay_tables, overlays_of, passes_all,
 };
 pub use target::{OtherTarget, Target, TargetKind, TargetParseError};
 
@@ -124,7 +124,12 @@ pub fn setup_table(map: &Map, devices: &Devices) -> Result<Vec<Target>, SegmentE
     flat::unsettled_table(map, devices, &[])
 }
 
-/// The same, with the given ranges answering EIO: for extents whose commit is unsettled.
+/// Its lines, made one after another: those of a large map are much memory together. What follows an error means nothing.
+pub fn setup_lines<'a>(map: &'a Map, devices: &'a Devices) -> impl Iterator<Item = Result<Target, SegmentError>> + 'a {
+    flat::lines(map, devices, Vec::new())
+}
+
+/// The flat table with the given ranges answering EIO: for extents whose commit is unsettled.
 ///
 /// # Errors
 /// As [`setup_table`].
@@ -142,7 +147,16 @@ pub fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece>, Segm
 
 /// The same, piece by piece. What follows an error means nothing.
 pub fn pieces<'a>(table: &'a [Target], devices: &'a Devices) -> impl Iterator<Item = Result<Piece, SegmentError>> + 'a {
-    flat::pieces(table, devices)
+    flat::pieces(table, devices, Sectors::ZERO)
+}
+
+/// The same, for a part of a table that begins at `start`.
+pub fn pieces_from<'a>(
+    table: &'a [Target],
+    devices: &'a Devices,
+    start: Sectors,
+) -> impl Iterator<Item = Result<Piece, SegmentError>> + 'a {
+    flat::pieces(table, devices, start)
 }
 
 /// The map that pieces describe. Losses cannot be told from a table; they are empty.

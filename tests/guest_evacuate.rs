@@ -49,7 +49,7 @@ fn evacuate(dm: &Kernel, bad: &[Range]) -> SpliceOutcome {
     let plan = plan_evacuate(&session.metadata, &on_spare(bad), UnreadablePolicy::Hold, |_| true).unwrap();
     let options =
         SpliceOptions { retries: 1, runner: &Unguarded, observer: &Silent, suspects: &[], at_once: MOVES_AT_ONCE };
-    splice(&mut session, &plan, &options).unwrap()
+    splice(&mut session, plan, &options).unwrap()
 }
 
 /// Where on the spare a sector of the setup lives.

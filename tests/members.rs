@@ -87,7 +87,7 @@ impl What {
                     if plan.moves.is_empty() {
                         return Ok(());
                     }
-                    splice(&mut session, &plan.first_part(Sectors(16), 2, Sectors(8)), &options())?;
+                    splice(&mut session, plan.first_part(Sectors(16), 2, Sectors(8)), &options())?;
                 }
             }
             What::Remove => members::remove(&mut machine.session()?, spare(0)).map(|_| ()),
@@ -338,11 +338,11 @@ fn what_a_spare_that_is_given_up_cannot_read_is_held() {
     let mut session = machine.session().unwrap();
     let mut plan = plan_leave(&session.metadata, spare(0), &Destinations::default(), Hold, |_| true).unwrap();
     // By itself such an error is trouble, and moves nothing.
-    assert!(matches!(splice(&mut session, &plan, &options()), Err(EngineError::Transport(_))));
+    assert!(matches!(splice(&mut session, plan.clone(), &options()), Err(EngineError::Transport(_))));
     plan.kind = MoveKind::GiveUp;
     let given_up = dm_remap::engine::give_up::give_up(session.spare(spare(0)).unwrap());
     session.spares[0] = Some(given_up);
-    let outcome = splice(&mut session, &plan, &options()).unwrap();
+    let outcome = splice(&mut session, plan, &options()).unwrap();
     assert_eq!(outcome.lost.iter().map(|l| l.range.len().0).sum::<u64>(), 56);
     members::remove(&mut session, spare(0)).unwrap();
     drop(session);
@@ -368,7 +368,7 @@ fn one_bad_place_of_a_spare_that_is_given_up_takes_nothing_else_along() {
     session.spares[0] = Some(dm_remap::engine::give_up::give_up(session.spare(spare(0)).unwrap()));
     // As often as the program tries it by itself.
     let options = SpliceOptions { retries: 3, ..options() };
-    let outcome = splice(&mut session, &plan, &options).unwrap();
+    let outcome = splice(&mut session, plan, &options).unwrap();
     assert_eq!(outcome.lost.iter().map(|l| l.range).collect::<Vec<_>>(), [range(0, 1)]);
     drop(session);
     assert_eq!(machine.read(0), Err(Errno::EIO));
@@ -392,7 +392,7 @@ fn what_is_moved_away_goes_only_where_it_is_sent_also_if_a_slot_there_is_bad() {
         let plan = plan_leave(&session.metadata, from, &only, Hold, |_| true).unwrap();
         let disk = &machine.spares[to.as_usize()];
         disk.set_bad(range(10_240, 3), Bad::ReadsAndWrites(Errno::EIO));
-        let outcome = splice(&mut session, &plan, &options()).unwrap();
+        let outcome = splice(&mut session, plan, &options()).unwrap();
         assert!(outcome.bad_slots.iter().all(|(index, _)| *index == to) && !outcome.bad_slots.is_empty());
         assert_eq!(session.metadata.map.extent_at(Sectors(8)).unwrap().slot.spare, to);
         members::set_state(&mut session, from, SpareState::Present).unwrap();
@@ -416,7 +416,7 @@ fn nothing_moves_to_a_spare_that_has_just_failed() {
     // Between the plan and the first copy a commit marks the spare, as that which settles held blocks may.
     let dm_remap::plan::Home::Slot(slot) = plan.moves[0].to else { panic!("{plan:?}") };
     members::set_state(&mut session, slot.spare, SpareState::Failed).unwrap();
-    let outcome = splice(&mut session, &plan, &options()).unwrap();
+    let outcome = splice(&mut session, plan, &options()).unwrap();
     let home = session.metadata.map.extent_at(Sectors(8)).unwrap().slot;
     assert_ne!(home.spare, slot.spare);
     assert_eq!(outcome.bad_slots, []);
@@ -616,7 +616,7 @@ fn remap_in_trouble(machine: &Machine, trouble: impl Fn(&Machine)) -> Result<(),
     let already = dm_remap::plan::moves::AlreadyMapped::Refuse;
     let plan = dm_remap::plan::moves::plan_remap(&session.metadata, &wanted, already, Hold, |_| true).unwrap();
     trouble(machine);
-    splice(&mut session, &plan, &options()).map(|outcome| {
+    splice(&mut session, plan, &options()).map(|outcome| {
         assert_eq!(outcome.moved.iter().map(|step| step.range.len().0).sum::<u64>(), 40);
         assert_eq!(outcome.bad_slots, [], "trouble condemns nothing");
     })

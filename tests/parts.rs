@@ -36,7 +36,7 @@ fn by_twos(
     let mut session = machine.session()?;
     let plan = plan(&session.metadata);
     let at_once = NonZeroUsize::new(2).unwrap();
-    splice(&mut session, &plan, &SpliceOptions { at_once, observer, ..options() })
+    splice(&mut session, plan, &SpliceOptions { at_once, observer, ..options() })
 }
 
 fn remap(machine: &Machine, observer: &dyn Observer) -> Result<SpliceOutcome, EngineError> {

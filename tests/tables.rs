@@ -19,7 +19,7 @@ use dm_remap::dm::{DeviceMapper, TableSlot};
 use dm_remap::map::{Fate, Map, SpareIndex};
 use dm_remap::segments::{
     Backing, Devices, HeldKind, Joined, Overlay, PartLines, SegmentError, SpareDevice, Target, TargetKind,
-    anchor_table, flattened, front_table, held_table, linear_devices, map_of, overlay_ranges, overlay_table,
+    anchor_table, flattened, front_table, held_table, linear_devices, map_of, overlay_ranges, overlay_tables,
     overlays_of, read_back, setup_table, unsettled_table,
 };
 use dm_remap::units::{DevNo, Range, Sectors};
@@ -52,13 +52,20 @@ fn devices(spares: u8, block: u64) -> Devices {
 
 const ANCHOR: DevNo = DevNo { major: 253, minor: 41 };
 
+fn ranges_of(flat: &[Target], begins: &[Sectors], lines: PartLines) -> Vec<Range> {
+    let end = flat.last().map_or(Sectors(0), |last| Sectors(last.start.0 + last.len.0));
+    overlay_ranges(flat.iter().cloned().map(Ok), end, begins, lines).unwrap()
+}
+
 /// The private devices for a flat table, with the tables of the overlays: so many lines in each.
 fn backing(flat: &[Target], begins: &[Sectors], lines: PartLines) -> (Backing, Vec<Vec<Target>>) {
-    let ranges = overlay_ranges(flat, begins, lines);
+    let ranges = ranges_of(flat, begins, lines);
     let overlay =
         |(at, range): (usize, &Range)| Overlay { device: DevNo { major: 252, minor: at as u32 }, range: *range };
     let overlays = ranges.iter().enumerate().map(overlay).collect();
-    let tables = ranges.iter().map(|range| overlay_table(flat, *range).unwrap()).collect();
+    let tables = overlay_tables(flat.iter().cloned().map(Ok), ranges.iter().copied());
+    let (again, tables): (Vec<Range>, Vec<Vec<Target>>) = tables.map(Result::unwrap).unzip();
+    assert_eq!(again, ranges);
     (Backing { overlays, anchor: ANCHOR }, tables)
 }
 
@@ -275,7 +282,7 @@ proptest! {
         prop_assert_eq!(&joined(&backing, &tables), &overlay);
         // What is there stays, as long as nothing changes.
         let starts: Vec<Sectors> = backing.overlays.iter().map(|one| one.range.start()).collect();
-        let again: Vec<Range> = overlay_ranges(&overlay, &starts, PartLines { fill: 0, ..lines });
+        let again: Vec<Range> = ranges_of(&overlay, &starts, PartLines { fill: 0, ..lines });
         prop_assert!(lines.most < lines.fill * 2 || again == backing.overlays.iter().map(|o| o.range).collect::<Vec<_>>());
         let anchor = anchor_table(&backing.overlays, &linear_devices(&overlay), &devices, map.main_len(), unit);
         prop_assert_eq!(overlays_of(&anchor), Some(backing.overlays.clone()));

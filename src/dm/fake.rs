@@ -318,7 +318,14 @@ struct FakeMessage<'a> {
 }
 
 impl PreparedMessage for FakeMessage<'_> {
-    fn send(&mut self, on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+    fn room(&self) -> usize {
+        self.reply
+    }
+
+    fn send(&self, buffer: &mut [u8], on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+        if buffer.len() < self.room() {
+            return Err(Errno::EINVAL);
+        }
         let reply = self.dm.message(&self.name, Sectors::ZERO, &self.text);
         let reply = reply.map_err(|e| e.errno().unwrap_or(Errno::EIO))?.unwrap_or_default();
         if reply.len() > self.reply {

@@ -337,8 +337,8 @@ pub(super) struct KernelMessage<'fd> {
     handle: WindowHandle<'fd>,
     /// Sector (0) and text of the message, with the terminating zero: what follows the header.
     payload: Vec<u8>,
-    /// Header, payload, and after the call header and reply.
-    buffer: Vec<u8>,
+    /// Bytes of header and payload, and after the call of header and reply.
+    room: usize,
 }
 
 impl<'fd> KernelMessage<'fd> {
@@ -351,19 +351,25 @@ impl<'fd> KernelMessage<'fd> {
         if text.contains('\0') || u32::try_from(room).is_err() {
             return Err(Errno::EINVAL);
         }
-        Ok(KernelMessage { handle, payload, buffer: vec![0; room] })
+        Ok(KernelMessage { handle, payload, room })
     }
 }
 
 impl PreparedMessage for KernelMessage<'_> {
-    fn send(&mut self, on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
+    fn room(&self) -> usize {
+        self.room
+    }
+
+    fn send(&self, buffer: &mut [u8], on_reply: &mut dyn FnMut(&[u8])) -> Result<(), Errno> {
         let mut request = DmIoctl::new(self.handle.name, 0, 0);
-        request.data_size = u32::try_from(self.buffer.len()).map_err(|_| Errno::E2BIG)?;
-        let body = self.buffer.get_mut(HEADER_LEN..).unwrap_or_default();
+        request.data_size = u32::try_from(self.room).map_err(|_| Errno::E2BIG)?;
+        // The kernel takes as much memory as it is told of: no more than this message needs.
+        let buffer = buffer.get_mut(..self.room).ok_or(Errno::EINVAL)?;
+        let body = buffer.get_mut(HEADER_LEN..).unwrap_or_default();
         body.iter_mut().zip(&self.payload).for_each(|(to, from)| *to = *from);
-        let start = self.buffer.as_mut_ptr().cast::<DmIoctl>();
-        // SAFETY: `new` made the buffer longer than a header; it is exclusively ours, and a DmIoctl is plain bytes.
-        // The kernel reads and writes no more than `data_size` bytes, all of them initialised.
+        let start = buffer.as_mut_ptr().cast::<DmIoctl>();
+        // SAFETY: the buffer has `room` bytes, which `new` made more than a header has; it is exclusively ours, and a
+        // DmIoctl is plain bytes. The kernel reads and writes no more than `data_size` bytes, all of them initialised.
         let answer = unsafe {
             start.write_unaligned(request);
             sys::target_message(self.handle.fd.as_raw_fd(), start)?;
@@ -372,9 +378,9 @@ impl PreparedMessage for KernelMessage<'_> {
         if answer.flags & BUFFER_FULL != 0 {
             return Err(Errno::ENOSPC);
         }
-        let end = usize::try_from(answer.data_size).unwrap_or(0).min(self.buffer.len());
+        let end = usize::try_from(answer.data_size).unwrap_or(0).min(buffer.len());
         let from = usize::try_from(answer.data_start).unwrap_or(end);
-        let reply = self.buffer.get(from..end).unwrap_or_default();
+        let reply = buffer.get(from..end).unwrap_or_default();
         let text = reply.split(|byte| *byte == 0).next().unwrap_or_default();
         on_reply(if answer.flags & DATA_OUT != 0 { text } else { &[] });
         Ok(())

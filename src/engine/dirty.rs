@@ -30,6 +30,8 @@ pub struct DirtyWatch<'a> {
     regions: Vec<Region<'a>>,
     /// Completed writes of each area, over all regions.
     writes: Vec<u64>,
+    /// For the message of one region at a time.
+    buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -54,10 +56,13 @@ impl<'a> DirtyWatch<'a> {
         let share = u64::try_from(processors).unwrap_or(1).max(1);
         let areas = (131_072 / share).clamp(1024, MAX_AREAS);
         let each = (areas / u64::try_from(clusters.len()).unwrap_or(1).max(1)).max(1);
-        let mut watch = DirtyWatch { dm, name: name.into(), regions: Vec::new(), writes: Vec::new() };
+        let mut watch =
+            DirtyWatch { dm, name: name.into(), regions: Vec::new(), writes: Vec::new(), buffer: Vec::new() };
         for range in clusters {
             watch.add(range, unit, each)?;
         }
+        let room = watch.regions.iter().map(|region| region.query.room()).max();
+        watch.buffer = vec![0; room.unwrap_or(0)];
         Ok(watch)
     }
 
@@ -111,10 +116,10 @@ impl<'a> DirtyWatch<'a> {
     /// What the kernel said; `EPROTO` when the replies do not cover every area.
     pub fn refresh(&mut self, changed: &mut [bool]) -> Result<(), Errno> {
         let mut lines = 0usize;
-        for region in &mut self.regions {
+        for region in &self.regions {
             let (start, step, first) = (region.range.start().0, region.step.0, region.first);
             let writes = &mut self.writes;
-            region.query.send(&mut |reply| {
+            region.query.send(&mut self.buffer, &mut |reply| {
                 for line in reply.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
                     let Some((index, count)) = parse_line(line, start, step) else { continue };
                     let index = index.saturating_add(first);

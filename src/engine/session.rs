@@ -18,7 +18,7 @@ use crate::map::{Extent, Map, Slot, SpareIndex};
 use crate::plan::Refusal;
 use crate::pool::{Available, Scores};
 use crate::segments::{
-    Devices, Layout, LayoutRule, PART_LINES, PartLines, Piece, Place, SpareDevice, Target, TargetKind, pieces,
+    Devices, Layout, LayoutRule, PART_LINES, PartLines, Piece, Place, SpareDevice, Target, TargetKind, pieces_from,
 };
 use crate::store::{Commit, CommitReport, CommitTarget, SpareReading, read_copies_by, unused_generation};
 use crate::units::{DevNo, Sectors};
@@ -505,6 +505,10 @@ impl<'a> Session<'a> {
         if state.suspended {
             return Err(Refusal::Suspended(self.name.clone()).into());
         }
+        let missing = |index| Some(index) == spare || self.spare(index).is_none();
+        if tables::is_right(self, &missing)? {
+            return Ok(Layout::Switched);
+        }
         let live = self.tables(TableSlot::Active)?;
         self.compare_with(&live, spare)?;
         Ok(live.layout())
@@ -585,16 +589,31 @@ pub fn compare(
     map: &Map,
     missing: impl Fn(SpareIndex) -> bool,
 ) -> Result<(), String> {
-    let mut end = Sectors::ZERO;
-    for piece in pieces(table, devices) {
-        let piece = piece.map_err(|error| error.to_string())?;
-        end = piece.range.end();
-        compare_piece(piece, map, &missing)?;
-    }
+    let end = compare_from(Sectors::ZERO, table, devices, map, missing)?;
     if end != map.main_len() {
         return Err(format!("it ends at sector {end}, and main at {}", map.main_len()));
     }
     Ok(())
+}
+
+/// The same for a part of a flat table that begins at `start`; where it ends.
+///
+/// # Errors
+/// As [`compare`].
+pub(super) fn compare_from(
+    start: Sectors,
+    part: &[Target],
+    devices: &Devices,
+    map: &Map,
+    missing: impl Fn(SpareIndex) -> bool,
+) -> Result<Sectors, String> {
+    let mut end = start;
+    for piece in pieces_from(part, devices, start) {
+        let piece = piece.map_err(|error| error.to_string())?;
+        end = piece.range.end();
+        compare_piece(piece, map, &missing)?;
+    }
+    Ok(end)
 }
 
 /// The same for one piece. As pieces leave no gap, a map of which every piece is a part has no extent that they miss.

@@ -28,7 +28,7 @@ pub(super) const ATTEMPTS: u32 = 8;
 const WINDOW_CHUNK: usize = 262_144;
 
 /// The most moves in one swap, as a rule: what is kept in memory for each until the swap is made is close to a kilobyte.
-pub const MOVES_AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(16_383);
+pub const MOVES_AT_ONCE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(10_239);
 
 /// How to run a plan.
 #[derive(Debug)]
@@ -75,6 +75,8 @@ pub struct SpliceOutcome {
 impl SpliceOutcome {
     /// Adds what the next part of the same plan did.
     fn add(&mut self, part: SpliceOutcome) {
+        // No room for more than there will be: the plan is in memory beside it.
+        self.moved.reserve_exact(part.moved.len());
         self.moved.extend(part.moved);
         self.lost.extend(part.lost);
         self.dropped.extend(part.dropped);
@@ -93,39 +95,45 @@ impl SpliceOutcome {
     }
 }
 
-/// Runs a plan to its end, in as many swaps as it takes with [`SpliceOptions::at_once`] moves in each.
+/// Runs a plan to its end, in as many swaps as it takes with [`SpliceOptions::at_once`] moves in each. (It takes the plan,
+/// because what is left of a large one and what was made of it are not to be in memory twice.)
 ///
 /// # Errors
 /// [`EngineError`]; the variants say what is in force afterwards. [`EngineError::Partway`] when moves were made before.
 pub fn splice(
     session: &mut Session<'_>,
-    plan: &MovePlan,
+    plan: MovePlan,
     options: &SpliceOptions<'_>,
 ) -> Result<SpliceOutcome, EngineError> {
+    // A part that was swapped in was checked: the next one begins with that.
+    session.check_live()?;
+    session.clear_leftovers()?;
     let mut outcome = SpliceOutcome::default();
-    let mut left = plan.moves.as_slice();
-    let (mut before, total) = (Sectors::ZERO, plan.sectors());
+    let (mut before, total, of) = (Sectors::ZERO, plan.sectors(), plan.moves.len());
+    let mut part = MovePlan { already: Vec::new(), ..plan };
+    // The next ones last.
+    let mut later = std::mem::take(&mut part.moves);
+    later.reverse();
     loop {
-        let (part, later) = left.split_at(left.len().min(options.at_once.get()));
-        let (already, bad_slots, only_to) = (Vec::new(), plan.bad_slots.clone(), plan.only_to.clone());
-        let part = MovePlan { moves: part.to_vec(), bad_slots, already, only_to, ..*plan };
+        part.moves = later.split_off(later.len().saturating_sub(options.at_once.get()));
+        part.moves.reverse();
+        later.shrink_to_fit();
         let observer = PartObserver { whole: options.observer, before, total };
         before = Sectors(before.0.saturating_add(part.sectors().0));
         let mut done = SpliceOutcome::default();
-        let result = splice_part(session, &part, later, &SpliceOptions { observer: &observer, ..*options }, &mut done);
+        let result = splice_part(session, &part, &later, &SpliceOptions { observer: &observer, ..*options }, &mut done);
         match result {
             Ok(()) => outcome.add(done),
             Err(error) => {
                 if matches!(error, EngineError::AfterSwap { .. }) && !later.is_empty() {
                     outcome.add(done);
                 }
-                return Err(outcome.stopped_by(error, plan.moves.len()));
+                return Err(outcome.stopped_by(error, of));
             }
         }
         if later.is_empty() {
             return Ok(outcome);
         }
-        left = later;
     }
 }
 
@@ -137,8 +145,6 @@ fn splice_part(
     options: &SpliceOptions<'_>,
     outcome: &mut SpliceOutcome,
 ) -> Result<(), EngineError> {
-    session.check_live()?;
-    session.clear_leftovers()?;
     held::list_again(session)?;
     outcome.rewritten = settle_held(session, options.observer)?;
     if plan.moves.is_empty() {
@@ -148,7 +154,8 @@ fn splice_part(
     if plan.kind == MoveKind::Restore {
         forget_samples(session, plan)?;
     }
-    let suspects = on_setup(&session.metadata.map, &plan.bad_slots).into_iter().chain(options.suspects.iter().copied());
+    let suspects =
+        on_setup(&session.metadata.map, &plan.bad_slots).into_iter().chain(suspects_in(plan, options.suspects));
     let mut salvager = Salvager::new(options.retries, session.block(), suspects.collect());
     let mut kept: Option<Work<'_>> = None;
     for _ in 0..ATTEMPTS {
@@ -192,6 +199,14 @@ fn splice_part(
         outcome.rewritten.extend(rewritten);
     }
     Err(EngineError::Unsteady(session.name.clone()))
+}
+
+/// Those of the suspects that lie between the first of the moves and the last.
+fn suspects_in<'s>(plan: &MovePlan, suspects: &'s [Range]) -> impl Iterator<Item = Range> + 's {
+    let start = plan.moves.iter().map(|step| step.range.start()).min();
+    let end = plan.moves.iter().map(|step| step.range.end()).max();
+    let span = start.zip(end).and_then(|(start, end)| Range::between(start, end));
+    suspects.iter().copied().filter(move |range| span.is_some_and(|span| span.overlaps(*range)))
 }
 
 /// Forgets samples of main in the places that are about to be written there: else an interrupted restore would look like

@@ -7,14 +7,15 @@
 //! - a private device is removed only while nothing leads to it.
 
 use super::EngineError;
-use super::session::{Session, UUID_PREFIX, leads_to, spare_device_name, spare_device_uuid};
+use super::session::{Session, UUID_PREFIX, compare_from, leads_to, spare_device_name, spare_device_uuid};
 use crate::dm::{DeviceMapper, DeviceState, TableSlot};
 use crate::format::MAX_SPARES;
 use crate::map::{Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{
     Backing, Devices, Joined, Layout, LayoutRule, Overlay, SegmentError, Target, TargetKind, anchor_table, flattened,
-    front_table, is_front_of, linear_devices, overlay_ranges, overlay_table, overlays_of, setup_table, unsettled_table,
+    front_table, is_front_of, linear_devices, on_setup, overlay_ranges, overlay_tables, overlays_of, passes_all,
+    setup_lines, setup_table, unsettled_table,
 };
 use crate::units::{DevNo, Range, Sectors};
 use nix::errno::Errno;
@@ -123,6 +124,13 @@ struct Arrangement {
     spread: Vec<Target>,
 }
 
+impl Arrangement {
+    /// Whether a flush reaches all devices that the overlays write to.
+    fn passes_flushes(&self, written: &BTreeSet<DevNo>, devices: &Devices, map: &Map) -> bool {
+        self.spread == anchor_table(&self.devices.overlays, written, devices, map.main_len(), map.unit())
+    }
+}
+
 impl Shape {
     fn layout(&self) -> Layout {
         if self.arrangement.is_some() { Layout::Switched } else { Layout::Flat }
@@ -162,6 +170,44 @@ pub(super) fn shape(session: &Session<'_>) -> Result<Shape, EngineError> {
     let own = session.dm.table(&session.name, TableSlot::Active)?;
     let mut found = arrangements(session.dm, &session.name, session.setup(), &own)?;
     Ok(Shape { arrangement: (!found.is_empty()).then(|| found.swap_remove(0)) })
+}
+
+/// Whether the table in force is one of the switched layout that does all that the metadata say, and passes flushes to all
+/// devices; no more than a part of it is in memory at once. What it is else, and how it differs, is for [`read`].
+///
+/// # Errors
+/// What device-mapper says.
+pub(super) fn is_right(session: &Session<'_>, missing: &impl Fn(SpareIndex) -> bool) -> Result<bool, EngineError> {
+    let own = session.dm.table(&session.name, TableSlot::Active)?;
+    let devices = session.devices()?;
+    for arrangement in arrangements(session.dm, &session.name, session.setup(), &own)? {
+        let passes = passes_all(&own, &arrangement.devices, session.metadata.map.main_len());
+        if passes && does_as_mapped(session, &arrangement, &devices, missing)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the private devices do all that the metadata say.
+fn does_as_mapped(
+    session: &Session<'_>,
+    arrangement: &Arrangement,
+    devices: &Devices,
+    missing: &impl Fn(SpareIndex) -> bool,
+) -> Result<bool, EngineError> {
+    let map = &session.metadata.map;
+    let (mut written, mut end) = (BTreeSet::new(), Sectors::ZERO);
+    for (overlay, name) in arrangement.devices.overlays.iter().zip(&arrangement.names) {
+        let table = session.dm.table(name, TableSlot::Active)?;
+        written.extend(linear_devices(&table));
+        let lines = on_setup(overlay.range, table).ok().filter(|_| overlay.range.start() == end);
+        let Some(after) = lines.and_then(|lines| compare_from(end, &lines, devices, map, missing).ok()) else {
+            return Ok(false);
+        };
+        end = after;
+    }
+    Ok(end == map.main_len() && arrangement.passes_flushes(&written, devices, map))
 }
 
 /// The private devices that `front` may lead to: those that have the anchor and all overlays of it.
@@ -233,12 +279,10 @@ impl Tables {
     /// The difference, in words.
     pub(super) fn check_flushes(&self, session: &Session<'_>, devices: &Devices) -> Result<(), String> {
         let Some(backing) = &self.backing else { return Ok(()) };
-        let (map, arrangement) = (&session.metadata.map, &backing.arrangement);
-        let overlays = &arrangement.devices.overlays;
-        if arrangement.spread == anchor_table(overlays, &backing.written, devices, map.main_len(), map.unit()) {
+        if backing.arrangement.passes_flushes(&backing.written, devices, &session.metadata.map) {
             return Ok(());
         }
-        Err(format!("'{}' does not pass flushes to all devices", arrangement.anchor))
+        Err(format!("'{}' does not pass flushes to all devices", backing.arrangement.anchor))
     }
 }
 
@@ -254,18 +298,17 @@ pub(super) fn build(
     map: &Map,
     devices: &Devices,
 ) -> Result<Vec<Target>, EngineError> {
-    let flat = setup_table(map, devices)?;
     if session.layout.choose(live.layout(), map.len()) == Layout::Flat || map.main_len() <= map.unit() {
-        return Ok(flat);
+        return Ok(setup_table(map, devices)?);
     }
     session.dm.clear(&session.name)?;
     drop_unused(session);
-    match make_backing(session, live, &flat, map, devices) {
+    match make_backing(session, live, map, devices) {
         Ok(Some(front)) => Ok(front),
         Ok(None) => {
             // Nobody's sectors stay on a bad disk because a kernel lacks a target that only makes things faster.
             drop_unused(session);
-            Ok(flat)
+            Ok(setup_table(map, devices)?)
         }
         Err(error) => {
             drop_unused(session);
@@ -274,12 +317,11 @@ pub(super) fn build(
     }
 }
 
-/// Makes the private devices for a flat table, or takes those of the `live` table that have the right lines, and gives the
-/// front over them; `None` when the kernel has no `switch`.
+/// Makes the private devices for the flat table of a map, or takes those of the `live` table that have the right lines, and
+/// gives the front over them; `None` when the kernel has no `switch`. The flat table is never in memory as a whole.
 fn make_backing(
     session: &Session<'_>,
     live: &Shape,
-    flat: &[Target],
     map: &Map,
     devices: &Devices,
 ) -> Result<Option<Vec<Target>>, EngineError> {
@@ -287,9 +329,11 @@ fn make_backing(
     let there: Vec<(&Overlay, &String)> =
         live.arrangement.iter().flat_map(|live| live.devices.overlays.iter().zip(&live.names)).collect();
     let begins: Vec<Sectors> = there.iter().map(|(overlay, _)| overlay.range.start()).collect();
-    let mut overlays = Vec::new();
-    for range in overlay_ranges(flat, &begins, session.part_lines) {
-        let table = overlay_table(flat, range)?;
+    let ranges = overlay_ranges(setup_lines(map, devices), len, &begins, session.part_lines)?;
+    let (mut overlays, mut written) = (Vec::new(), BTreeSet::new());
+    for part in overlay_tables(setup_lines(map, devices), ranges.into_iter()) {
+        let (range, table) = part?;
+        written.extend(linear_devices(&table));
         let device = match there.iter().find(|(overlay, _)| overlay.range == range) {
             Some((overlay, name)) if session.dm.has_table(name, TableSlot::Active, &table)? => overlay.device,
             _ => make_part(session, Part::Overlay, &table)?
@@ -297,7 +341,7 @@ fn make_backing(
         };
         overlays.push(Overlay { device, range });
     }
-    let table = anchor_table(&overlays, &linear_devices(flat), devices, len, unit);
+    let table = anchor_table(&overlays, &written, devices, len, unit);
     let Some(anchor) = make_part(session, Part::Anchor, &table)? else { return Ok(None) };
     Ok(front_table(&Backing { overlays, anchor }, len, unit, &[]))
 }

@@ -317,5 +317,8 @@ pub fn apply(map: &Map, moves: &[Move], losses: &[(Range, Fate)]) -> Result<Map,
     for (range, fate) in losses {
         next.record_loss(*range, *fate)?;
     }
+    if moves.len() > next.len() / 16 {
+        next.shrink();
+    }
     Ok(next)
 }

@@ -105,7 +105,7 @@ pub fn move_found(
         // What is known to be bad is not read once more in a large request: each such read can cost seconds.
         Some(plan) => {
             let suspects: Vec<Range> = found.bad.iter().collect();
-            splice(session, &plan, &SpliceOptions { suspects: &suspects, ..*options })?
+            splice(session, plan, &SpliceOptions { suspects: &suspects, ..*options })?
         }
         None => SpliceOutcome::default(),
     };
@@ -141,7 +141,7 @@ pub fn leave_slots(
     };
     let (plan, rest) = plan_what_fits(&runs, plan)?;
     let outcome = match plan {
-        Some(plan) => splice(session, &plan, options)?,
+        Some(plan) => splice(session, plan, options)?,
         None => SpliceOutcome::default(),
     };
     let not_moved = rest.into_iter().map(|(range, why)| (range, format!("on spare {spare}: {why}"))).collect();

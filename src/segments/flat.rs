@@ -1,36 +1,26 @@
 //! The flat layout: one table of linear pieces.
 
 use super::{Devices, Piece, Place, SegmentError, Target, TargetKind, serving_device};
-use crate::map::{Map, SpareIndex};
+use crate::map::{Extent, Map, SpareIndex};
 use crate::units::{DevNo, Range, Sectors};
 
 /// Builds a table piece by piece, merging pieces that continue each other.
 #[derive(Default)]
 pub(super) struct TableBuilder {
     targets: Vec<Target>,
-    end: Sectors,
 }
 
 impl TableBuilder {
     pub(super) fn push(&mut self, range: Range, kind: TargetKind) {
-        self.end = range.end();
-        if let Some(last) = self.targets.last_mut()
-            && continues(last, &kind)
-        {
-            last.len = Sectors(last.len.0.saturating_add(range.len().0));
-            return;
+        let next = Target { start: range.start(), len: range.len(), kind };
+        match self.targets.last_mut() {
+            Some(last) if continues(last, &next.kind) => grow(last, &next),
+            _ => self.targets.push(next),
         }
-        self.targets.push(Target { start: range.start(), len: range.len(), kind });
     }
 
     pub(super) fn into_targets(self) -> Vec<Target> {
         self.targets
-    }
-
-    fn push_main(&mut self, until: Sectors, main: DevNo) {
-        if let Some(range) = Range::between(self.end, until) {
-            self.push(range, TargetKind::Linear { device: main, offset: range.start() });
-        }
     }
 }
 
@@ -44,8 +34,15 @@ fn continues(last: &Target, next: &TargetKind) -> bool {
     }
 }
 
+fn grow(last: &mut Target, next: &Target) {
+    last.len = Sectors(last.len.0.saturating_add(next.len.0));
+}
+
+/// What stands at a range of a table, or why none can be made.
+type Placed = Result<(Range, TargetKind), SegmentError>;
+
+/// The table that answers EIO for the `unsettled` ranges.
 pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range]) -> Result<Vec<Target>, SegmentError> {
-    let mut pieces: Vec<(Range, TargetKind)> = Vec::with_capacity(map.len() + unsettled.len());
     let whole = Range::new(Sectors::ZERO, map.main_len());
     let inside = |range: &Range| range.intersect(whole?);
     let unsettled = crate::units::coalesce(unsettled.iter().filter_map(inside).collect());
@@ -54,38 +51,102 @@ pub(super) fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range])
     if let Some(odd) = unsettled.iter().find(|range| !aligned(range)) {
         return Err(SegmentError::Unaligned(*odd));
     }
-    for extent in map.extents() {
-        let through_held = map.has_held(extent.range);
-        let device = serving_device(extent, through_held, devices)?;
-        let kind = match device {
-            Some(device) => TargetKind::Linear { device, offset: extent.slot.start },
-            None => TargetKind::Error,
+    // Each extent has a line, and what lies before it.
+    let most = map.len().saturating_add(unsettled.len()).saturating_mul(2).saturating_add(1);
+    let mut table = Vec::with_capacity(most);
+    for line in lines(map, devices, unsettled) {
+        table.push(line?);
+    }
+    Ok(table)
+}
+
+/// The lines of the table, made one after another. The `unsettled` ranges are sorted, disjoint and inside main.
+pub(super) fn lines<'a>(
+    map: &'a Map,
+    devices: &'a Devices,
+    unsettled: Vec<Range>,
+) -> impl Iterator<Item = Result<Target, SegmentError>> + 'a {
+    let errors: Vec<Placed> = unsettled.iter().map(|range| Ok((*range, TargetKind::Error))).collect();
+    let extents = map.extents().flat_map(move |extent| parts_of(extent, map, devices, &unsettled));
+    joined(with_main(merged(extents, errors), devices.main, map.main_len()))
+}
+
+/// What an extent leaves in the table beside the unsettled ranges.
+fn parts_of(extent: Extent, map: &Map, devices: &Devices, unsettled: &[Range]) -> Vec<Placed> {
+    let device = match serving_device(extent, map.has_held(extent.range), devices) {
+        Ok(device) => device,
+        Err(error) => return vec![Err(error)],
+    };
+    let placed = |part: Range| {
+        let kind = match (device, extent.clip(part)) {
+            (Some(device), Some(part)) => TargetKind::Linear { device, offset: part.slot.start },
+            _ => TargetKind::Error,
         };
-        for part in extent.range.without(&unsettled) {
-            let clipped = extent.clip(part).map(|e| e.slot.start);
-            let kind = match (&kind, clipped) {
-                (TargetKind::Linear { device, .. }, Some(offset)) => TargetKind::Linear { device: *device, offset },
-                _ => kind.clone(),
-            };
-            pieces.push((part, kind));
+        Ok((part, kind))
+    };
+    extent.range.without(unsettled).into_iter().map(placed).collect()
+}
+
+/// Two sequences in the order of their ranges, as one. Errors come first.
+fn merged(first: impl Iterator<Item = Placed>, second: Vec<Placed>) -> impl Iterator<Item = Placed> {
+    let (mut first, mut second) = (first.peekable(), second.into_iter().peekable());
+    std::iter::from_fn(move || {
+        let start =
+            |next: Option<&Placed>| next.map(|next| next.as_ref().map_or(Sectors::ZERO, |(range, _)| range.start()));
+        match (start(first.peek()), start(second.peek())) {
+            (Some(one), Some(other)) if other < one => second.next(),
+            (None, _) => second.next(),
+            _ => first.next(),
         }
-    }
-    pieces.extend(unsettled.iter().map(|range| (*range, TargetKind::Error)));
-    pieces.sort_by_key(|(range, _)| range.start());
-    let mut table = TableBuilder::default();
-    for (range, kind) in pieces {
-        table.push_main(range.start(), devices.main);
-        table.push(range, kind);
-    }
-    table.push_main(map.main_len(), devices.main);
-    Ok(table.into_targets())
+    })
+}
+
+/// The same, and main in all gaps up to its end.
+fn with_main(pieces: impl Iterator<Item = Placed>, main: DevNo, main_len: Sectors) -> impl Iterator<Item = Placed> {
+    let mut end = Sectors::ZERO;
+    // After the last one is a gap, perhaps, before nothing.
+    let pieces = pieces.map(Some).chain(std::iter::once(None));
+    let with_gap = pieces.flat_map(move |next| {
+        let (until, after) = match &next {
+            Some(Ok((range, _))) => (range.start(), range.end()),
+            Some(Err(_)) => (end, end),
+            None => (main_len, main_len),
+        };
+        let gap = Range::between(std::mem::replace(&mut end, after), until);
+        [gap.map(|range| Ok((range, TargetKind::Linear { device: main, offset: range.start() }))), next]
+    });
+    with_gap.flatten()
+}
+
+/// The lines of these pieces: those that continue each other are one.
+fn joined(mut pieces: impl Iterator<Item = Placed>) -> impl Iterator<Item = Result<Target, SegmentError>> {
+    let mut last: Option<Target> = None;
+    std::iter::from_fn(move || {
+        for next in pieces.by_ref() {
+            let (range, kind) = match next {
+                Ok(piece) => piece,
+                Err(error) => return Some(Err(error)),
+            };
+            let next = Target { start: range.start(), len: range.len(), kind };
+            match &mut last {
+                Some(last) if continues(last, &next.kind) => grow(last, &next),
+                _ => {
+                    if let Some(done) = last.replace(next) {
+                        return Some(Ok(done));
+                    }
+                }
+            }
+        }
+        last.take().map(Ok)
+    })
 }
 
 pub(super) fn pieces<'a>(
     table: &'a [Target],
     devices: &'a Devices,
+    start: Sectors,
 ) -> impl Iterator<Item = Result<Piece, SegmentError>> + 'a {
-    let mut end = Sectors::ZERO;
+    let mut end = start;
     table.iter().map(move |target| {
         let range = Range::new(target.start, target.len)
             .filter(|range| range.start() == end)

@@ -50,64 +50,113 @@ pub struct PartLines {
 /// The sizes that we use: a table of 4,096 lines is loaded or read in 10 to 20 ms in user-mode Linux.
 pub const PART_LINES: PartLines = PartLines { fill: 2048, most: 4096 };
 
-/// The ranges of overlays for a flat table, given where those that there are begin: these stay as long as they are
-/// neither too large nor, together with the one before, small.
-pub fn overlay_ranges(flat: &[Target], begins: &[Sectors], lines: PartLines) -> Vec<Range> {
-    let end = flat.last().map_or(Sectors::ZERO, |last| Sectors(last.start.0.saturating_add(last.len.0)));
-    let inside = begins.iter().copied().filter(|start| Sectors::ZERO < *start && *start < end);
+/// The ranges of overlays for the lines of a flat table that ends at `main_len`, given where those that there are begin:
+/// these stay as long as they are neither too large nor, together with the one before, small.
+///
+/// # Errors
+/// The first error among the lines.
+pub fn overlay_ranges(
+    flat: impl Iterator<Item = Result<Target, SegmentError>>,
+    main_len: Sectors,
+    begins: &[Sectors],
+    lines: PartLines,
+) -> Result<Vec<Range>, SegmentError> {
+    let inside = begins.iter().copied().filter(|start| Sectors::ZERO < *start && *start < main_len);
     let mut starts: Vec<Sectors> = std::iter::once(Sectors::ZERO).chain(inside).collect();
     starts.sort();
     starts.dedup();
-    let ends = starts.iter().copied().skip(1).chain([end]);
+    let ends = starts.iter().copied().skip(1).chain([main_len]);
+    let ranges = starts.iter().zip(ends).filter_map(|(start, end)| Range::between(*start, end));
     let mut parts: Vec<(Range, usize)> = Vec::new();
-    for range in starts.iter().zip(ends).filter_map(|(start, end)| Range::between(*start, end)) {
-        let inside = lines_of(flat, range);
+    for part in by_range(flat.map(|line| Ok((whole(&line?)?, ()))), ranges) {
+        let (range, inside) = part?;
         match parts.last_mut() {
             Some((last, count)) if count.saturating_add(inside.len()) <= lines.fill / 2 => {
                 *count = count.saturating_add(inside.len());
                 *last = Range::between(last.start(), range.end()).unwrap_or(*last);
             }
-            _ if inside.len() > lines.most => parts.extend(split(inside, range, lines.fill)),
+            _ if inside.len() > lines.most => parts.extend(split(&inside, range, lines.fill)),
             _ => parts.push((range, inside.len())),
         }
     }
-    parts.into_iter().map(|(range, _)| range).collect()
+    Ok(parts.into_iter().map(|(range, _)| range).collect())
 }
 
-/// The lines that touch a range.
-fn lines_of(flat: &[Target], range: Range) -> &[Target] {
-    let from = flat.partition_point(|line| line.start.0.saturating_add(line.len.0) <= range.start().0);
-    let until = flat.partition_point(|line| line.start < range.end());
-    flat.get(from..until).unwrap_or_default()
+/// The sectors of a line.
+fn whole(line: &Target) -> Result<Range, SegmentError> {
+    Range::new(line.start, line.len).ok_or(SegmentError::NotContiguous(line.start))
+}
+
+/// The lines that touch a range, with more or less of what they say.
+type Touching<T> = (Range, Vec<(Range, T)>);
+
+/// The lines that touch each of the ranges, which follow each other: one that touches two of them is there twice.
+fn by_range<T: Clone>(
+    lines: impl Iterator<Item = Result<(Range, T), SegmentError>>,
+    ranges: impl Iterator<Item = Range>,
+) -> impl Iterator<Item = Result<Touching<T>, SegmentError>> {
+    let mut lines = lines.peekable();
+    ranges.map(move |range| {
+        let mut inside = Vec::new();
+        while let Some(Ok((line, what))) = lines.peek().filter(|next| begins_before(next, range.end())) {
+            inside.push((*line, what.clone()));
+            if line.end() > range.end() {
+                break;
+            }
+            lines.next();
+        }
+        match lines.next_if(Result::is_err) {
+            Some(Err(error)) => Err(error),
+            _ => Ok((range, inside)),
+        }
+    })
+}
+
+fn begins_before<T>(next: &Result<(Range, T), SegmentError>, end: Sectors) -> bool {
+    next.as_ref().is_ok_and(|(line, _)| line.start() < end)
 }
 
 /// Parts of a range with about as many lines each, not more than `fill`.
-fn split(lines: &[Target], range: Range, fill: usize) -> impl Iterator<Item = (Range, usize)> {
+fn split(lines: &[(Range, ())], range: Range, fill: usize) -> impl Iterator<Item = (Range, usize)> {
     let fill = fill.max(1);
     let each = lines.len().div_ceil(lines.len().div_ceil(fill).max(1)).max(1);
     let mut start = range.start();
     lines.chunks(each).filter_map(move |chunk| {
-        let last = chunk.last()?;
-        let end = Sectors(last.start.0.saturating_add(last.len.0)).min(range.end());
+        let (last, ()) = chunk.last()?;
+        let end = last.end().min(range.end());
         let part = Range::between(start, end)?;
         start = end;
         Some((part, chunk.len()))
     })
 }
 
-/// The table of the overlay for a range: the flat table's lines there, counted from its start.
+/// The tables of the overlays for these ranges, which follow each other: each has the flat table's lines there, counted
+/// from the range's start.
 ///
-/// # Errors
-/// [`SegmentError::NotContiguous`] when a piece's place on its device is beyond all numbers.
-pub fn overlay_table(flat: &[Target], range: Range) -> Result<Vec<Target>, SegmentError> {
-    let line = |piece: &Target| {
-        let hole = || SegmentError::NotContiguous(piece.start);
-        let whole = Range::new(piece.start, piece.len).ok_or_else(hole)?;
-        let part = whole.intersect(range).ok_or_else(hole)?;
-        let start = part.start().checked_sub(range.start()).ok_or_else(hole)?;
-        Ok(Target { start, len: part.len(), kind: clipped(piece, part).ok_or_else(hole)? })
-    };
-    lines_of(flat, range).iter().map(line).collect()
+/// What follows an error means nothing: the first error among the lines, or [`SegmentError::NotContiguous`] when a piece's
+/// place on its device is beyond all numbers.
+pub fn overlay_tables(
+    flat: impl Iterator<Item = Result<Target, SegmentError>>,
+    ranges: impl Iterator<Item = Range>,
+) -> impl Iterator<Item = Result<(Range, Vec<Target>), SegmentError>> {
+    let lines = flat.map(|line| {
+        let line = line?;
+        Ok((whole(&line)?, line.kind))
+    });
+    by_range(lines, ranges).map(|part| {
+        let (range, inside) = part?;
+        let table: Result<Vec<Target>, SegmentError> =
+            inside.iter().map(|(line, kind)| overlay_line(*line, kind, range)).collect();
+        Ok((range, table?))
+    })
+}
+
+/// A line of the flat table in the overlay for `range`.
+fn overlay_line(line: Range, kind: &TargetKind, range: Range) -> Result<Target, SegmentError> {
+    let hole = || SegmentError::NotContiguous(line.start());
+    let part = line.intersect(range).ok_or_else(hole)?;
+    let start = part.start().checked_sub(range.start()).ok_or_else(hole)?;
+    Ok(Target { start, len: part.len(), kind: clipped(line.start(), kind, part).ok_or_else(hole)? })
 }
 
 /// Puts the parts of a flat table together again, in their order.
@@ -124,23 +173,32 @@ impl Joined {
     /// Adds the table of the overlay for a range.
     ///
     /// # Errors
-    /// [`SegmentError::NotContiguous`] when it is not as long as that range.
+    /// As [`on_setup`].
     pub fn push(&mut self, range: Range, table: Vec<Target>) -> Result<(), SegmentError> {
-        let mut end = range.start();
-        for line in table {
-            let hole = || SegmentError::NotContiguous(end);
-            let start = line.start.checked_add(range.start()).filter(|start| *start == end).ok_or_else(hole)?;
-            let whole = Range::new(start, line.len).ok_or_else(hole)?;
-            end = whole.end();
-            self.0.push(whole, line.kind);
+        for line in on_setup(range, table)? {
+            self.0.push(whole(&line)?, line.kind);
         }
-        if end == range.end() { Ok(()) } else { Err(SegmentError::NotContiguous(end)) }
+        Ok(())
     }
 
     /// The flat table.
     pub fn into_table(self) -> Vec<Target> {
         self.0.into_targets()
     }
+}
+
+/// The table of the overlay for a range, in sectors of the setup.
+///
+/// # Errors
+/// [`SegmentError::NotContiguous`] when it is not as long as that range, or has a hole.
+pub fn on_setup(range: Range, mut table: Vec<Target>) -> Result<Vec<Target>, SegmentError> {
+    let mut end = range.start();
+    for line in &mut table {
+        let hole = || SegmentError::NotContiguous(end);
+        line.start = line.start.checked_add(range.start()).filter(|start| *start == end).ok_or_else(hole)?;
+        end = whole(line)?.end();
+    }
+    if end == range.end() { Ok(table) } else { Err(SegmentError::NotContiguous(end)) }
 }
 
 /// The devices that the lines of a flat table lead to.
@@ -228,10 +286,11 @@ fn passed(overlay: &Overlay, range: Range) -> Option<(Range, TargetKind)> {
 /// # Errors
 /// [`SegmentError::NotOurs`] when the front is none of ours, [`SegmentError::NotContiguous`] when a table has a hole.
 pub fn flattened(front: &[Target], backing: &Backing, overlaid: Vec<Target>) -> Result<Vec<Target>, SegmentError> {
-    let passing: Vec<(Range, bool)> = front.iter().map(|target| passes(target, backing)).collect::<Result<_, _>>()?;
-    if passing.iter().all(|(_, passes)| *passes) && same_end(&passing, &overlaid) {
+    let end = overlaid.last().and_then(|last| last.start.checked_add(last.len));
+    if end.is_some_and(|end| passes_all(front, backing, end)) {
         return Ok(overlaid);
     }
+    let passing: Vec<(Range, bool)> = front.iter().map(|target| passes(target, backing)).collect::<Result<_, _>>()?;
     let mut table = TableBuilder::default();
     let mut rest = overlaid.iter().peekable();
     for (range, passes) in passing {
@@ -248,7 +307,7 @@ pub fn flattened(front: &[Target], backing: &Backing, overlaid: Vec<Target>) -> 
             }
             at = part.end();
             if passes {
-                table.push(part, clipped(piece, part).ok_or_else(hole)?);
+                table.push(part, clipped(piece.start, &piece.kind, part).ok_or_else(hole)?);
             }
             if whole.end() > range.end() {
                 break;
@@ -283,18 +342,21 @@ fn passes(target: &Target, backing: &Backing) -> Result<(Range, bool), SegmentEr
     }
 }
 
-/// Whether pieces of a front without a hole end where the overlay's table does. (Whether that has one is seen by who
-/// reads its pieces.)
-fn same_end(front: &[(Range, bool)], overlay: &[Target]) -> bool {
-    let mut end = Sectors::ZERO;
-    let contiguous = front.iter().all(|(range, _)| range.start() == std::mem::replace(&mut end, range.end()));
-    contiguous && overlay.last().and_then(|last| last.start.checked_add(last.len)) == Some(end)
+/// Whether a front passes all sectors up to `end`, and no more, to the private devices: then it does what they do.
+pub fn passes_all(front: &[Target], backing: &Backing, end: Sectors) -> bool {
+    let mut at = Sectors::ZERO;
+    let passed = front.iter().all(|target| {
+        let follows =
+            |(range, passes): (Range, bool)| passes && range.start() == std::mem::replace(&mut at, range.end());
+        passes(target, backing).is_ok_and(follows)
+    });
+    passed && at == end
 }
 
-/// What a piece does in a part of it; `None` when its place on the device is beyond all numbers.
-fn clipped(piece: &Target, part: Range) -> Option<TargetKind> {
-    let skipped = part.start().checked_sub(piece.start)?;
-    Some(match piece.kind {
+/// What a piece that begins at `start` does in a part of it; `None` when its place on the device is beyond all numbers.
+fn clipped(start: Sectors, kind: &TargetKind, part: Range) -> Option<TargetKind> {
+    let skipped = part.start().checked_sub(start)?;
+    Some(match *kind {
         TargetKind::Linear { device, offset } => TargetKind::Linear { device, offset: offset.checked_add(skipped)? },
         ref other => other.clone(),
     })

@@ -246,7 +246,7 @@ impl Machine {
     ) -> Result<SpliceOutcome, EngineError> {
         let mut session = self.session()?;
         let plan = plan_remap(&session.metadata, ranges, AlreadyMapped::Refuse, policy, |_| true)?;
-        splice(&mut session, &plan, &SpliceOptions { runner, ..options() })
+        splice(&mut session, plan, &SpliceOptions { runner, ..options() })
     }
 
     pub fn restore(&self, ranges: Option<&[Range]>, policy: UnreadablePolicy) -> Result<SpliceOutcome, EngineError> {
@@ -261,7 +261,7 @@ impl Machine {
     ) -> Result<SpliceOutcome, EngineError> {
         let mut session = self.session()?;
         let plan = plan_restore(&session.metadata, ranges, policy)?;
-        splice(&mut session, &plan, &SpliceOptions { runner, ..options() })
+        splice(&mut session, plan, &SpliceOptions { runner, ..options() })
     }
 
     /// Moves away what lives in these sectors of a spare.
@@ -277,7 +277,7 @@ impl Machine {
     ) -> Result<SpliceOutcome, EngineError> {
         let mut session = self.session()?;
         let plan = plan_evacuate(&session.metadata, bad, policy, |_| true)?;
-        splice(&mut session, &plan, &SpliceOptions { runner, ..options() })
+        splice(&mut session, plan, &SpliceOptions { runner, ..options() })
     }
 
     /// The first sectors of the slots that serve these ranges.

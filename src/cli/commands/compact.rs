@@ -144,7 +144,7 @@ fn run_batch(context: &Context, session: &mut Session<'_>, signals: &mut Signals
     }
     context.progress.step(&format!("batch {}", run.work.batches.saturating_add(1)));
     let generation = session.metadata.generation;
-    let ran = moves::run(context, session, &plan, 1, &[]);
+    let ran = moves::run(context, session, plan, 1, &[]);
     run.work.committed |= session.metadata.generation != generation;
     run.work.spare_failed |= !session.failed.is_empty();
     let moves::Ran { outcome, stopped, .. } = ran?;

@@ -211,7 +211,7 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
     if extents > 0 && args.merge_back {
         let plan = plan_restore(&session.metadata, None, UnreadablePolicy::Hold)?;
         // The moves are no result of their own, unless they fail.
-        let ran = moves::run(context, &mut session, &plan, 3, &[])?;
+        let ran = moves::run(context, &mut session, plan, 3, &[])?;
         if !session.metadata.map.is_empty() {
             moves::report(context, &args.name, &ran, Duration::ZERO, out);
             if let Some(error) = ran.stopped {

@@ -80,7 +80,7 @@ fn locked_run(
     let (_lock, mut session) = context.locked_session(name)?;
     session.check_live()?;
     let plan = plan(&session)?;
-    run(context, &mut session, &plan, retries, suspects)
+    run(context, &mut session, plan, retries, suspects)
 }
 
 /// Runs a plan with a guardian; what was done, also when only a part of it could be. `suspects` are sectors that are known
@@ -88,13 +88,14 @@ fn locked_run(
 pub(super) fn run(
     context: &Context,
     session: &mut Session<'_>,
-    plan: &MovePlan,
+    mut plan: MovePlan,
     retries: u32,
     suspects: &[Range],
 ) -> Result<Ran> {
     let options =
         SpliceOptions { retries, runner: &Guarded, observer: &context.progress, suspects, at_once: MOVES_AT_ONCE };
     let generation = session.metadata.generation;
+    let already = std::mem::take(&mut plan.already);
     let result = splice(session, plan, &options);
     if session.metadata.generation != generation {
         context.keep_backup(&session.metadata);
@@ -108,7 +109,7 @@ pub(super) fn run(
         }
         Err(error) => return Err(error.into()),
     };
-    Ok(Ran { outcome, already: plan.already.clone(), spare_failed: !session.failed.is_empty(), stopped })
+    Ok(Ran { outcome, already, spare_failed: !session.failed.is_empty(), stopped })
 }
 
 /// Says which spares did not take a commit.

@@ -194,7 +194,7 @@ fn empty_in_parts(
         }
         let part = whole.first_part(PART, PART_MOVES, session.metadata.map.unit());
         let generation = session.metadata.generation;
-        let result = move_part(context, job, &mut session, &part, emptied);
+        let result = move_part(context, job, &mut session, part, emptied);
         *begun |= session.metadata.generation != generation;
         result?;
         drop(session);
@@ -210,7 +210,7 @@ fn move_part(
     context: &Context,
     job: &Job<'_>,
     session: &mut Session<'_>,
-    part: &MovePlan,
+    part: MovePlan,
     emptied: &mut Emptied,
 ) -> Result<()> {
     if part.kind == MoveKind::GiveUp
