@@ -14,7 +14,7 @@ use dm_remap::engine::tables::change_layout;
 use dm_remap::engine::{EngineError, Silent};
 use dm_remap::format::metadata::UnreadablePolicy;
 use dm_remap::plan::Refusal;
-use dm_remap::segments::{Layout, LayoutRule, PartLines};
+use dm_remap::segments::{Layout, LayoutRule, PartLines, Target, TargetKind};
 use dm_remap::units::Sectors;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
@@ -186,6 +186,62 @@ fn an_anchor_that_does_not_flush_every_spare_is_not_taken_for_ours() {
     assert!(matches!(differs, Err(EngineError::Refused(Refusal::TableDiffers { .. }))), "{differs:?}");
     let mut session = machine.session().unwrap();
     assert!(recover(&mut session, &Silent).is_err());
+}
+
+/// Each line of a table in turn with other sectors behind it, with EIO, and exchanged with the next one; and the table
+/// without its last line.
+fn changed(table: &[Target]) -> Vec<Vec<Target>> {
+    let mut all = vec![table[..table.len() - 1].to_vec()];
+    for at in 0..table.len() {
+        let mut elsewhere = table.to_vec();
+        match &mut elsewhere[at].kind {
+            TargetKind::Linear { offset, .. } | TargetKind::Switch { offset, .. } => {
+                offset.0 = if offset.0 < 8 { offset.0 + 8 } else { offset.0 - 8 };
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut error = table.to_vec();
+        error[at].kind = TargetKind::Error;
+        all.extend([elsewhere, error]);
+        if at + 1 < table.len() {
+            let mut exchanged = table.to_vec();
+            let kind = exchanged[at].kind.clone();
+            exchanged[at].kind = std::mem::replace(&mut exchanged[at + 1].kind, kind);
+            all.push(exchanged);
+        }
+    }
+    all
+}
+
+#[test]
+fn any_line_that_is_not_as_it_was_made_is_seen() {
+    let mut machine = Machine::new(Power::new(), 400, &[10_240 + 8, 10_240 + 128]);
+    machine.layout = SWITCHED;
+    machine.part_lines = PartLines { fill: 2, most: 3 };
+    machine.fill_main();
+    machine.create().unwrap();
+    machine.remap(&[range(40, 8), range(200, 8)], HOLD).unwrap();
+    let parts = devices(&machine).into_iter().filter(|name| name.contains("-anchor") || name.contains("-overlay"));
+    let (session, mut seen, mut kinds) = (machine.session().unwrap(), 0, BTreeMap::new());
+    for name in parts.chain([NAME.to_string()]) {
+        let right = machine.dm.table(&name, TableSlot::Active).unwrap();
+        for wrong in changed(&right).into_iter().filter(|wrong| !wrong.is_empty()) {
+            machine.dm.load(&name, &wrong, false).unwrap();
+            if machine.dm.resume(&name).is_err() {
+                // The kernel does not take it; it goes on with what it had.
+                machine.dm.resume(&name).unwrap();
+                continue;
+            }
+            let live = session.check_live();
+            assert!(live.is_err(), "{name}: {wrong:?} was taken for {right:?}");
+            seen += 1;
+        }
+        machine.dm.load(&name, &right, false).unwrap();
+        machine.dm.resume(&name).unwrap();
+        *kinds.entry(name.split('-').nth(1).map_or(0, str::len)).or_insert(0) += right.len();
+        assert_eq!(layout(&machine), Layout::Switched);
+    }
+    assert!(seen > 30 && kinds.len() == 3, "{seen} {kinds:?}");
 }
 
 #[test]
