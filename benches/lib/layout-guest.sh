@@ -2,6 +2,8 @@
 #   io EXTENTS LAYOUT WORKLOAD OPERATIONS_PER_SECOND THOSE_OF_PLAIN
 #   stall EXTENTS LAYOUT splices|idle LONGEST_MICROSECONDS SPLICE_MILLISECONDS
 #   batch EXTENTS dm-remap|plain SECONDS
+#   single EXTENTS dm-remap|reload SPLICES_PER_SECOND
+#   commit EXTENTS COMMITS PREPARING_MS WRITING_MS FIO_MS
 #   command EXTENTS NAME SECONDS PEAK_KIB
 # shellcheck shell=bash
 set -euo pipefail
@@ -139,6 +141,66 @@ all_batches() {
     dd if=/dev/zero of="$spare" bs=1M count=8 oflag=direct status=none
 }
 
+# per_second LINE... -- COMMAND...: runs it with the next unit again and again; adds the line with how often it did in a second
+per_second() {
+    local line=() begin done=0 took=0
+    while [[ $1 != -- ]]; do
+        line+=("$1")
+        shift
+    done
+    shift
+    begin=$(date +%s%3N)
+    while ((took < SECONDS_EACH * 1000)); do
+        "$@" "$((next * 8))" >/dev/null
+        next=$((next + 3))
+        done=$((done + 1))
+        took=$(($(date +%s%3N) - begin))
+    done
+    raw "${line[*]} $(awk -v done="$done" -v took="$took" 'BEGIN { printf "%.2f", done * 1000 / took }')"
+    echo "${line[*]}: $done in $took ms" >&2
+}
+
+remap_one() { dm-remap remap bench "$1+8"; }
+
+# What plain tools do for the same: copy one unit, load the table, which is on disk already, and resume.
+reload_one() {
+    plain_copy "$main" "$spare" <<<"$1 $((20480 + $1 % 8192)) 8"
+    dmsetup reload peer /tmp/table
+    dmsetup resume peer
+}
+
+all_singles() {
+    local round
+    for ((round = 0; round < ROUNDS; round++)); do
+        per_second single "$EXTENTS" dm-remap -- remap_one
+        flat_table
+        # The peer writes where slots may be: what it overwrites is not read before all is made anew.
+        dm-remap deactivate bench >/dev/null
+        dd if="$spare" of=/tmp/spare bs=1M count=16 status=none
+        dmsetup create peer /tmp/table
+        per_second single "$EXTENTS" reload -- reload_one
+        dmsetup remove peer
+        dd if=/tmp/spare of="$spare" bs=1M oflag=direct status=none
+        dm-remap activate bench --main "$main" >/dev/null
+    done
+}
+
+all_commits() {
+    local round count preparing writing fio
+    dm-remap deactivate bench >/dev/null
+    for ((round = 0; round < ROUNDS; round++)); do
+        read -r count preparing writing < <(commit_speed "$spare" "$SECONDS_EACH" /tmp/iolog)
+        # fio writes over the metadata.
+        dd if="$spare" of=/tmp/spare bs=1M count=8 status=none
+        # Field 50 of terse version 3: milliseconds that the writes ran.
+        fio=$(fio --name=one --read_iolog=/tmp/iolog --direct=1 --ioengine=psync --minimal | awk -F';' '{ print $50 }')
+        dd if=/tmp/spare of="$spare" bs=1M oflag=direct status=none
+        raw "commit $EXTENTS $count $preparing $writing $fio"
+        echo "$EXTENTS extents: $count commits, $writing ms (and $preparing ms to prepare them), fio $fio ms" >&2
+    done
+    dm-remap activate bench --main "$main" >/dev/null
+}
+
 all_commands() {
     local round at
     for ((round = 0; round < ROUNDS; round++)); do
@@ -164,7 +226,7 @@ all_commands() {
 }
 
 mkdir /tmp/bin
-cp "$SHARE/dm-remap" "$SHARE/plain_copy" /tmp/bin/
+cp "$SHARE/dm-remap" "$SHARE/plain_copy" "$SHARE/commit_speed" /tmp/bin/
 PATH=/tmp/bin:$PATH
 # shellcheck disable=SC2153 # set by scripts/guest
 main=$GUEST_DISK0 spare=$GUEST_DISK1
@@ -185,6 +247,8 @@ fi
 # The first unit behind all that is remapped.
 next=$((EXTENTS * SPACING + 4))
 [[ " $* " != *' commands '* ]] || all_commands
+[[ " $* " != *' single '* ]] || all_singles
+[[ " $* " != *' commit '* ]] || all_commits
 [[ " $* " == *' io '* || " $* " == *' stall '* ]] || exit 0
 # dm-remap takes no disk that others use, so this comes after it.
 dmsetup create plain --table "0 $(blockdev --getsz "$main") linear $main 0"

@@ -39,6 +39,16 @@ $1 == "batch" {
     batches[$2, $3] = batches[$2, $3] " " $4
     if (!batch_seen[$2]++) batch_counts[++b] = $2
 }
+$1 == "single" {
+    singles[$2, $3] = singles[$2, $3] " " $4
+    if (!single_seen[$2]++) single_counts[++s] = $2
+}
+$1 == "commit" {
+    each[$2] = each[$2] " " $5 / $3
+    prepared[$2] = prepared[$2] " " $4 / $3
+    if ($6) of_fio[$2] = of_fio[$2] " " $5 / $6
+    if (!commit_seen[$2]++) commit_counts[++k] = $2
+}
 $1 == "command" {
     seconds[$2, $3] = seconds[$2, $3] " " $4
     if ($5 > peaks[$2, $3]) peaks[$2, $3] = $5
@@ -85,6 +95,16 @@ END {
         plain = median(batches[batch_counts[i], "plain"])
         printf "| %s | %.2f | %.2f | %.2f |\n", batch_counts[i], ours, plain, plain ? ours / plain : 0
     }
+    if (s) print "\n| extents | remaps a second, a command for each | plain copy, reload and resume | ratio |\n|--:|--:|--:|--:|"
+    for (i = 1; i <= s; i++) {
+        ours = median(singles[single_counts[i], "dm-remap"])
+        plain = median(singles[single_counts[i], "reload"])
+        printf "| %s | %.1f | %.1f | %.2f |\n", single_counts[i], ours, plain, plain ? ours / plain : 0
+    }
+    if (k) print "\n| extents | writing a commit, ms | of fio | preparing it, ms |\n|--:|--:|--:|--:|"
+    for (i = 1; i <= k; i++)
+        printf "| %s | %.2f | %s | %.2f |\n", commit_counts[i], median(each[commit_counts[i]]), \
+            share(of_fio[commit_counts[i]]), median(prepared[commit_counts[i]])
     if (c) print "\n| extents | command | s | of its peer | peak MiB |\n|--:|---|--:|--:|--:|"
     for (i = 1; i <= c; i++)
         for (j = 1; j <= names_of; j++)
