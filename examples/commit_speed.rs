@@ -11,8 +11,9 @@ use dm_remap::block::{Disk, DiskError};
 use dm_remap::format::choose::Expected;
 use dm_remap::format::copy::encode;
 use dm_remap::format::metadata::Metadata;
-use dm_remap::store::{Commit, CommitTarget, read_copies};
+use dm_remap::store::{Commit, CommitTarget, read_copies, unused_generation};
 use dm_remap::units::Sectors;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,7 +70,8 @@ impl Chain {
     /// Commits the next generation to `disk`; how long it took to prepare and to write.
     fn commit(&mut self, disk: &Arc<dyn Disk>) -> Result<(Duration, Duration)> {
         let begin = Instant::now();
-        let next = self.metadata.next(1_800_000_000, self.digest);
+        let mut next = self.metadata.next(self.metadata.committed.saturating_add(1), self.digest);
+        next.generation = unused_generation(&**disk, next.setup, next.generation);
         let encoded = encode(&next)?;
         let digest = encoded.digest();
         let record = next.spares.first().context("a setup without spares")?;
@@ -90,6 +92,9 @@ fn main() -> Result<()> {
         anyhow::bail!("usage: commit_speed SPARE SECONDS LOG");
     };
     let limit = Duration::from_secs(seconds.parse().context("SECONDS is no number")?);
+    // For ourselves: not the spare of a setup that is up.
+    let claim = std::fs::File::options().read(true).custom_flags(nix::libc::O_EXCL).open(path);
+    let _claim = claim.with_context(|| format!("{path} is in use"))?;
     let disk: Arc<dyn Disk> = Arc::new(DirectDisk::open(&Host::real(), Path::new(path), Mode::ReadWrite)?);
     let found = read_copies(&*disk, Expected { setup: None, spare: None }).choose()?.copy;
     ensure!(found.metadata.members().count() == 1, "the setup has more than one spare");

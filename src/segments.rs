@@ -21,8 +21,8 @@ mod target;
 pub use held::{HeldKind, held_table};
 pub use layout::{Layout, LayoutRule};
 pub use switched::{
-    Backing, Joined, Overlay, PART_LINES, PartLines, anchor_table, flattened, front_table, is_front_of, linear_devices,
-    on_setup, overlay_ranges, overlay_tables, overlays_of, passes_all,
+    Backing, Joined, Overlay, PART_LINES, PartLines, anchor_table, flattened, front_table, in_setup_sectors,
+    is_anchored, is_front_of, linear_devices, overlay_ranges, overlay_tables, overlays_of,
 };
 pub use target::{OtherTarget, Target, TargetKind, TargetParseError};
 

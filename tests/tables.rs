@@ -481,3 +481,25 @@ fn a_hundred_thousand_extents_become_a_table_and_a_map_again() {
     let (len, unit) = (metadata.map.main_len(), metadata.map.unit());
     assert_eq!(map_of(&pieces, len, unit).unwrap(), metadata.map);
 }
+
+#[test]
+fn an_error_among_the_lines_comes_out_of_the_overlays() {
+    let line = |start, len| {
+        let kind = TargetKind::Linear { device: MAIN, offset: Sectors(start) };
+        Ok(Target { start: Sectors(start), len: Sectors(len), kind })
+    };
+    let bad = || Err(SegmentError::NotContiguous(Sectors(7)));
+    let sizes = PartLines { fill: 2, most: 4 };
+    for at in 0..4 {
+        let lines = || (0..4).map(move |n| if n == at { bad() } else { line(n * 8, 8) });
+        for begins in [&[][..], &[Sectors(12)], &[Sectors(8), Sectors(16)]] {
+            assert_eq!(
+                overlay_ranges(lines(), Sectors(32), begins, sizes),
+                Err(SegmentError::NotContiguous(Sectors(7)))
+            );
+        }
+        let ranges = [(0, 12), (12, 20)].map(|(start, len)| Range::new(Sectors(start), Sectors(len)).unwrap());
+        let tables: Result<Vec<_>, _> = overlay_tables(lines(), ranges.into_iter()).collect();
+        assert_eq!(tables, Err(SegmentError::NotContiguous(Sectors(7))), "{at}");
+    }
+}

@@ -141,7 +141,7 @@ all_batches() {
     dd if=/dev/zero of="$spare" bs=1M count=8 oflag=direct status=none
 }
 
-# per_second LINE... -- COMMAND...: runs it with the next unit again and again; adds the line with how often it did in a second
+# per_second LINE... -- COMMAND...: runs it again and again; adds the line with how often it did in a second
 per_second() {
     local line=() begin done=0 took=0
     while [[ $1 != -- ]]; do
@@ -151,8 +151,7 @@ per_second() {
     shift
     begin=$(date +%s%3N)
     while ((took < SECONDS_EACH * 1000)); do
-        "$@" "$((next * 8))" >/dev/null
-        next=$((next + 3))
+        "$@" >/dev/null
         done=$((done + 1))
         took=$(($(date +%s%3N) - begin))
     done
@@ -160,17 +159,21 @@ per_second() {
     echo "${line[*]}: $done in $took ms" >&2
 }
 
-remap_one() { dm-remap remap bench "$1+8"; }
+remap_one() {
+    dm-remap remap bench "$((next * 8))+8"
+    next=$((next + 3))
+}
 
 # What plain tools do for the same: copy one unit, load the table, which is on disk already, and resume.
 reload_one() {
-    plain_copy "$main" "$spare" <<<"$1 $((20480 + $1 % 8192)) 8"
+    plain_copy "$main" "$spare" <<<"$((copied * 8)) $((20480 + copied * 8)) 8"
+    copied=$(((copied + 3) % 1024))
     dmsetup reload peer /tmp/table
     dmsetup resume peer
 }
 
 all_singles() {
-    local round
+    local round copied=0
     for ((round = 0; round < ROUNDS; round++)); do
         per_second single "$EXTENTS" dm-remap -- remap_one
         flat_table

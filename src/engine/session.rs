@@ -505,11 +505,11 @@ impl<'a> Session<'a> {
         if state.suspended {
             return Err(Refusal::Suspended(self.name.clone()).into());
         }
-        let missing = |index| Some(index) == spare || self.spare(index).is_none();
-        if tables::is_right(self, &missing)? {
+        let own = self.dm.table(&self.name, TableSlot::Active)?;
+        if tables::is_right(self, &own, &self.missing_or(spare))? {
             return Ok(Layout::Switched);
         }
-        let live = self.tables(TableSlot::Active)?;
+        let live = tables::behind(self.dm, &self.name, self.setup(), own)?;
         self.compare_with(&live, spare)?;
         Ok(live.layout())
     }
@@ -528,9 +528,13 @@ impl<'a> Session<'a> {
         let devices = self.devices()?;
         let differs = |detail| Refusal::TableDiffers { name: self.name.clone(), detail };
         live.check_flushes(self, &devices).map_err(differs)?;
-        let missing = |index| Some(index) == spare || self.spare(index).is_none();
-        compare(&live.flat, &devices, &self.metadata.map, missing).map_err(differs)?;
+        compare(&live.flat, &devices, &self.metadata.map, self.missing_or(spare)).map_err(differs)?;
         Ok(())
+    }
+
+    /// Whether a spare is missing, or this one.
+    fn missing_or(&self, spare: Option<SpareIndex>) -> impl Fn(SpareIndex) -> bool + '_ {
+        move |index| Some(index) == spare || self.spare(index).is_none()
     }
 
     /// Writes the generation that is in force to a spare that missed it, before there is a newer one: a crash in that

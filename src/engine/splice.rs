@@ -105,7 +105,6 @@ pub fn splice(
     plan: MovePlan,
     options: &SpliceOptions<'_>,
 ) -> Result<SpliceOutcome, EngineError> {
-    // A part that was swapped in was checked: the next one begins with that.
     session.check_live()?;
     session.clear_leftovers()?;
     let mut outcome = SpliceOutcome::default();
@@ -122,6 +121,7 @@ pub fn splice(
         before = Sectors(before.0.saturating_add(part.sectors().0));
         let mut done = SpliceOutcome::default();
         let result = splice_part(session, &part, &later, &SpliceOptions { observer: &observer, ..*options }, &mut done);
+        let swapped = !done.moved.is_empty();
         match result {
             Ok(()) => outcome.add(done),
             Err(error) => {
@@ -133,6 +133,10 @@ pub fn splice(
         }
         if later.is_empty() {
             return Ok(outcome);
+        }
+        // What was swapped in was checked already.
+        if !swapped && let Err(error) = session.check_live() {
+            return Err(outcome.stopped_by(error, of));
         }
     }
 }

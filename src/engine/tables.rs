@@ -14,8 +14,8 @@ use crate::map::{Map, SpareIndex};
 use crate::plan::Refusal;
 use crate::segments::{
     Backing, Devices, Joined, Layout, LayoutRule, Overlay, SegmentError, Target, TargetKind, anchor_table, flattened,
-    front_table, is_front_of, linear_devices, on_setup, overlay_ranges, overlay_tables, overlays_of, passes_all,
-    setup_lines, setup_table, unsettled_table,
+    front_table, in_setup_sectors, is_anchored, is_front_of, linear_devices, overlay_ranges, overlay_tables,
+    overlays_of, setup_lines, setup_table, unsettled_table,
 };
 use crate::units::{DevNo, Range, Sectors};
 use nix::errno::Errno;
@@ -143,6 +143,8 @@ struct LiveBacking {
     arrangement: Arrangement,
     /// The devices that the overlays lead to: by what they do for all sectors, also where the front answers EIO.
     written: BTreeSet<DevNo>,
+    /// Whether a flush of the setup reaches the anchor.
+    anchored: bool,
 }
 
 /// Reads one of the tables of the setup `name`. One that is nobody's that we know comes as it is, as if it were flat.
@@ -150,12 +152,20 @@ struct LiveBacking {
 /// # Errors
 /// What device-mapper says.
 pub fn read(dm: &dyn DeviceMapper, name: &str, setup: Uuid, slot: TableSlot) -> Result<Tables, EngineError> {
-    let own = dm.table(name, slot)?;
+    behind(dm, name, setup, dm.table(name, slot)?)
+}
+
+/// The same for a table of the setup that was read already.
+///
+/// # Errors
+/// What device-mapper says.
+pub(super) fn behind(dm: &dyn DeviceMapper, name: &str, setup: Uuid, own: Vec<Target>) -> Result<Tables, EngineError> {
     for arrangement in arrangements(dm, name, setup, &own)? {
         if let Some(Overlaid { flat, written }) = overlaid(dm, &arrangement)?
             && let Ok(flat) = flattened(&own, &arrangement.devices, flat)
         {
-            return Ok(Tables { flat, backing: Some(LiveBacking { arrangement, written }) });
+            let anchored = is_anchored(&own, &arrangement.devices);
+            return Ok(Tables { flat, backing: Some(LiveBacking { arrangement, written, anchored }) });
         }
     }
     Ok(Tables { flat: own, ..Tables::default() })
@@ -172,17 +182,21 @@ pub(super) fn shape(session: &Session<'_>) -> Result<Shape, EngineError> {
     Ok(Shape { arrangement: (!found.is_empty()).then(|| found.swap_remove(0)) })
 }
 
-/// Whether the table in force is one of the switched layout that does all that the metadata say, and passes flushes to all
-/// devices; no more than a part of it is in memory at once. What it is else, and how it differs, is for [`read`].
+/// Whether the setup's own table, which is in force, is one of the switched layout that does all that the metadata say, and
+/// passes flushes to all devices; no more than a part of it is in memory at once. What it is else, and how it differs, is for
+/// [`behind`].
 ///
 /// # Errors
 /// What device-mapper says.
-pub(super) fn is_right(session: &Session<'_>, missing: &impl Fn(SpareIndex) -> bool) -> Result<bool, EngineError> {
-    let own = session.dm.table(&session.name, TableSlot::Active)?;
-    let devices = session.devices()?;
-    for arrangement in arrangements(session.dm, &session.name, session.setup(), &own)? {
-        let passes = passes_all(&own, &arrangement.devices, session.metadata.map.main_len());
-        if passes && does_as_mapped(session, &arrangement, &devices, missing)? {
+pub(super) fn is_right(
+    session: &Session<'_>,
+    own: &[Target],
+    missing: &impl Fn(SpareIndex) -> bool,
+) -> Result<bool, EngineError> {
+    let (devices, map) = (session.devices()?, &session.metadata.map);
+    for arrangement in arrangements(session.dm, &session.name, session.setup(), own)? {
+        let front = front_table(&arrangement.devices, map.main_len(), map.unit(), &[]);
+        if front.is_some_and(|front| front == own) && does_as_mapped(session, &arrangement, &devices, missing)? {
             return Ok(true);
         }
     }
@@ -201,7 +215,7 @@ fn does_as_mapped(
     for (overlay, name) in arrangement.devices.overlays.iter().zip(&arrangement.names) {
         let table = session.dm.table(name, TableSlot::Active)?;
         written.extend(linear_devices(&table));
-        let lines = on_setup(overlay.range, table).ok().filter(|_| overlay.range.start() == end);
+        let lines = in_setup_sectors(overlay.range, table).ok().filter(|_| overlay.range.start() == end);
         let Some(after) = lines.and_then(|lines| compare_from(end, &lines, devices, map, missing).ok()) else {
             return Ok(false);
         };
@@ -279,10 +293,10 @@ impl Tables {
     /// The difference, in words.
     pub(super) fn check_flushes(&self, session: &Session<'_>, devices: &Devices) -> Result<(), String> {
         let Some(backing) = &self.backing else { return Ok(()) };
-        if backing.arrangement.passes_flushes(&backing.written, devices, &session.metadata.map) {
+        if backing.anchored && backing.arrangement.passes_flushes(&backing.written, devices, &session.metadata.map) {
             return Ok(());
         }
-        Err(format!("'{}' does not pass flushes to all devices", backing.arrangement.anchor))
+        Err(format!("flushes do not reach all devices through '{}'", backing.arrangement.anchor))
     }
 }
 

@@ -173,9 +173,9 @@ impl Joined {
     /// Adds the table of the overlay for a range.
     ///
     /// # Errors
-    /// As [`on_setup`].
+    /// As [`in_setup_sectors`].
     pub fn push(&mut self, range: Range, table: Vec<Target>) -> Result<(), SegmentError> {
-        for line in on_setup(range, table)? {
+        for line in in_setup_sectors(range, table)? {
             self.0.push(whole(&line)?, line.kind);
         }
         Ok(())
@@ -191,7 +191,7 @@ impl Joined {
 ///
 /// # Errors
 /// [`SegmentError::NotContiguous`] when it is not as long as that range, or has a hole.
-pub fn on_setup(range: Range, mut table: Vec<Target>) -> Result<Vec<Target>, SegmentError> {
+pub fn in_setup_sectors(range: Range, mut table: Vec<Target>) -> Result<Vec<Target>, SegmentError> {
     let mut end = range.start();
     for line in &mut table {
         let hole = || SegmentError::NotContiguous(end);
@@ -342,8 +342,14 @@ fn passes(target: &Target, backing: &Backing) -> Result<(Range, bool), SegmentEr
     }
 }
 
+/// Whether a front has the one piece that a flush reaches the anchor through.
+pub fn is_anchored(front: &[Target], backing: &Backing) -> bool {
+    let anchored = |line: &&Target| matches!(line.kind, TargetKind::Linear { device, .. } if device == backing.anchor);
+    front.iter().filter(anchored).count() == 1
+}
+
 /// Whether a front passes all sectors up to `end`, and no more, to the private devices: then it does what they do.
-pub fn passes_all(front: &[Target], backing: &Backing, end: Sectors) -> bool {
+fn passes_all(front: &[Target], backing: &Backing, end: Sectors) -> bool {
     let mut at = Sectors::ZERO;
     let passed = front.iter().all(|target| {
         let follows =
