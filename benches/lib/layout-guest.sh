@@ -3,7 +3,7 @@
 #   stall EXTENTS LAYOUT splices|idle LONGEST_MICROSECONDS SPLICE_MILLISECONDS
 #   batch EXTENTS dm-remap|plain SECONDS
 #   single EXTENTS dm-remap|reload SPLICES_PER_SECOND
-#   commit EXTENTS COMMITS PREPARING_MS WRITING_MS FIO_MS
+#   commit EXTENTS COMMITS PREPARING_MS WRITING_MS WRITING_IN_A_ROW_MS FIO_MS
 #   command EXTENTS NAME SECONDS PEAK_KIB
 # shellcheck shell=bash
 set -euo pipefail
@@ -189,17 +189,17 @@ all_singles() {
 }
 
 all_commits() {
-    local round count preparing writing fio
+    local round count preparing writing in_a_row fio
     dm-remap deactivate bench >/dev/null
     for ((round = 0; round < ROUNDS; round++)); do
-        read -r count preparing writing < <(commit_speed "$spare" "$SECONDS_EACH" /tmp/iolog)
+        read -r count preparing writing in_a_row < <(commit_speed "$spare" "$SECONDS_EACH" /tmp/iolog)
         # fio writes over the metadata.
         dd if="$spare" of=/tmp/spare bs=1M count=8 status=none
         # Field 50 of terse version 3: milliseconds that the writes ran.
         fio=$(fio --name=one --read_iolog=/tmp/iolog --direct=1 --ioengine=psync --minimal | awk -F';' '{ print $50 }')
         dd if=/tmp/spare of="$spare" bs=1M oflag=direct status=none
-        raw "commit $EXTENTS $count $preparing $writing $fio"
-        echo "$EXTENTS extents: $count commits, $writing ms (and $preparing ms to prepare them), fio $fio ms" >&2
+        raw "commit $EXTENTS $count $preparing $writing $in_a_row $fio"
+        echo "$EXTENTS extents: $count commits, $writing ms ($in_a_row ms one right after the other, $preparing ms to prepare them), fio $fio ms" >&2
     done
     dm-remap activate bench --main "$main" >/dev/null
 }

@@ -46,7 +46,8 @@ $1 == "single" {
 $1 == "commit" {
     each[$2] = each[$2] " " $5 / $3
     prepared[$2] = prepared[$2] " " $4 / $3
-    if ($6) of_fio[$2] = of_fio[$2] " " $5 / $6
+    if ($7) of_fio[$2] = of_fio[$2] " " $5 / $7
+    if ($7) in_a_row[$2] = in_a_row[$2] " " $6 / $7
     if (!commit_seen[$2]++) commit_counts[++k] = $2
 }
 $1 == "command" {
@@ -101,10 +102,10 @@ END {
         plain = median(singles[single_counts[i], "reload"])
         printf "| %s | %.1f | %.1f | %.2f |\n", single_counts[i], ours, plain, plain ? ours / plain : 0
     }
-    if (k) print "\n| extents | writing a commit, ms | of fio | preparing it, ms |\n|--:|--:|--:|--:|"
+    if (k) print "\n| extents | writing a commit, ms | of fio | written in a row, of fio | preparing it, ms |\n|--:|--:|--:|--:|--:|"
     for (i = 1; i <= k; i++)
-        printf "| %s | %.2f | %s | %.2f |\n", commit_counts[i], median(each[commit_counts[i]]), \
-            share(of_fio[commit_counts[i]]), median(prepared[commit_counts[i]])
+        printf "| %s | %.2f | %s | %s | %.2f |\n", commit_counts[i], median(each[commit_counts[i]]), \
+            share(of_fio[commit_counts[i]]), share(in_a_row[commit_counts[i]]), median(prepared[commit_counts[i]])
     if (c) print "\n| extents | command | s | of its peer | peak MiB |\n|--:|---|--:|--:|--:|"
     for (i = 1; i <= c; i++)
         for (j = 1; j <= names_of; j++)
