@@ -142,15 +142,10 @@ pub fn unsettled_table(map: &Map, devices: &Devices, unsettled: &[Range]) -> Res
 /// # Errors
 /// [`SegmentError`] when it is not one that this module makes.
 pub fn read_back(table: &[Target], devices: &Devices) -> Result<Vec<Piece>, SegmentError> {
-    pieces(table, devices).collect()
+    pieces_from(table, devices, Sectors::ZERO).collect()
 }
 
-/// The same, piece by piece. What follows an error means nothing.
-pub fn pieces<'a>(table: &'a [Target], devices: &'a Devices) -> impl Iterator<Item = Result<Piece, SegmentError>> + 'a {
-    flat::pieces(table, devices, Sectors::ZERO)
-}
-
-/// The same, for a part of a table that begins at `start`.
+/// The same, piece by piece, of a table or of the part of one that begins at `start`. What follows an error means nothing.
 pub fn pieces_from<'a>(
     table: &'a [Target],
     devices: &'a Devices,

@@ -141,22 +141,17 @@ all_batches() {
     dd if=/dev/zero of="$spare" bs=1M count=8 oflag=direct status=none
 }
 
-# per_second LINE... -- COMMAND...: runs it again and again; adds the line with how often it did in a second
+# per_second NAME COMMAND: runs it again and again; adds how often it did in a second
 per_second() {
-    local line=() begin done=0 took=0
-    while [[ $1 != -- ]]; do
-        line+=("$1")
-        shift
-    done
-    shift
+    local begin done=0 took=0
     begin=$(date +%s%3N)
     while ((took < SECONDS_EACH * 1000)); do
-        "$@" >/dev/null
+        "$2" >/dev/null
         done=$((done + 1))
         took=$(($(date +%s%3N) - begin))
     done
-    raw "${line[*]} $(awk -v done="$done" -v took="$took" 'BEGIN { printf "%.2f", done * 1000 / took }')"
-    echo "${line[*]}: $done in $took ms" >&2
+    raw "single $EXTENTS $1 $(awk -v done="$done" -v took="$took" 'BEGIN { printf "%.2f", done * 1000 / took }')"
+    echo "$EXTENTS extents, $1: $done in $took ms" >&2
 }
 
 remap_one() {
@@ -175,13 +170,13 @@ reload_one() {
 all_singles() {
     local round copied=0
     for ((round = 0; round < ROUNDS; round++)); do
-        per_second single "$EXTENTS" dm-remap -- remap_one
+        per_second dm-remap remap_one
         flat_table
         # The peer writes where slots may be: what it overwrites is not read before all is made anew.
         dm-remap deactivate bench >/dev/null
         dd if="$spare" of=/tmp/spare bs=1M count=16 status=none
         dmsetup create peer /tmp/table
-        per_second single "$EXTENTS" reload -- reload_one
+        per_second reload reload_one
         dmsetup remove peer
         dd if=/tmp/spare of="$spare" bs=1M oflag=direct status=none
         dm-remap activate bench --main "$main" >/dev/null

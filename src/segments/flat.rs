@@ -13,10 +13,8 @@ pub(super) struct TableBuilder {
 impl TableBuilder {
     pub(super) fn push(&mut self, range: Range, kind: TargetKind) {
         let next = Target { start: range.start(), len: range.len(), kind };
-        match self.targets.last_mut() {
-            Some(last) if continues(last, &next.kind) => grow(last, &next),
-            _ => self.targets.push(next),
-        }
+        let next = unless_continued(self.targets.last_mut(), next);
+        self.targets.extend(next);
     }
 
     pub(super) fn into_targets(self) -> Vec<Target> {
@@ -24,18 +22,21 @@ impl TableBuilder {
     }
 }
 
-fn continues(last: &Target, next: &TargetKind) -> bool {
-    match (&last.kind, next) {
+/// Makes `next` a part of the line before it if it continues that one; else it comes back.
+fn unless_continued(last: Option<&mut Target>, next: Target) -> Option<Target> {
+    let Some(last) = last else { return Some(next) };
+    let continues = match (&last.kind, &next.kind) {
         (TargetKind::Error, TargetKind::Error) => true,
         (TargetKind::Linear { device, offset }, TargetKind::Linear { device: next_device, offset: next_offset }) => {
             device == next_device && offset.checked_add(last.len) == Some(*next_offset)
         }
         _ => false,
+    };
+    if !continues {
+        return Some(next);
     }
-}
-
-fn grow(last: &mut Target, next: &Target) {
     last.len = Sectors(last.len.0.saturating_add(next.len.0));
+    None
 }
 
 /// What stands at a range of a table, or why none can be made.
@@ -68,7 +69,7 @@ pub(super) fn lines<'a>(
 ) -> impl Iterator<Item = Result<Target, SegmentError>> + 'a {
     let errors: Vec<Placed> = unsettled.iter().map(|range| Ok((*range, TargetKind::Error))).collect();
     let extents = map.extents().flat_map(move |extent| parts_of(extent, map, devices, &unsettled));
-    joined(with_main(merged(extents, errors), devices.main, map.main_len()))
+    coalesced(with_main(merged(extents, errors), devices.main, map.main_len()))
 }
 
 /// What an extent leaves in the table beside the unsettled ranges.
@@ -119,7 +120,7 @@ fn with_main(pieces: impl Iterator<Item = Placed>, main: DevNo, main_len: Sector
 }
 
 /// The lines of these pieces: those that continue each other are one.
-fn joined(mut pieces: impl Iterator<Item = Placed>) -> impl Iterator<Item = Result<Target, SegmentError>> {
+fn coalesced(mut pieces: impl Iterator<Item = Placed>) -> impl Iterator<Item = Result<Target, SegmentError>> {
     let mut last: Option<Target> = None;
     std::iter::from_fn(move || {
         for next in pieces.by_ref() {
@@ -128,13 +129,10 @@ fn joined(mut pieces: impl Iterator<Item = Placed>) -> impl Iterator<Item = Resu
                 Err(error) => return Some(Err(error)),
             };
             let next = Target { start: range.start(), len: range.len(), kind };
-            match &mut last {
-                Some(last) if continues(last, &next.kind) => grow(last, &next),
-                _ => {
-                    if let Some(done) = last.replace(next) {
-                        return Some(Ok(done));
-                    }
-                }
+            if let Some(next) = unless_continued(last.as_mut(), next)
+                && let Some(done) = last.replace(next)
+            {
+                return Some(Ok(done));
             }
         }
         last.take().map(Ok)
