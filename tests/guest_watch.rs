@@ -297,8 +297,12 @@ fn an_error_on_a_spare_is_told_with_what_it_means() {
     assert!(read(802).is_ok() && read(803) == Err(Errno::EIO) && read(804).is_ok());
     disk.bad(1030, 1);
     assert!(Direct::open(&disk.device).read(1030, 1).is_err());
-    let event = watch.wait("spare", Duration::from_secs(10));
-    assert_eq!(ranges(&event["sectors"]), [(1030, 1)], "{event}");
+    // Who reads the whole copy of the metadata meanwhile has an error at its beginning, told as well.
+    let mut event = watch.wait("spare", Duration::from_secs(10));
+    while !ranges(&event["sectors"]).contains(&(1030, 1)) {
+        event = watch.wait("spare", Duration::from_secs(10));
+    }
+    assert!(ranges(&event["sectors"]).iter().all(|&(start, count)| start >= 1024 && start + count <= 1032), "{event}");
     assert!(event["text"].as_str().unwrap().contains("metadata"), "{event}");
     watch.ends();
 }
