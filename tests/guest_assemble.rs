@@ -605,6 +605,14 @@ fn marks_and_names(world: &mut World, times: &Times) {
     tool("dm-remap-reassemble --setup data --safe-mode").ok();
     world.forget();
     world.judge("it is up", &paths, &["active"], "--setup data", &Ends::Refused("is active already"));
+    // As a command leaves it that was killed between the two (guest_inject, seed 1, fault 48).
+    for again in ["dm-remap-reassemble --setup data", "dm-remap activate --spare"] {
+        sh("rm /dev/mapper/data");
+        let again = if again.ends_with("--spare") { format!("{again} {}", paths[1]) } else { again.into() };
+        tool(&format!("{again} --dry-run")).exits(4).complains(&["is active already"]);
+        tool(&again).ok().says(&["was up already, without its node"]);
+        assert_eq!(Direct::open(SETUP).differences(&times.model.content), Vec::<u64>::new());
+    }
     dm_remap("deactivate data").ok();
     let args = "--setup data --rename no/name";
     world.case("a bad name", &disks(&times.new), &[], args, &Ends::Refused("cannot be a name"));

@@ -15,10 +15,14 @@
 #[path = "guest_kill/campaign.rs"]
 #[allow(dead_code)] // the kills use more of it
 mod campaign;
+#[path = "support/kernel_module.rs"]
+mod kernel_module;
 #[path = "guest_kill/lifecycle.rs"]
 #[allow(dead_code)] // the kills use more of it
 mod lifecycle;
 mod live;
+#[path = "guest_inject/seldom.rs"]
+mod seldom;
 #[path = "guest_kill/strace.rs"]
 #[allow(dead_code)] // the kills use more of it
 mod strace;
@@ -26,7 +30,8 @@ mod strace;
 use campaign::{Campaign, Way};
 use lifecycle::Life;
 use live::pool::follow;
-use live::{Ended, Random, dm_remap, in_guest, number};
+use live::{Ended, Random, dm_remap, in_guest, nobody_left, number};
+use seldom::Seldom;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -251,7 +256,7 @@ impl Pool {
     fn settle(&mut self, what: &str) -> &'static str {
         let setup = &mut self.campaign.setup;
         assert!(live::wait_for(live::LONGEST_GAP, || !setup.suspended()), "{what}: suspended");
-        live::nobody_left();
+        nobody_left();
         let status = setup.command("status", &["--json"]).expect(&[0, 3]);
         let json: serde_json::Value = serde_json::from_str(&status.out).unwrap();
         let mut how = "settled";
@@ -315,10 +320,37 @@ fn any_system_call_of_what_makes_starts_ends_and_unmakes_a_setup_may_fail() {
         }
         let clock = Instant::now();
         let (what, ended) = made.unwrap();
-        live::nobody_left();
+        nobody_left();
         life.again(command, &args, &[0, 3], true, &format!("{what}: {ended:?}")).unwrap();
         faults.note(&what, &ended, "settled", clock.elapsed());
     }
     faults.end();
     life.prepare("create");
+}
+
+#[test]
+fn any_system_call_of_what_a_setup_seldom_needs_may_fail() {
+    if !in_guest() {
+        return;
+    }
+    let mut faults = Faults::asked_for(FAULTS / 2);
+    let mut seldom = Seldom::begin();
+    for (fault, mut random) in faults.numbers() {
+        let command = seldom::COMMANDS[random.below(seldom::COMMANDS.len() as u64) as usize];
+        let made = loop {
+            seldom.prepare(command);
+            // The first run of a command is without a fault.
+            match faults.make(fault, &mut random, command, &seldom.args(command)) {
+                Some(made) => break made,
+                None => seldom.again(command, command),
+            }
+        };
+        let clock = Instant::now();
+        let (what, ended) = made;
+        nobody_left();
+        seldom.again(command, &format!("{what}: {ended:?}"));
+        faults.note(&what, &ended, "settled", clock.elapsed());
+    }
+    faults.end();
+    seldom.end();
 }

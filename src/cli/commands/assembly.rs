@@ -144,6 +144,19 @@ pub(super) fn devices_with_copies(context: &Context, name: &str) -> Result<Vec<(
     Ok(found.collect())
 }
 
+/// Refuses to bring up what is up, unless a command was killed between bringing the device up and making its node.
+pub(super) fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) -> Result<Exit> {
+    let node = context.host.dev().join("mapper").join(name);
+    if dry_run || node.exists() {
+        return Err(Refusal::AlreadyActive(name.into()).into());
+    }
+    // A table that a killed command has loaded is gone then: else the next call would swap it in.
+    let (_lock, session) = context.locked_session(name)?;
+    session.check_live()?;
+    session.dm.activate(name, false)?;
+    Ok(super::lifecycle::said(out, name, false, "was up already, without its node: that is there now"))
+}
+
 /// Brings one setup up, and tells how it went.
 pub(super) fn bring_up(
     context: &Context,
@@ -153,7 +166,11 @@ pub(super) fn bring_up(
     dry_run: bool,
     out: &mut Output,
 ) -> Result<Exit> {
-    let name = search.discovery.setups.iter().find(|s| s.setup() == setup).map_or("", FoundSetup::name).to_string();
+    let found = search.discovery.setups.iter().find(|s| s.setup() == setup);
+    if let Some(live) = found.and_then(|found| found.live.as_deref()) {
+        return already_up(context, live, dry_run, out);
+    }
+    let name = found.map_or("", FoundSetup::name).to_string();
     let _lock = context.lock(&setup.to_string(), &name)?;
     let _claiming = if dry_run { None } else { Some(context.claim_lock()?) };
     let found = search.read_again(context, setup)?;

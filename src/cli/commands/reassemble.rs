@@ -1,6 +1,6 @@
 //! `activate` and `reassemble`: bringing up setups that are not up.
 
-use super::assembly::{Search, Wanted, bring_up};
+use super::assembly::{Search, Wanted, already_up, bring_up};
 use super::incremental;
 use super::{Context, Exit, Output};
 use crate::cli::args::Activate;
@@ -10,7 +10,6 @@ use crate::cli::{exit_of, worse};
 use crate::engine::discover::Where;
 use crate::engine::session::find_active;
 use crate::format::metadata::SetupState;
-use crate::plan::Refusal;
 use crate::plan::assemble::{AssemblyOptions, FoundSetup};
 use anyhow::Result;
 use uuid::Uuid;
@@ -38,19 +37,6 @@ pub(super) fn activate(context: &Context, args: &Activate, out: &mut Output) -> 
         ..AssemblyOptions::default()
     };
     bring_up(context, &mut search, setup, &options, args.dry_run, out)
-}
-
-/// Refuses, unless a command was killed between bringing the device up and making its node.
-fn already_up(context: &Context, name: &str, dry_run: bool, out: &mut Output) -> Result<Exit> {
-    let node = context.host.dev().join("mapper").join(name);
-    if dry_run || node.exists() {
-        return Err(Refusal::AlreadyActive(name.into()).into());
-    }
-    // A table that a killed command has loaded is gone then: else the next call would swap it in.
-    let (_lock, session) = context.locked_session(name)?;
-    session.check_live()?;
-    session.dm.activate(name, false)?;
-    Ok(super::lifecycle::said(out, name, false, "was up already, without its node: that is there now"))
 }
 
 pub(super) fn reassemble(context: &Context, args: &Reassemble, out: &mut Output) -> Result<Exit> {

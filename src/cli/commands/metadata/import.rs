@@ -26,6 +26,10 @@ pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Resu
     let _lock = context.lock(&format!("create-{}", args.name.replace('/', "_")), &args.name)?;
     let changes = args.yes && !args.dry_run && args.spare.is_some();
     let _claiming = if changes { Some(context.claim_lock()?) } else { None };
+    if changes {
+        // Else the same command, given again after it was killed, would find the name and the spare in use.
+        context.remove_remains()?;
+    }
     let old = Old::open(context, args)?;
     let main = context.device(&args.main)?;
     let copy = args.from_copy.map(usize::from);
@@ -58,7 +62,6 @@ pub(super) fn import(context: &Context, args: &Import, out: &mut Output) -> Resu
         tell_plan(args, &plan, None, &listed, out);
         return Ok(if args.dry_run { Exit::Done } else { Exit::Refused });
     }
-    context.remove_remains()?;
     let _setup_lock = context.lock(&plan.create.metadata.setup.to_string(), &args.name)?;
     let devices = ImportDevices { main: context.member(&main)?, spare: context.member(&spare)?, old: old.disk.clone() };
     let setup = plan.create.metadata.setup;
