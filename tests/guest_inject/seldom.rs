@@ -5,12 +5,14 @@ use crate::kernel_module;
 use crate::live::load::{fill, pattern, reads_right};
 use crate::live::pool::spares;
 use crate::live::{Setup, disk, dm_remap, must, nobody_left, sectors};
+use dm_remap::block::buffer::AlignedBuffer;
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// What is under test, in the words of the user.
-pub const COMMANDS: [&str; 5] = ["acknowledge", "grow", "metadata restore", "reassemble", "metadata import"];
+pub const COMMANDS: [&str; 7] =
+    ["acknowledge", "grow", "metadata restore", "reassemble", "metadata import", "scan", "destroy"];
 
 /// Sectors of each main.
 const MAIN: u64 = 16_384;
@@ -75,6 +77,8 @@ impl Seldom {
             "grow" => vec!["spare", "grow", "seldom", "0"],
             "metadata restore" => vec!["metadata", "restore", BACKUP, "--to", small, "--as-spare", "0"],
             "reassemble" => vec!["reassemble", "--setup", "seldom", "--safe-mode"],
+            "scan" => vec!["scan", "seldom", "--range", "1900+200", "--rate", "max", "--restart"],
+            "destroy" => vec!["destroy", "seldom", "--merge-back"],
             _ => {
                 let [main, spare] = [&self.imported.main, &self.imported.spares[0]].map(|path| path.to_str().unwrap());
                 vec!["metadata", "import", OLD, "--main", main, "--spare", spare, "--yes"]
@@ -105,14 +109,21 @@ impl Seldom {
                 self.setup.command("deactivate", &[]).expect(&[0, 3]);
                 let small_path = small.to_str().unwrap();
                 dm_remap(&["metadata", "backup", small_path, BACKUP, "--force-overwrite"]).expect(&[0]);
-                COPIES.iter().for_each(|copy| zero(&small, *copy, 8));
+                forget(&small);
             }
             "reassemble" => {
                 self.setup.command("deactivate", &[]).expect(&[0, 3]);
             }
+            "scan" => {
+                self.setup.command("restore", &["--all"]).expect(&[0]);
+                self.main_is(true);
+            }
+            "destroy" => {
+                self.setup.command("remap", &["3000+8"]).expect(&[0, 3]);
+            }
             _ => {
                 fill(&self.imported.main, self.imported.sectors);
-                zero(&self.imported.spares[0], 0, 16_384);
+                forget(&self.imported.spares[0]);
             }
         }
     }
@@ -129,22 +140,33 @@ impl Seldom {
         json["setups"][0]["losses"].as_array().unwrap().len()
     }
 
-    /// What was lost is written again, and still on the list.
-    fn lose(&self) {
+    /// Some sectors of main become bad, or good again.
+    fn main_is(&self, bad: bool) {
         let below = disk(0);
         let below = below.display();
         let (start, count) = BAD;
         let after = start + count;
-        self.setup.command("restore", &["--all"]).expect(&[0]);
         let rest = format!("{after} {} linear {below} {after}", MAIN - after);
-        table_of("sick", &format!("0 {start} linear {below} 0\n{start} {count} error\n{rest}"));
-        self.setup.command("remap", &["96+8", &format!("{start}+{count}")]).expect(&[3]);
-        table_of("sick", &format!("0 {MAIN} linear {below} 0"));
+        let sick = format!("0 {start} linear {below} 0\n{start} {count} error\n{rest}");
+        table_of("sick", &if bad { sick } else { format!("0 {MAIN} linear {below} 0") });
+    }
+
+    /// Writes what was lost.
+    fn write_lost(&self) {
         let node = fs::OpenOptions::new().write(true).open(self.setup.node()).unwrap();
         // A page at once: what it has now answers no read.
-        let written: Vec<u8> = (start..after).flat_map(|sector| pattern(sector, 0)).collect();
-        node.write_all_at(&written, start * 512).unwrap();
+        let written: Vec<u8> = (BAD.0..BAD.0 + BAD.1).flat_map(|sector| pattern(sector, 0)).collect();
+        node.write_all_at(&written, BAD.0 * 512).unwrap();
         node.sync_all().unwrap();
+    }
+
+    /// What was lost is written again, and still on the list.
+    fn lose(&self) {
+        self.setup.command("restore", &["--all"]).expect(&[0]);
+        self.main_is(true);
+        self.setup.command("remap", &["96+8", &format!("{}+{}", BAD.0, BAD.1)]).expect(&[3]);
+        self.main_is(false);
+        self.write_lost();
         assert!(self.losses() > 0);
     }
 
@@ -160,12 +182,23 @@ impl Seldom {
                 "grow" => done("and no more"),
                 "metadata restore" => done("newer than the backup"),
                 "reassemble" => done("active"),
+                "destroy" => again.err.contains("no ") || again.err.contains("not found"),
                 _ => done("is taken") || done("a spare of"),
             };
         assert!(ended, "{what}, and again: {again:?}");
         match command {
             "acknowledge" => assert_eq!(self.losses(), 0, "{what}"),
             "metadata restore" => self.activate(),
+            "scan" => {
+                self.main_is(false);
+                self.write_lost();
+            }
+            "destroy" => {
+                reads_right(&self.setup.main);
+                self.setup.spares.iter().for_each(|spare| forget(spare));
+                dm_remap(&self.setup.create_args()).expect(&[0]);
+                self.setup.command("remap", &["96+8", "9000+96"]).expect(&[0]);
+            }
             "metadata import" => self.end_import(what),
             _ => {}
         }
@@ -206,8 +239,9 @@ impl Seldom {
     }
 }
 
-fn zero(device: &Path, start: u64, count: u64) {
-    let of = format!("of={}", device.display());
-    let (seek, count) = (format!("seek={start}"), format!("count={count}"));
-    must("dd", &["if=/dev/zero", &of, "bs=512", &seek, &count, "oflag=direct", "conv=notrunc", "status=none"]);
+/// The metadata of a spare is gone.
+fn forget(spare: &Path) {
+    let file = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_DIRECT).open(spare).unwrap();
+    let zeros = AlignedBuffer::new(4096);
+    COPIES.iter().for_each(|copy| file.write_all_at(&zeros, copy * 512).unwrap());
 }
