@@ -75,8 +75,6 @@ pub struct SpliceOutcome {
 impl SpliceOutcome {
     /// Adds what the next part of the same plan did.
     fn add(&mut self, part: SpliceOutcome) {
-        // No room for more than there will be: the plan is in memory beside it.
-        self.moved.reserve_exact(part.moved.len());
         self.moved.extend(part.moved);
         self.lost.extend(part.lost);
         self.dropped.extend(part.dropped);
@@ -109,6 +107,8 @@ pub fn splice(
     session.clear_leftovers()?;
     let mut outcome = SpliceOutcome::default();
     let (mut before, total, of) = (Sectors::ZERO, plan.sectors(), plan.moves.len());
+    // In one piece that fills up: it is never in memory twice, as when it grows.
+    outcome.moved.reserve_exact(of);
     let mut part = MovePlan { already: Vec::new(), ..plan };
     // The next ones last.
     let mut later = std::mem::take(&mut part.moves);
