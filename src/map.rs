@@ -330,7 +330,7 @@ impl Map {
         if range.end() > self.main_len {
             return Err(MapError::BeyondEnd { range, main_len: self.main_len });
         }
-        if fate == Fate::Held && !self.serves(range) {
+        if fate.is_held() && !self.serves(range) {
             return Err(MapError::HeldOutside(range));
         }
         self.losses.set(range, Some(fate));
@@ -347,7 +347,7 @@ impl Map {
         let mut out: Vec<Range> = self
             .losses
             .iter()
-            .filter(|loss| loss.fate == Fate::Held)
+            .filter(|loss| loss.fate.is_held())
             .flat_map(|loss| self.extents_in(loss.range))
             .filter(|extent| extent.slot.spare == spare)
             .filter_map(|extent| extent.slot_range())
@@ -358,7 +358,7 @@ impl Map {
 
     /// Whether any sector of `range` is held.
     pub fn has_held(&self, range: Range) -> bool {
-        self.losses.within(range).any(|loss| loss.fate == Fate::Held)
+        self.losses.within(range).any(|loss| loss.fate.is_held())
     }
 }
 

@@ -85,14 +85,53 @@ fn what_cannot_be_read_from_its_slot_is_held_until_it_is_written() {
         machine.dm.set_supported(kinds);
         machine.spares[0].set_bad(range(DATA + 5, 2), Bad::Reads(Errno::ENODATA));
         let outcome = machine.evacuate(&on_first(&[range(DATA + 5, 2)]), Hold).unwrap();
-        assert_eq!(outcome.lost.iter().map(|l| (l.range, l.fate)).collect::<Vec<_>>(), [(range(101, 2), Fate::Held)]);
+        assert_eq!(
+            outcome.lost.iter().map(|l| (l.range, l.fate)).collect::<Vec<_>>(),
+            [(range(101, 2), Fate::HeldStale)]
+        );
         assert_data(&machine, &[(101, Err(Errno::EIO)), (102, Err(Errno::EIO))]);
         machine.write(101, 3);
         machine.deactivate().unwrap();
         machine.activate().unwrap();
         assert_data(&machine, &[(101, Ok(3)), (102, Err(Errno::EIO))]);
-        assert_eq!(losses(&machine), [(range(101, 1), Fate::Rewritten), (range(102, 1), Fate::Held)]);
+        assert_eq!(losses(&machine), [(range(101, 1), Fate::Rewritten), (range(102, 1), Fate::HeldStale)]);
     }
+}
+
+#[test]
+fn what_was_lost_on_a_spare_never_comes_back_as_it_was_before_on_main() {
+    let machine = machine(&[DATA + 800]);
+    machine.write(101, 3);
+    machine.spares[0].set_bad(range(DATA + 5, 1), Bad::Reads(Errno::ENODATA));
+    machine.evacuate(&on_first(&[range(DATA + 5, 1)]), Hold).unwrap();
+    // Main reads there, and has what was before the write.
+    for policy in [Hold, Leave] {
+        let refused = machine.restore(None, policy).unwrap_err();
+        assert!(
+            matches!(refused, EngineError::Refused(Refusal::HeldStale(lost)) if lost == range(101, 1)),
+            "{refused}"
+        );
+        assert_data(&machine, &[(101, Err(Errno::EIO))]);
+    }
+    machine.deactivate().unwrap();
+    machine.activate().unwrap();
+    assert!(machine.restore(None, Hold).is_err());
+    machine.restore(Some(&[range(104, 8)]), Hold).unwrap();
+    machine.write(101, 4);
+    machine.restore(None, Hold).unwrap();
+    assert_data(&machine, &[(101, Ok(4))]);
+    assert_eq!(slots(&machine), []);
+    // A held block that does not read from its slot may have been written in between.
+    machine.main.set_bad(range(101, 1), Bad::Reads(Errno::ENODATA));
+    machine.remap(&[range(96, 8)], Hold).unwrap();
+    assert_eq!(losses(&machine), [(range(101, 1), Fate::Held)]);
+    let slot = slots(&machine)[0].2 + 5;
+    machine.write(101, 5);
+    machine.spares[0].set_bad(range(slot, 1), Bad::Reads(Errno::ENODATA));
+    machine.main.clear_bad();
+    machine.evacuate(&on_first(&[range(slot, 1)]), Hold).unwrap();
+    assert_eq!(losses(&machine), [(range(101, 1), Fate::HeldStale)]);
+    assert!(matches!(machine.restore(None, Hold), Err(EngineError::Refused(Refusal::HeldStale(_)))));
 }
 
 #[test]
@@ -111,14 +150,15 @@ fn zero_and_leave_do_what_they_say_and_never_to_what_was_held() {
         let held = [(98, Err(Errno::EIO)), (99, Err(Errno::EIO))];
         match policy {
             Zero => {
-                assert_eq!(losses(&machine), [(range(98, 2), Fate::Held), (range(116, 1), Fate::Zeroed)]);
+                let lost = [(range(98, 1), Fate::HeldStale), (range(99, 1), Fate::Held)];
+                assert_eq!(losses(&machine), [lost[0], lost[1], (range(116, 1), Fate::Zeroed)]);
                 assert_eq!(slots(&machine), [(range(96, 24), 0, DATA + 24)]);
                 assert_eq!(machine.read(116).unwrap(), [0; 512]);
                 machine.write(116, 0);
                 assert_data(&machine, &held);
             }
             _ => {
-                assert_eq!(losses(&machine), [(range(98, 2), Fate::Held)]);
+                assert_eq!(losses(&machine), [(range(98, 1), Fate::HeldStale), (range(99, 1), Fate::Held)]);
                 assert_eq!(outcome.dropped.len(), 1);
                 assert_eq!(outcome.dropped[0].0, range(112, 8));
                 assert_eq!(slots(&machine), [(range(96, 16), 0, DATA + 24), (range(112, 8), 0, DATA + 16)]);
@@ -273,7 +313,7 @@ fn a_block_of_main_is_lost_whole_where_the_spare_has_smaller_ones() {
     machine.remap(&[range(96, 16)], Hold).unwrap();
     machine.spares[0].set_bad(range(DATA + 5, 1), Bad::Reads(Errno::ENODATA));
     machine.evacuate(&on_first(&[range(DATA + 5, 1)]), Hold).unwrap();
-    assert_eq!(losses(&machine), [(range(96, 8), Fate::Held)]);
+    assert_eq!(losses(&machine), [(range(96, 8), Fate::HeldStale)]);
     for sector in 96..112 {
         assert_eq!(machine.read(sector).is_ok(), sector >= 104, "sector {sector}");
     }

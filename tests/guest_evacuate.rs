@@ -130,7 +130,7 @@ fn extents_leave_slots_that_go_bad_under_a_live_filesystem() {
     expected.sort();
     assert_eq!(outcome.moved.iter().map(|m| m.range).collect::<Vec<_>>(), expected);
     let lost: Vec<_> = outcome.lost.iter().map(|l| (l.range, l.fate)).collect();
-    assert_eq!(lost, [(range(first + 100, 3), Fate::Held)]);
+    assert_eq!(lost, [(range(first + 100, 3), Fate::HeldStale)]);
     let blocks: Vec<_> = outcome.blocks.iter().map(|b| (b.range, b.outcome)).collect();
     let attempts = BlockOutcome::Lost { attempts: 2, errno: Errno::ENODATA };
     assert_eq!(blocks, [(range(first + 100, 3), attempts)]);

@@ -76,7 +76,7 @@ fn resealing_an_unchanged_copy_changes_nothing() {
 
 #[test]
 fn each_unknown_incompatible_flag_refuses_the_copy() {
-    for bit in 0..64 {
+    for bit in 1..64 {
         let mut copy = copy_of(&metadata(1, 1), 1);
         copy[24..32].copy_from_slice(&(1u64 << bit).to_le_bytes());
         reseal(&mut copy, 1);
@@ -171,6 +171,31 @@ fn what_could_not_be_read_again_is_not_encoded() {
         m.bad_blocks.insert(SpareIndex(2), vec![range(0, 1)]);
     });
     assert!(matches!(metadata(1, 17).check(), Err(Inconsistency::SpareCount(17))));
+}
+
+#[test]
+fn who_does_not_know_that_main_is_older_must_not_read_it() {
+    let mut old = metadata(1, 2);
+    old.map.insert(range(0, 8), slot(1, 10_240)).unwrap();
+    old.map.record_loss(range(2, 1), Fate::Held).unwrap();
+    assert_eq!(copy_of(&old, 0)[24..32], [0; 8]);
+    let mut stale = old.clone();
+    stale.map.record_loss(range(3, 1), Fate::HeldStale).unwrap();
+    let copy = copy_of(&stale, 0);
+    assert_eq!(copy[24..32], 1u64.to_le_bytes());
+    let read = valid(&judge(&copy, 0)).unwrap().metadata.clone();
+    assert_eq!(read, stale);
+    assert_eq!(read.incompatible_flags(), 1);
+    // Once there is no such loss any more, anybody can read it again.
+    let mut after = read;
+    after.map.record_loss(range(3, 1), Fate::Rewritten).unwrap();
+    assert_eq!(copy_of(&after, 0)[24..32], [0; 8]);
+    // The flag and the losses agree, or the copy is damaged.
+    for (mut copy, flag) in [(copy, 0), (copy_of(&old, 0), 1)] {
+        copy[24] = flag;
+        reseal(&mut copy, 0);
+        assert!(matches!(judge(&copy, 0), Verdict::Damaged(_)));
+    }
 }
 
 #[test]

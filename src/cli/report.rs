@@ -33,8 +33,8 @@ pub(super) struct ExtentRow {
 /// All extents, with what was lost in them.
 pub(super) fn extent_rows(map: &Map) -> Vec<ExtentRow> {
     let row = |extent: Extent| {
-        let sum = |fates: &[Fate]| {
-            let inside = map.losses().within(extent.range).filter(|l| fates.contains(&l.fate));
+        let sum = |such: fn(Fate) -> bool| {
+            let inside = map.losses().within(extent.range).filter(|l| such(l.fate));
             inside.map(|l| l.range.len().0).fold(0, u64::saturating_add)
         };
         ExtentRow {
@@ -42,8 +42,8 @@ pub(super) fn extent_rows(map: &Map) -> Vec<ExtentRow> {
             count: extent.range.len(),
             spare: extent.slot.spare.0,
             slot: extent.slot.start,
-            held_sectors: sum(&[Fate::Held]),
-            lost_sectors: sum(&[Fate::Held, Fate::Zeroed, Fate::Rewritten]),
+            held_sectors: sum(Fate::is_held),
+            lost_sectors: sum(|fate| fate != Fate::Left),
         }
     };
     map.extents().map(row).collect()
@@ -99,6 +99,7 @@ pub(super) fn loss_words(loss: &Loss) -> String {
 fn fate_words(fate: Fate) -> &'static str {
     match fate {
         Fate::Held => "held: reads answer EIO until it is written",
+        Fate::HeldStale => "held: reads answer EIO until it is written (main has older data)",
         Fate::Zeroed => "zeroed: its data is lost",
         Fate::Left => "left on main, unreadable",
         Fate::Rewritten => "rewritten: the old data is lost, the new is good",

@@ -130,7 +130,7 @@ fn filling_of(session: &Session<'_>, plan: &MovePlan) -> Filling {
 
 /// The held sectors inside `range`, in order.
 fn held_in(map: &Map, range: Range) -> Vec<Range> {
-    map.losses().within(range).filter(|loss| loss.fate == Fate::Held).map(|loss| loss.range).collect()
+    map.losses().within(range).filter(|loss| loss.fate.is_held()).map(|loss| loss.range).collect()
 }
 
 /// Whether extents may move to a spare by this plan: it is there and takes new ones, and the plan does not keep to others.
@@ -214,6 +214,9 @@ fn copy_to_main(
     work: &mut Work<'_>,
 ) -> Result<Vec<(Copy, Copied)>, CopyFault> {
     let map = &session.metadata.map;
+    if let Some(stale) = map.losses().within(step.range).find(|loss| loss.fate == Fate::HeldStale) {
+        return Err(EngineError::from(Refusal::HeldStale(stale.range)).into());
+    }
     let held = held_in(map, step.range);
     let filling = filling_of(session, plan);
     let mut losses = Vec::new();
@@ -364,7 +367,7 @@ pub(super) fn make_ready(
         MoveKind::Compact => {
             // What was held moves along. Nothing is lost by this: an extent that does not read stays where it is.
             let held: Vec<Range> = lost.iter().flat_map(|range| held_in(map, *range)).collect();
-            losses.extend(held.iter().map(|range| (*range, Some(Fate::Held))));
+            losses.extend(held.iter().map(|range| (*range, Some(Fate::HeldStale))));
             let fresh: Vec<Range> = lost.iter().flat_map(|range| range.without(&held)).collect();
             let hit = work.moves.iter().map(|m| m.range).filter(|r| fresh.iter().any(|lost| lost.overlaps(*r)));
             stays = hit.collect();
@@ -374,10 +377,12 @@ pub(super) fn make_ready(
             losses.retain(|(range, _)| !stays.iter().any(|extent| extent.overlaps(*range)));
         }
         MoveKind::Evacuate | MoveKind::GiveUp => {
-            // What was held before stays so, whatever the policy.
+            // What was held before stays so, whatever the policy. Nobody knows whether it was written since: its slot does
+            // not read.
             let held: Vec<Range> = lost.iter().flat_map(|range| held_in(map, *range)).collect();
             let fresh: Vec<Range> = lost.iter().flat_map(|range| range.without(&held)).collect();
-            losses.extend(held.into_iter().map(|range| (range, Some(Fate::Held))));
+            losses.extend(held.into_iter().map(|range| (range, Some(Fate::HeldStale))));
+            let fate = if fate == Fate::Held { Fate::HeldStale } else { fate };
             if fate == Fate::Left {
                 stays = units_of(map, &fresh);
                 let why = "it cannot be read from its slot, and stays there".to_string();

@@ -229,7 +229,7 @@ pub fn rewritten(session: &Session<'_>) -> Vec<Range> {
 pub fn without_tombstone(session: &Session<'_>) -> BTreeMap<SpareIndex, Vec<Range>> {
     let mut by_spare: BTreeMap<SpareIndex, Vec<Range>> = BTreeMap::new();
     let mut buf = AlignedBuffer::new(READ_CHUNK);
-    for loss in session.metadata.map.losses().iter().filter(|l| l.fate == Fate::Held) {
+    for loss in session.metadata.map.losses().iter().filter(|l| l.fate.is_held()) {
         for extent in session.metadata.map.extents_in(loss.range) {
             let Some(member) = session.spare(extent.slot.spare) else { continue };
             let here = scan_tombstones(session, &*member.disk, extent, &mut buf);

@@ -14,7 +14,7 @@ use crate::block::buffer::AlignedBuffer;
 use crate::block::{Disk, DiskError, FaultClass};
 use crate::dm::{Activation, DeviceMapper};
 use crate::format::foreign_module::{Doubt, Judged};
-use crate::map::Fate;
+use crate::map::{Fate, Loss};
 use crate::plan::import::{ImportPlan, Origin};
 use crate::units::{Range, SECTOR_SIZE, Sectors, coalesce};
 use std::sync::Arc;
@@ -119,10 +119,11 @@ pub fn import<'a>(
     let ImportDevices { main, spare, old } = devices;
     let mut lost = Vec::new();
     let (session, activation) = create_prepared(dm, &plan.create, main, vec![spare], options, &mut |session| {
-        lost = fill(session, plan, &old, retries, options.observer)?;
+        let losses = fill(session, plan, &old, retries, options.observer)?;
+        lost = coalesce(losses.iter().map(|loss| loss.range).collect());
         let mut map = plan.map.clone();
-        for range in &lost {
-            map.record_loss(*range, Fate::Held)?;
+        for loss in losses {
+            map.record_loss(loss.range, loss.fate)?;
         }
         Ok(map)
     })?;
@@ -136,7 +137,7 @@ fn fill(
     old: &Arc<dyn Disk>,
     retries: u32,
     observer: &dyn Observer,
-) -> Result<Vec<Range>, EngineError> {
+) -> Result<Vec<Loss>, EngineError> {
     observer.step("copying");
     let mut salvager = Salvager::new(retries, session.block(), Vec::new());
     let total = plan.copies.iter().map(|copy| copy.range.len().0).fold(0, u64::saturating_add);
@@ -144,9 +145,9 @@ fn fill(
     for step in &plan.copies {
         let missing = || EngineError::Device(format!("spare {} is missing", step.to.spare));
         let destination = session.spare(step.to.spare).ok_or_else(missing)?.disk.clone();
-        let (source, from) = match step.from {
-            Origin::Main => (session.main.disk.clone(), step.range.start()),
-            Origin::Old(sector) => (old.clone(), sector),
+        let (source, from, fate) = match step.from {
+            Origin::Main => (session.main.disk.clone(), step.range.start(), Fate::Held),
+            Origin::Old(sector) => (old.clone(), sector, Fate::HeldStale),
         };
         let filling = Filling::Tombstones(session.setup());
         let copy = Copy { range: step.range, source, from, destination, to: step.to.start, filling };
@@ -154,12 +155,13 @@ fn fill(
             done = done.saturating_add(sectors.0);
             observer.progress(done, total);
         });
-        lost.extend(copied.map_err(|fault| stopped(fault, &copy))?.lost());
+        let here = copied.map_err(|fault| stopped(fault, &copy))?.lost();
+        lost.extend(here.into_iter().map(|range| Loss { range, fate }));
     }
     for spare in session.spares.iter().flatten() {
         spare.disk.flush()?;
     }
-    Ok(coalesce(lost))
+    Ok(lost)
 }
 
 fn stopped(fault: CopyFault, copy: &Copy) -> EngineError {

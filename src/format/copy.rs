@@ -169,7 +169,7 @@ pub fn encode(metadata: &Metadata) -> Result<Encoded, EncodeError> {
     }
     let header = RawHeader {
         compatible: metadata.compatible.into(),
-        incompatible: metadata.incompatible.into(),
+        incompatible: metadata.incompatible_flags().into(),
         setup: *metadata.setup.as_bytes(),
         generation: metadata.generation.into(),
         committed: metadata.committed.into(),
@@ -229,7 +229,7 @@ fn content_digest(metadata: &Metadata, sections: &[(u32, Vec<u8>)]) -> [u8; 32] 
     hash.update(metadata.generation.to_le_bytes());
     hash.update(metadata.committed.to_le_bytes());
     hash.update(metadata.compatible.to_le_bytes());
-    hash.update(metadata.incompatible.to_le_bytes());
+    hash.update(metadata.incompatible_flags().to_le_bytes());
     for (kind, bytes) in sections {
         hash.update(kind.to_le_bytes());
         hash.update(u64::try_from(bytes.len()).unwrap_or(u64::MAX).to_le_bytes());
@@ -442,7 +442,7 @@ fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>, judge: &mut 
         generation: header.generation.get(),
         committed: header.committed.get(),
         compatible: header.compatible.get(),
-        incompatible: header.incompatible.get(),
+        incompatible: header.incompatible.get() & !header::INCOMPATIBLE_STALE,
         config,
         spares: spares.spares,
         map,
@@ -452,6 +452,9 @@ fn metadata_from(header: &RawHeader, sections: Vec<(u32, Vec<u8>)>, judge: &mut 
         unknown_sections,
     };
     metadata.check().map_err(|e| content(e.to_string()))?;
+    if metadata.incompatible_flags() != header.incompatible.get() {
+        return Err(content("the feature flags are not those of its losses"));
+    }
     Ok(metadata)
 }
 

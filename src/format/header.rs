@@ -20,8 +20,11 @@ pub const VERSION: u32 = 1;
 /// Compatible feature flags that this code knows. Unknown ones are kept.
 pub const COMPATIBLE_KNOWN: u64 = 0;
 
+/// Incompatible: a loss has the fate *held-stale*. Set exactly when one has.
+pub const INCOMPATIBLE_STALE: u64 = 1;
+
 /// Incompatible feature flags that this code knows. An unknown one refuses the copy.
-pub const INCOMPATIBLE_KNOWN: u64 = 0;
+pub const INCOMPATIBLE_KNOWN: u64 = INCOMPATIBLE_STALE;
 
 /// Length of the header in bytes.
 pub const HEADER_BYTES: usize = 512;

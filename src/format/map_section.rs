@@ -192,11 +192,14 @@ fn fate_code(fate: Fate) -> u64 {
         Fate::Zeroed => 2,
         Fate::Left => 3,
         Fate::Rewritten => 4,
+        Fate::HeldStale => 5,
     }
 }
 
 fn fate_of(code: u64) -> Option<Fate> {
-    [Fate::Held, Fate::Zeroed, Fate::Left, Fate::Rewritten].into_iter().find(|fate| fate_code(*fate) == code)
+    [Fate::Held, Fate::Zeroed, Fate::Left, Fate::Rewritten, Fate::HeldStale]
+        .into_iter()
+        .find(|fate| fate_code(*fate) == code)
 }
 
 fn put_rows(out: &mut Vec<u8>, rows: &[[u64; 3]]) {

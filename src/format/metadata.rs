@@ -2,7 +2,7 @@
 //!
 //! Invariant: every copy on every spare holds all of it; copies differ only in spare UUID, copy index and checksums.
 
-use super::header::kind;
+use super::header::{self, kind};
 use super::samples::MainSamples;
 use super::{DATA_START, MAX_SPARES};
 use crate::identity::Identity;
@@ -273,7 +273,7 @@ pub struct Metadata {
     pub committed: u64,
     /// Compatible feature flags, known and unknown.
     pub compatible: u64,
-    /// Incompatible feature flags; all of them are known, or the copy was refused.
+    /// Incompatible feature flags that do not follow from the contents; all of them are known, or the copy was refused.
     pub incompatible: u64,
     /// Name, main, policy.
     pub config: Config,
@@ -408,6 +408,12 @@ impl Metadata {
         self.check_lists()
     }
 
+    /// The incompatible feature flags that a copy of it has.
+    pub fn incompatible_flags(&self) -> u64 {
+        let stale = self.map.losses().iter().any(|loss| loss.fate == Fate::HeldStale);
+        self.incompatible | if stale { header::INCOMPATIBLE_STALE } else { 0 }
+    }
+
     fn check_lists(&self) -> Result<(), Inconsistency> {
         let mut uuids = BTreeSet::new();
         if let Some(twice) = self.spares.iter().find(|s| !uuids.insert(s.uuid)) {
@@ -420,7 +426,7 @@ impl Metadata {
         if let Some(index) = self.bad_blocks.keys().find(|index| !self.is_member(**index)) {
             return Err(Inconsistency::OnRemoved(*index));
         }
-        let mut held = self.map.losses().iter().filter(|l| l.fate == Fate::Held);
+        let mut held = self.map.losses().iter().filter(|l| l.fate.is_held());
         if let Some(loss) = held.find(|loss| !self.map.serves(loss.range)) {
             return Err(Inconsistency::HeldOutside(loss.range));
         }

@@ -390,6 +390,11 @@ pub enum Refusal {
         "sectors {0} are held: their data is lost and main still cannot read them. Write them first, or say --unreadable leave to let main answer for them"
     )]
     HeldUnreadable(Range),
+    /// A restore that would bring back old data.
+    #[error(
+        "sectors {0} are held: their data was lost on a spare, and main has only what was there before they were moved. Write them first: that ends it"
+    )]
+    HeldStale(Range),
 }
 
 fn extents_words(count: usize) -> String {

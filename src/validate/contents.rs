@@ -5,7 +5,6 @@ use super::{Check, Subject};
 use crate::block::buffer::AlignedBuffer;
 use crate::engine::Observer;
 use crate::format::tombstone::is_tombstone;
-use crate::map::Fate;
 use crate::units::{Range, SECTOR_SIZE, Sectors};
 
 /// Sectors of one request.
@@ -17,7 +16,7 @@ pub(super) fn tombstones(subject: &Subject<'_>) -> Check {
     let map = &metadata.map;
     let mut check = Check::new("tombstones", "");
     let (mut found, mut written) = (0u64, 0u64);
-    let held = map.losses().iter().filter(|loss| loss.fate == Fate::Held);
+    let held = map.losses().iter().filter(|loss| loss.fate.is_held());
     for extent in held.flat_map(|loss| map.extents_in(loss.range)).filter(|e| Some(e.slot.spare) == subject.index) {
         let Some(slot) = extent.slot_range().filter(|slot| slot.end() <= disk.size()) else {
             check.error(format!("sectors {}: their slot is beyond the end of the device", extent.range));

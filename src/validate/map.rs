@@ -102,14 +102,14 @@ fn bad_blocks(subject: &Subject<'_>) -> Check {
 /// What was lost, against main and the extents.
 fn losses(subject: &Subject<'_>) -> Check {
     let map = &subject.copy.metadata.map;
-    let (held, all) = (map.losses().sectors(Fate::Held), map.losses().len());
+    let (held, all) = (map.losses().sectors(Fate::is_held), map.losses().len());
     let mut check = Check::new("losses", format!("{all} ranges are recorded as lost, {held} sectors held"));
     for loss in map.losses().iter() {
         if loss.range.end() > map.main_len() {
             check.error(format!("sectors {} are lost, and beyond the end of main", loss.range));
         }
         let served: u64 = map.extents_in(loss.range).map(|extent| extent.range.len().0).fold(0, u64::saturating_add);
-        if loss.fate == Fate::Held && served != loss.range.len().0 {
+        if loss.fate.is_held() && served != loss.range.len().0 {
             check.error(format!("sectors {} are held, and not all of them live on a spare", loss.range));
         }
     }

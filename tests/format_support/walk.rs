@@ -1,6 +1,6 @@
 //! Walking a table as the kernel would, without any code of the program that made the table.
 
-use dm_remap::map::{Fate, Map};
+use dm_remap::map::Map;
 use dm_remap::segments::{Devices, Target, TargetKind};
 use dm_remap::units::{DevNo, Range, Sectors};
 
@@ -106,7 +106,7 @@ pub fn wanted(map: &Map, devices: &Devices, unsettled: &[Range], sector: u64) ->
 
 fn held_anywhere(map: &Map, range: Range) -> bool {
     let mut sectors = range.start().0..range.end().0;
-    sectors.any(|s| map.losses().at(Sectors(s)).is_some_and(|l| l.fate == Fate::Held))
+    sectors.any(|s| map.losses().at(Sectors(s)).is_some_and(|l| l.fate.is_held()))
 }
 
 /// Asserts that `table` is sound and walks it: each sector must go where the map says, `unsettled` ones nowhere.

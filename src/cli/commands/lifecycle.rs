@@ -13,7 +13,7 @@ use crate::engine::session::{Session, find_active, live_devices};
 use crate::engine::splice::settle_held;
 use crate::engine::{EngineError, destroy as dissolve};
 use crate::format::metadata::{Ancestor, UnreadablePolicy};
-use crate::map::{Fate, Loss, SpareIndex};
+use crate::map::{Loss, SpareIndex};
 use crate::plan::Refusal;
 use crate::plan::moves::plan_restore;
 use anyhow::Result;
@@ -304,7 +304,7 @@ fn go_on(context: &Context, mut session: Session<'_>, newest: Ancestor, out: &mu
 pub(super) fn acknowledge(context: &Context, args: &Acknowledge, out: &mut Output) -> Result<Exit> {
     let pick = |session: &Session<'_>| -> Vec<Loss> {
         let wanted = |loss: &Loss| args.sectors.is_empty() || args.sectors.iter().any(|r| r.overlaps(loss.range));
-        session.metadata.map.losses().iter().filter(|l| l.fate != Fate::Held && wanted(l)).collect()
+        session.metadata.map.losses().iter().filter(|l| !l.fate.is_held() && wanted(l)).collect()
     };
     let (guard, losses) = if args.dry_run {
         (None, pick(&context.reading_session(&args.name)?))

@@ -81,7 +81,7 @@ fn dump_json(device: &str, copy: &ValidCopy) -> serde_json::Value {
         "digest": hex(&copy.digest),
         "bytes": copy.len,
         "compatible_features": metadata.compatible,
-        "incompatible_features": metadata.incompatible,
+        "incompatible_features": metadata.incompatible_flags(),
         "config": metadata.config,
         "spares": metadata.spares,
         "health": metadata.health,

@@ -211,7 +211,7 @@ pub(super) fn examine(
         layout,
         extents: map.len(),
         remapped_sectors: map.remapped(),
-        held_sectors: map.losses().sectors(Fate::Held),
+        held_sectors: map.losses().sectors(Fate::is_held),
         rewritten_since_sectors: rewritten,
         losses: loss_rows(&losses, &owned),
         scan: known.pass.as_ref().map(last_scan),
@@ -377,7 +377,7 @@ fn judge(session: &Session<'_>, differs: Option<EngineError>, report: &mut Statu
             "restore the files that were hit from a backup; writing the sectors makes them ordinary".into(),
         );
     }
-    let others = session.metadata.map.losses().iter().filter(|l| l.fate != Fate::Held).count();
+    let others = session.metadata.map.losses().iter().filter(|l| !l.fate.is_held()).count();
     if others > 0 {
         let what = if others == 1 {
             "1 run of sectors has lost its data".to_string()
