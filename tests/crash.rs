@@ -259,7 +259,7 @@ fn an_interrupted_destroy_leaves_the_setup_or_none() {
         name: "destroy",
         shape,
         prepare: create,
-        operate: |world| destroy(&mut world.machine.session()?, false, String::new),
+        operate: |world| destroy(&mut world.machine.session()?, false, String::new, || ()),
         traffic: &[3],
     };
     on_all_shapes(scenario, shapes(), 100);
@@ -274,7 +274,7 @@ fn an_interrupted_merge_back_and_destroy_keeps_the_data() {
         operate: |world| {
             world.machine.restore(None, Hold)?;
             world.checkpoint();
-            destroy(&mut world.machine.session()?, false, String::new)
+            destroy(&mut world.machine.session()?, false, String::new, || ())
         },
         traffic: &[10, 25, 33, 80],
     };

@@ -240,7 +240,7 @@ fn a_spare_that_cannot_be_told_of_the_destruction_leaves_the_others_as_witnesses
     machine.create().unwrap();
     machine.spares[1].set_failing(Some(Errno::EIO));
     let mut session = machine.session().unwrap();
-    let error = destroy(&mut session, false, String::new).unwrap_err();
+    let error = destroy(&mut session, false, String::new, || ()).unwrap_err();
     drop(session);
     let text = error.to_string();
     assert!(text.contains("spare 1 could not be told") && text.contains("destroy"), "{text}");
@@ -253,6 +253,6 @@ fn a_spare_that_cannot_be_told_of_the_destruction_leaves_the_others_as_witnesses
     let machine = Machine::new(Power::new(), 400, &[SPARE, SPARE]);
     machine.fill_main();
     machine.create().unwrap();
-    destroy(&mut machine.session().unwrap(), false, String::new).unwrap();
+    destroy(&mut machine.session().unwrap(), false, String::new, || ()).unwrap();
     assert!(machine.assembled().is_err());
 }

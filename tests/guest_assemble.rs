@@ -608,12 +608,23 @@ fn marks_and_names(world: &mut World, times: &Times) {
     // As a command leaves it that was killed between the two (guest_inject, seed 1, fault 48).
     for again in ["dm-remap-reassemble --setup data", "dm-remap activate --spare"] {
         sh("rm /dev/mapper/data");
+        // It is not what these ask for.
+        for other in ["--read-only", "--rename other"] {
+            tool(&format!("dm-remap-reassemble --setup data {other}")).exits(4).complains(&["is active already"]);
+        }
         let again = if again.ends_with("--spare") { format!("{again} {}", paths[1]) } else { again.into() };
         tool(&format!("{again} --dry-run")).exits(4).complains(&["is active already"]);
         tool(&again).ok().says(&["was up already, without its node"]);
         assert_eq!(Direct::open(SETUP).differences(&times.model.content), Vec::<u64>::new());
     }
     dm_remap("deactivate data").ok();
+    let mut one_away = disks(&times.new);
+    one_away[1].image.fill(0);
+    world.place(&one_away);
+    tool("dm-remap-reassemble --setup data --degraded").exits(3);
+    world.forget();
+    let ran = dm_remap("destroy data --discard-extents").exits(3);
+    ran.says(&["is dissolved", "Spare 0 is away", "old metadata"]);
     let args = "--setup data --rename no/name";
     world.case("a bad name", &disks(&times.new), &[], args, &Ends::Refused("cannot be a name"));
     let paths = world.place(&disks(&times.new));

@@ -274,6 +274,32 @@ fn a_setup_has_one_watcher_and_may_come_and_go() {
 }
 
 #[test]
+fn what_has_no_place_to_go_is_not_read_again_and_again() {
+    let Some(guest) = guest() else { return };
+    let disk = guest.scsi_debug(64, "");
+    create(&disk.device, &guest.disks[0]);
+    let spares = dm_remap("--json spare list data").ok().json();
+    let free = spares["setups"][0]["spares"][0]["free_sectors"].as_u64().unwrap();
+    dm_remap(&format!("remap data 0+{free}")).ok();
+    let mut watch = Watching::begin(&["data"]);
+    disk.bad(100_003, 1);
+    let setup = Direct::open(SETUP);
+    // Somebody who tries it again all the time.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(12) {
+        assert!(setup.read(100_003, 1).is_err());
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    let about = |event: &serde_json::Value| event["bad"].to_string().contains("100003");
+    let probed = watch.events().iter().filter(|event| about(event)).count();
+    assert_eq!(probed, 1, "{:#?}", watch.events());
+    let event = watch.wait("trouble", Duration::from_secs(1));
+    let text = event["text"].as_str().unwrap();
+    assert!(text.contains("100003") && text.contains("not moved") && text.contains("no free slot"), "{event}");
+    watch.ends();
+}
+
+#[test]
 fn an_error_on_a_spare_is_told_with_what_it_means() {
     let Some(guest) = guest() else { return };
     let disk = guest.scsi_debug(64, "");

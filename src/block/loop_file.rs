@@ -126,8 +126,9 @@ impl LoopFile {
                 Err(Errno::EOPNOTSUPP) => file.set_len(bytes)?,
                 other => other?,
             }
-            file.sync_all()?;
         }
+        // Also what a killed call, or somebody else, has made longer.
+        file.sync_all()?;
         // SAFETY: the call takes no argument, and touches no memory of ours.
         unsafe { sys::loop_set_capacity(device.as_raw_fd()) }?;
         Ok(())

@@ -123,11 +123,12 @@ fn write_first<'a>(
 }
 
 /// Takes down what was brought up, and erases what was written: nothing, when the devices could not even be claimed.
-/// Problems are told, the first error is what counts.
+/// Problems are told, the first error is what counts. What cannot be taken down keeps its metadata: somebody uses it.
 fn undo(session: &Session<'_>, written: bool, observer: &dyn Observer) {
     let taken = take_down_devices(session.dm, &session.name, session.setup());
     if let Err(error) = taken {
-        observer.note(&format!("while undoing: {error}"));
+        observer.note(&format!("while undoing: {error}. '{}' stays: 'dm-remap destroy' dissolves it", session.name));
+        return;
     }
     for member in session.spares.iter().flatten().filter(|_| written) {
         if let Err(error) = erase_copies(&*member.disk) {

@@ -16,7 +16,8 @@ use crate::plan::Refusal;
 use crate::store::erase_copies;
 
 /// Dissolves the setup: takes it down if it is up, and erases its metadata. It must have no extents, unless
-/// `discard_extents`. `uses` says who has it open, for the refusal.
+/// `discard_extents`. `uses` says who has it open, for the refusal. `dissolved` is called when there is no setup any more, before its copies are
+/// erased: after that nobody finds it.
 ///
 /// # Errors
 /// [`Refusal::Open`], [`Refusal::HasExtents`], or what failed.
@@ -24,6 +25,7 @@ pub fn destroy(
     session: &mut Session<'_>,
     discard_extents: bool,
     uses: impl FnOnce() -> String,
+    dissolved: impl FnOnce(),
 ) -> Result<(), EngineError> {
     let name = session.name.clone();
     if let Ok((state, setup)) = find_active(session.dm, &name)
@@ -45,6 +47,7 @@ pub fn destroy(
         next.config.state = SetupState::Dissolved;
         next.config.active = None;
     })?;
+    dissolved();
     erase(session)
 }
 

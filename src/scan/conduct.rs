@@ -119,7 +119,8 @@ fn area<S: Stage>(pass: &mut Pass, number: usize, stage: &mut S, pace: Pace) -> 
         if let Some(area) = pass.areas.get_mut(number) {
             area.survey = Some(survey.saved());
         }
-        if let (Err(RunFault::Transport(error)), Some(area)) = (&end, pass.areas.get_mut(number)) {
+        let began_with = end.as_ref().err().and_then(RunFault::began_with);
+        if let (Some(error), Some(area)) = (began_with, pass.areas.get_mut(number)) {
             area.set_aside(error);
         }
         let end = end?;

@@ -89,6 +89,16 @@ pub enum RunFault {
     /// Trouble with the way to the disk.
     #[error("{0}. This is trouble with the device, its cable or its controller, and says nothing about single sectors")]
     Transport(DiskError),
+    /// Trouble with the way to the disk, right after a request had failed.
+    #[error(
+        "{error}, and then {trouble}. This is trouble with the device, its cable or its controller, and says nothing about single sectors"
+    )]
+    TransportAfter {
+        /// The error that was to be judged.
+        error: DiskError,
+        /// The one at a known-good place.
+        trouble: DiskError,
+    },
     /// The disk fails everywhere.
     #[error(
         "{error}. Sectors that were or should be good ({probe}) cannot be read either: this is trouble with the device, its cable or its controller, and says nothing about single sectors"
@@ -105,6 +115,18 @@ pub enum RunFault {
     /// No thread could be started.
     #[error("cannot start a thread to read with: {0}")]
     Threads(io::Error),
+}
+
+impl RunFault {
+    /// The request that the trouble began with, when it is trouble with the way to the disk.
+    pub fn began_with(&self) -> Option<&DiskError> {
+        match self {
+            RunFault::Transport(error)
+            | RunFault::TransportAfter { error, .. }
+            | RunFault::NotTheMedium { error, .. } => Some(error),
+            RunFault::Request(_) | RunFault::Threads(_) => None,
+        }
+    }
 }
 
 /// What the threads share.
@@ -368,7 +390,9 @@ impl Shared<'_, '_> {
             self.pacer.counts(disk.logical_block().min(probe.len()));
         }
         match known_good_fails(disk, &probes) {
-            Some((_, trouble)) if trouble.class() == FaultClass::Transport => Err(RunFault::Transport(trouble)),
+            Some((_, trouble)) if trouble.class() == FaultClass::Transport => {
+                Err(RunFault::TransportAfter { error, trouble })
+            }
             Some((probe, _)) => Err(RunFault::NotTheMedium { error, probe }),
             None => {
                 self.vouched = Some(Instant::now());

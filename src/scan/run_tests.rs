@@ -1,10 +1,13 @@
 use super::*;
 use crate::block::ram::{Bad, RamDisk};
+use crate::block::{Operation, check_request};
 use crate::scan::pace::{Alone, Manners};
 use crate::scan::survey::Shape;
 use crate::units::RangeSet;
 use nix::errno::Errno;
 use proptest::prelude::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn range(start: u64, len: u64) -> Range {
     Range::new(Sectors(start), Sectors(len)).unwrap()
@@ -83,6 +86,60 @@ fn transport_trouble_ends_it_and_it_can_go_on_later() {
         assert_eq!(run_it(&disk, &mut survey, None, &mut Watcher::default()).unwrap(), End::Finished);
         assert_eq!(survey.found().bad, [range(70_000, 1)].into_iter().collect());
     }
+}
+
+/// A disk that resets itself when a bad sector is read: what is read next fails, wherever it is.
+#[derive(Debug)]
+struct Resetting {
+    disk: RamDisk,
+    bad: Range,
+    resets: AtomicBool,
+}
+
+impl Disk for Resetting {
+    fn name(&self) -> &Arc<str> {
+        self.disk.name()
+    }
+    fn size(&self) -> Sectors {
+        self.disk.size()
+    }
+    fn logical_block(&self) -> Sectors {
+        self.disk.logical_block()
+    }
+    fn read(&self, start: Sectors, buf: &mut [u8]) -> Result<(), DiskError> {
+        let here = check_request(self, Operation::Read, start, buf.len())?;
+        let failed = |errno| {
+            let device = self.disk.name().clone();
+            Err(DiskError { device, operation: Operation::Read, start, len: here.len(), errno })
+        };
+        if here.overlaps(self.bad) {
+            self.resets.store(true, Ordering::SeqCst);
+            return failed(Errno::EIO);
+        }
+        if self.resets.swap(false, Ordering::SeqCst) { failed(Errno::ETIMEDOUT) } else { self.disk.read(start, buf) }
+    }
+    fn write(&self, start: Sectors, buf: &[u8]) -> Result<(), DiskError> {
+        self.disk.write(start, buf)
+    }
+    fn flush(&self) -> Result<(), DiskError> {
+        self.disk.flush()
+    }
+}
+
+#[test]
+fn the_place_that_makes_a_disk_reset_itself_is_named() {
+    let bad = range(60_000, 1);
+    let disk = Resetting { disk: RamDisk::new("d", Sectors(100_000)), bad, resets: AtomicBool::new(false) };
+    // One request at a time, or another one is hit by the reset first.
+    let area = [range(59_904, CHUNK.0)].into_iter().collect();
+    let one = Sectors(1);
+    let shape = Shape { chunk: CHUNK, step: one, block: one, unit: Sectors(8), slow_ms: 0, retries: 0 };
+    let mut survey = Survey::new(area, shape);
+    let fault = run_it(&disk, &mut survey, None, &mut Watcher::default()).unwrap_err();
+    assert!(matches!(&fault, RunFault::TransportAfter { trouble, .. } if trouble.errno == Errno::ETIMEDOUT), "{fault}");
+    let began = fault.began_with().unwrap();
+    assert!(Range::new(began.start, began.len).unwrap().overlaps(bad), "{fault}");
+    assert!(survey.found().bad.is_empty());
 }
 
 #[test]

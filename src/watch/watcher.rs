@@ -80,6 +80,8 @@ struct Entry {
     saved: Option<u64>,
     stacks: Option<(Duration, Stacks)>,
     pause: Option<Duration>,
+    /// Whether it pauses because its disk did not answer.
+    unreachable: bool,
     /// What was probed when reports came that the probe did not explain.
     unexplained: Vec<Range>,
     writes: BTreeMap<SpareIndex, u64>,
@@ -310,7 +312,8 @@ impl<'a, H: Handler> Watcher<'a, H> {
                     entry.debounce.add(now, Suspect { reports, ..suspect });
                 }
                 // The disk answers, so whatever was wrong with the way to it is over.
-                if class == FaultClass::Medium && entry.pause.take().is_some() {
+                if class == FaultClass::Medium && std::mem::take(&mut entry.unreachable) {
+                    entry.pause = None;
                     entry.debounce.hurry(now);
                 }
                 true
@@ -368,6 +371,7 @@ impl<'a, H: Handler> Watcher<'a, H> {
             entry.pause = Some(pause);
             entry.debounce.put_back(batch, now.saturating_add(pause));
         };
+        entry.unreachable = matches!(outcome, Outcome::Transport(_));
         let trouble = match outcome {
             Outcome::Done(bad) => {
                 entry.pause = None;
@@ -503,6 +507,7 @@ impl<'a, H: Handler> Watcher<'a, H> {
             saved: old.as_ref().map(|p| p.sequence),
             stacks: None,
             pause: None,
+            unreachable: false,
             unexplained: Vec::new(),
             writes: BTreeMap::new(),
             settle_at: Duration::ZERO,

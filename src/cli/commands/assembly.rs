@@ -167,7 +167,8 @@ pub(super) fn bring_up(
     out: &mut Output,
 ) -> Result<Exit> {
     let found = search.discovery.setups.iter().find(|s| s.setup() == setup);
-    if let Some(live) = found.and_then(|found| found.live.as_deref()) {
+    let as_it_is = options.rename.is_none() && !options.read_only;
+    if let Some(live) = found.and_then(|found| found.live.as_deref()).filter(|_| as_it_is) {
         return already_up(context, live, dry_run, out);
     }
     let name = found.map_or("", FoundSetup::name).to_string();

@@ -230,11 +230,30 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
     }
     let uses = open_by(context, &session);
     context.keep_backup(&session.metadata);
-    dissolve::destroy(&mut session, args.discard_extents, || uses)?;
-    context.last_commit(session.setup()).forget();
-    context.record_main(session.setup(), None);
+    let setup = session.setup();
+    let forget = || {
+        context.last_commit(setup).forget();
+        context.record_main(setup, None);
+    };
+    let away: Vec<SpareIndex> = away(&session);
+    dissolve::destroy(&mut session, args.discard_extents, || uses, forget)?;
     context.announce(session.main.devno);
-    Ok(said(out, &args.name, false, "is dissolved; main can be used by itself, the spares hold no metadata any more"))
+    if away.is_empty() {
+        let what = "is dissolved; main can be used by itself, the spares hold no metadata any more";
+        return Ok(said(out, &args.name, false, what));
+    }
+    let away: Vec<String> = away.iter().map(|index| index.to_string()).collect();
+    let what = format!(
+        "is dissolved; main can be used by itself. Spare {} is away, and holds old metadata of it: when it is back, overwrite its beginning before anything else uses it",
+        away.join(", ")
+    );
+    said(out, &args.name, false, &what);
+    Ok(Exit::Attention)
+}
+
+/// The spares that are not there.
+fn away(session: &Session<'_>) -> Vec<SpareIndex> {
+    session.metadata.members().map(|(index, _)| index).filter(|index| session.spare(*index).is_none()).collect()
 }
 
 /// A setup that is not up, for dissolving: its spares. What is on main does not matter; it may well be dead.

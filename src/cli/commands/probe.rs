@@ -12,7 +12,7 @@ use crate::plan::Refusal;
 use crate::scan::act::{Acted, Policy, leave_slots, move_found};
 use crate::scan::pass::{Order, Place, limits};
 use crate::scan::probe::probe;
-use crate::scan::run::{CHUNK, RunFault};
+use crate::scan::run::CHUNK;
 use crate::scan::survey::{Found, Shape};
 use crate::units::{DevNo, Range, RangeSet, Sectors};
 use anyhow::Result;
@@ -73,7 +73,7 @@ pub(super) fn probe_and_act(
     drop(session);
     let mut probed = match probe(&*disk, area, shape) {
         Ok(found) => Probed { found, ..Probed::default() },
-        Err(error @ (RunFault::Transport(_) | RunFault::NotTheMedium { .. })) => {
+        Err(error) if error.began_with().is_some() => {
             return Ok(Probed { transport: Some(error.to_string()), ..Probed::default() });
         }
         Err(error) => return Err(error.into()),

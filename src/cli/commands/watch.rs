@@ -217,15 +217,16 @@ impl Teller<'_> {
     }
 
     /// Moves what lives in bad slots to others; the trouble that kept the spare from being judged, if there was any.
-    fn leave_slots(&self, setup: &Watched, index: SpareIndex, ranges: &[Range]) -> Result<Option<String>> {
+    fn leave_slots(&self, setup: &Watched, index: SpareIndex, ranges: &[Range]) -> Result<Option<Outcome>> {
         let around = around_slots(ranges);
         let notes = Notes::default();
         let options = self.options(setup, &notes);
         let result = probe_and_act(self.context, &setup.name, Place::Spare(index), &around, &options)?;
         self.tell_notes(setup, &notes, &[]);
-        if result.transport.is_some() {
-            return Ok(result.transport);
+        if let Some(text) = result.transport {
+            return Ok(Some(Outcome::Transport(text)));
         }
+        let stuck = stuck(&result);
         for (range, why) in &result.acted.not_moved {
             let text = format!("sectors {range} of spare {index} are bad, and what lives there was not moved: {why}");
             self.event("slots", Some(&setup.name), &text, json!({ "spare": index, "sectors": [range] }));
@@ -233,7 +234,7 @@ impl Teller<'_> {
         }
         let moved: Vec<Range> = result.outcome().moved.iter().map(|m| m.range).collect();
         if moved.is_empty() {
-            return Ok(None);
+            return Ok(stuck);
         }
         let lost: Vec<Range> = result.outcome().lost.iter().map(|l| l.range).collect();
         let mut text = format!("moved sectors {} away from bad slots of spare {index}", words(&moved));
@@ -247,7 +248,7 @@ impl Teller<'_> {
             if lost.is_empty() { Severity::Notice } else { Severity::Warning },
             &format!("{}: {text}", setup.name),
         );
-        Ok(None)
+        Ok(stuck)
     }
 
     /// Probes main, and moves what is bad.
@@ -264,7 +265,7 @@ impl Teller<'_> {
             Ok(result) => {
                 self.tell_probed(setup, suspects, &result);
                 told = result.outcome().lost.iter().map(|loss| loss.range).collect();
-                Outcome::Done(result.found.bad.iter().collect())
+                stuck(&result).unwrap_or_else(|| Outcome::Done(result.found.bad.iter().collect()))
             }
             Err(error) => outcome_of(&error),
         };
@@ -295,13 +296,19 @@ fn count_reports(reports: u64) -> String {
     format!("{reports} reports")
 }
 
+/// What was found bad and has no place to go is not read again and again meanwhile: each such read may take seconds.
+fn stuck(probed: &Probed) -> Option<Outcome> {
+    let (range, why) = probed.acted.not_moved.first()?;
+    Some(Outcome::Failed(format!("sectors {range} are bad and were not moved: {why}")))
+}
+
 /// What an error of the engine means for the watcher.
 fn outcome_of(error: &anyhow::Error) -> Outcome {
     let text = format!("{error:#}");
     match error.downcast_ref().map(EngineError::cause) {
         Some(EngineError::Refused(Refusal::Busy { .. })) => Outcome::Busy,
-        // It went down meanwhile: the watcher notices by itself.
-        Some(EngineError::Refused(Refusal::NotActive(_))) => Outcome::Nothing,
+        // It went down meanwhile: the watcher notices by itself, and reads these reports again when it is back.
+        Some(EngineError::Refused(Refusal::NotActive(_))) => Outcome::Busy,
         Some(EngineError::Transport(_) | EngineError::NotTheMedium { .. }) => Outcome::Transport(text),
         _ => Outcome::Failed(text),
     }
@@ -323,7 +330,7 @@ impl Teller<'_> {
             let told = self.tell_spare(setup, *index, ranges, &suspects.cause);
             match told.and_then(|()| self.leave_slots(setup, *index, ranges)) {
                 Ok(None) => {}
-                Ok(Some(trouble)) => return Outcome::Transport(trouble),
+                Ok(Some(trouble)) => return trouble,
                 Err(error) => return outcome_of(&error),
             }
         }

@@ -45,6 +45,15 @@ pub(super) fn restore(context: &Context, args: &RestoreMetadata, out: &mut Outpu
     let plan = plan(&facts)?;
     if !args.dry_run {
         let _claims = claim_all(context, &devices)?;
+        // Looking at all other devices may have taken long.
+        for (device, before) in devices.iter().zip(&facts.targets) {
+            let now = found_on(context, device)?;
+            if (&now.verdicts, &now.signature) != (&before.verdicts, &before.signature) {
+                let what =
+                    format!("{} was written by somebody else meanwhile: nothing was changed", before.device.path);
+                return Err(EngineError::Device(what).into());
+            }
+        }
         let mut rewrites = Vec::new();
         for (device, index) in devices.iter().zip(&plan.spares) {
             let record = plan.metadata.spare(*index);
