@@ -39,8 +39,10 @@ fn family() -> Family {
     let mut parent = metadata(1, 2);
     support::scatter(&mut parent, 20, 1);
     let digest = encode(&parent).unwrap().digest();
-    let child = parent.next(1_700_000_100, digest);
-    let twin = parent.next(1_700_000_200, digest);
+    let mut child = parent.next(1_700_000_100, digest);
+    child.health.splices += 1;
+    let mut twin = parent.next(1_700_000_200, digest);
+    twin.health.splices += 1;
     Family { parent, child, twin }
 }
 
@@ -321,6 +323,32 @@ fn restore_facts(backup: &Metadata, targets: Vec<Found>) -> RestoreFacts {
 
 fn restore_refusal(facts: &RestoreFacts) -> String {
     plan_restore(facts).unwrap_err().to_string()
+}
+
+#[test]
+fn one_backup_makes_one_generation_on_all_spares() {
+    let family = family();
+    let holds = |index: usize, what: &Metadata| found(&spare_of(index, what, &[0, 1, 2, 3, 4], None), what, index);
+    let blank = |index: usize| found(&blank_spare(), &family.parent, index);
+    let first = plan_restore(&restore_facts(&family.parent, vec![blank(0)])).unwrap().metadata;
+    // The next spare, in a call of its own, and the same one again.
+    let next =
+        RestoreFacts { others: vec![holds(0, &first)], now: 99, ..restore_facts(&family.parent, vec![blank(1)]) };
+    assert_eq!(plan_restore(&next).unwrap().metadata, first);
+    let again = restore_facts(&family.parent, vec![holds(0, &first)]);
+    assert_eq!(plan_restore(&again).unwrap().metadata, first);
+    // Once something was done with it, it is another story.
+    let mut used = first.next(100, encoded(&first).digest());
+    used.health.splices += 1;
+    let late = RestoreFacts { others: vec![holds(0, &used)], ..next };
+    assert!(restore_refusal(&late).contains("newer than the backup"), "{}", restore_refusal(&late));
+    let meant = RestoreFacts { allowed: Allowed { over_newer: true, ..Allowed::default() }, ..late };
+    let metadata = plan_restore(&meant).unwrap().metadata;
+    // Who has what was given up is behind, and does not tell another truth.
+    assert!(metadata.generation > used.generation);
+    let last = metadata.lineage.last().unwrap();
+    assert_eq!((last.generation, last.digest), (used.generation, encoded(&used).digest()));
+    assert_eq!(metadata.map, family.parent.map);
 }
 
 #[test]

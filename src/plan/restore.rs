@@ -3,15 +3,17 @@
 //! Invariants:
 //! - only onto a device that fits the identity of the spare that it is to be, and that is no other spare;
 //! - never over metadata that is newer than the backup, or that went its own way, unless that is said by name;
-//! - the new generation is above all that was seen, and remembers the backup as its ancestor.
+//! - the new generation is above all that was seen, and remembers the backup and what is given up for it as its ancestors;
+//! - one backup, restored to one spare after the other, makes one generation.
 
 use super::create::DeviceFacts;
 use super::{Refusal, repair};
 use crate::format::choose::{ChooseError, Chosen, choose};
 use crate::format::copy::{ValidCopy, Verdict};
-use crate::format::metadata::{Metadata, SetupState};
+use crate::format::metadata::{Ancestor, Metadata, SetupState};
 use crate::identity::Match;
 use crate::map::SpareIndex;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Which spare a device is to be, in a person's words.
@@ -110,9 +112,43 @@ pub fn plan(facts: &RestoreFacts) -> Result<RestorePlan, Refusal> {
     for other in &facts.others {
         check_against(facts, other)?;
     }
-    let mut metadata = backup.next(facts.now, facts.backup.digest);
-    metadata.generation = metadata.generation.max(facts.unused);
+    let metadata = made_before(facts).unwrap_or_else(|| made_anew(facts));
     Ok(RestorePlan { warnings: warnings(facts, &spares), metadata, spares })
+}
+
+/// The newest copies on all devices, as far as they have one.
+fn newest_copies(facts: &RestoreFacts) -> impl Iterator<Item = ValidCopy> + '_ {
+    facts.targets.iter().chain(&facts.others).filter_map(|found| Some(choose(&found.verdicts).ok()?.copy))
+}
+
+/// The generation that an earlier call has made of this backup, if it is the newest here: this call, for other spares of the
+/// same setup or after it was killed, goes on with it, or the spares would tell different truths.
+fn made_before(facts: &RestoreFacts) -> Option<Metadata> {
+    let newest = newest_copies(facts).max_by_key(|copy| copy.metadata.generation)?;
+    is_restored(&facts.backup, &newest).then_some(newest.metadata)
+}
+
+/// A generation of its own. Those that are newer than the backup, and are given up for it, become its ancestors: who still
+/// has one of them is behind.
+fn made_anew(facts: &RestoreFacts) -> Metadata {
+    let backup = &facts.backup.metadata;
+    let newer = newest_copies(facts).filter(|copy| copy.metadata.generation > backup.generation);
+    let given_up: BTreeMap<u64, [u8; 32]> = newer.map(|copy| (copy.metadata.generation, copy.digest)).collect();
+    let mut metadata = backup.next(facts.now, facts.backup.digest);
+    for (generation, digest) in given_up {
+        metadata.supersede(Ancestor { generation, digest });
+    }
+    metadata.generation = metadata.generation.max(facts.unused);
+    metadata
+}
+
+/// Whether a copy is what a restore of the backup has written.
+fn is_restored(backup: &ValidCopy, copy: &ValidCopy) -> bool {
+    let found = &copy.metadata;
+    let ancestor = Ancestor { generation: backup.metadata.generation, digest: backup.digest };
+    let mut expected = backup.metadata.next(found.committed, backup.digest);
+    (expected.generation, expected.lineage) = (found.generation, found.lineage.clone());
+    found.lineage.contains(&ancestor) && expected == *found
 }
 
 /// Which spare of the backup's setup the target is.
@@ -219,6 +255,7 @@ fn check_against(facts: &RestoreFacts, found: &Found) -> Result<(), Refusal> {
         Err(error) => {
             Err(refuse(format!("{error}. 'metadata repair --from-copy' settles it, or say --over-divergent")))
         }
+        Ok(chosen) if is_restored(backup, &chosen.copy) => Ok(()),
         Ok(chosen) if is_divergent(backup, &chosen) => {
             if facts.allowed.over_divergent {
                 return Ok(());

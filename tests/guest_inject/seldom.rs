@@ -180,7 +180,6 @@ impl Seldom {
             || match command {
                 "acknowledge" => done("nothing to acknowledge"),
                 "grow" => done("and no more"),
-                "metadata restore" => done("newer than the backup"),
                 "reassemble" => done("active"),
                 "destroy" => again.err.contains("no ") || again.err.contains("not found"),
                 _ => done("is taken") || done("a spare of"),
