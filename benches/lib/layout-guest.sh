@@ -233,8 +233,6 @@ if [[ " $* " == *' batch '* ]]; then
     all_batches
 fi
 [[ $* != batch ]] || exit 0
-# Holes of a sparse main would be read from one page of zeroes, and what lives on the spare from memory.
-[[ " $* " != *' io '* && " $* " != *' stall '* ]] || dd if=/dev/zero of="$main" bs=4M oflag=direct status=none 2>/dev/null || true
 create
 if ((EXTENTS > 0)); then
     all=(dm-remap remap bench --from-badblocks /tmp/list --block-size 4096)
