@@ -140,6 +140,11 @@ impl Held {
         processes("dm-remap-guard").into_iter().find(|g| process_field(*g, "PPid").is_some_and(|p| p == parent))
     }
 
+    /// Whether the command is still held: strace has it stopped meanwhile, and no signal changes that.
+    pub fn is_held(&self) -> bool {
+        process_field(self.pid, "State").is_some_and(|state| state.starts_with('t'))
+    }
+
     /// Whether the command has ended.
     pub fn is_over(&self) -> bool {
         process_field(self.pid, "State").is_none_or(|state| state.starts_with('Z'))

@@ -166,16 +166,23 @@ pub fn what_the_guardian_is(campaign: &Campaign) {
 /// The signals that people send do nothing before the window is over.
 pub fn signals_wait(campaign: &Campaign) {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        let (held, guardian) = hold_at_flush(campaign);
-        send(held.pid, signal);
-        send(guardian, signal);
-        std::thread::sleep(Duration::from_millis(50));
-        assert!(campaign.setup.suspended(), "{signal} ended the window");
-        let ended = held.end();
-        campaign.forgive_gap();
-        assert!(campaign.moved(), "{signal}: {ended:?}");
-        campaign.after_kill(&format!("{signal} in the window"), ended.is_none_or(|code| code > 128));
-        campaign.move_on(Way::Back);
+        let judged = (0..4).any(|_| {
+            let (held, guardian) = hold_at_flush(campaign);
+            send(held.pid, signal);
+            send(guardian, signal);
+            std::thread::sleep(Duration::from_millis(50));
+            let suspended = campaign.setup.suspended();
+            // On a machine that stood still the time is over for which it is held, and nothing can be said.
+            let in_time = held.is_held();
+            assert!(suspended || !in_time, "{signal} ended the window");
+            let ended = held.end();
+            campaign.forgive_gap();
+            assert!(campaign.moved(), "{signal}: {ended:?}");
+            campaign.after_kill(&format!("{signal} in the window"), ended.is_none_or(|code| code > 128));
+            campaign.move_on(Way::Back);
+            suspended && in_time
+        });
+        assert!(judged, "{signal}: never held for long enough");
     }
 }
 
