@@ -119,6 +119,7 @@ const UDEV_PATIENCE: Duration = Duration::from_secs(30);
 /// Waits while udev may be looking at the device. Whoever else has it open for longer, or is known, is not waited for.
 fn wait_for_udev(context: &Context, name: &str) -> Result<()> {
     let begun = Instant::now();
+    let mut unseen = 0;
     loop {
         let (state, _) = find_active(context.dm()?, name)?;
         if state.open_count == 0 || begun.elapsed() > UDEV_PATIENCE || !context.uses(state.devno).is_empty() {
@@ -130,7 +131,9 @@ fn wait_for_udev(context: &Context, name: &str) -> Result<()> {
         };
         let mut pause = Duration::from_millis(50);
         if begun.elapsed() > UNKNOWN_PATIENCE {
-            if unknown() {
+            // A worker that opens it in this very moment is seen only the next time.
+            unseen = if unknown() { unseen + 1 } else { 0 };
+            if unseen > 1 {
                 return Ok(());
             }
             // All processes are looked at for that: seldom.
