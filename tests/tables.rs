@@ -150,7 +150,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let extents = prop::collection::vec((0u64..1200, 1u64..9, 0u8..16, 0u64..370), 0..120);
-    let losses = prop::collection::vec((0usize..120, 0u64..64, 1u64..9, 0usize..4), 0..12);
+    let losses = prop::collection::vec((0usize..120, 0u64..64, 1u64..9, 0usize..5), 0..12);
     let unsettled = prop::collection::vec((0u64..1200, 1u64..30), 0..6);
     // Either full of extents or nearly empty; small or with a long tail that nothing is remapped in.
     let shape = (1u8..=16, 0u32..5, 0u64..16, any::<bool>());

@@ -13,10 +13,14 @@ fn range(start: u64, len: u64) -> Range {
     Range::new(Sectors(start), Sectors(len)).unwrap()
 }
 
-fn survey_of(disk: &RamDisk) -> Survey {
+fn survey_over(area: Range) -> Survey {
     let one = Sectors(1);
     let shape = Shape { chunk: CHUNK, step: one, block: one, unit: Sectors(8), slow_ms: 0, retries: 0 };
-    Survey::new([range(0, disk.size().0)].into_iter().collect(), shape)
+    Survey::new([area].into_iter().collect(), shape)
+}
+
+fn survey_of(disk: &RamDisk) -> Survey {
+    survey_over(range(0, disk.size().0))
 }
 
 /// Stops after so many ticks, and keeps what it was given to save.
@@ -131,10 +135,7 @@ fn the_place_that_makes_a_disk_reset_itself_is_named() {
     let bad = range(60_000, 1);
     let disk = Resetting { disk: RamDisk::new("d", Sectors(100_000)), bad, resets: AtomicBool::new(false) };
     // One request at a time, or another one is hit by the reset first.
-    let area = [range(59_904, CHUNK.0)].into_iter().collect();
-    let one = Sectors(1);
-    let shape = Shape { chunk: CHUNK, step: one, block: one, unit: Sectors(8), slow_ms: 0, retries: 0 };
-    let mut survey = Survey::new(area, shape);
+    let mut survey = survey_over(range(59_904, CHUNK.0));
     let fault = run_it(&disk, &mut survey, None, &mut Watcher::default()).unwrap_err();
     assert!(matches!(&fault, RunFault::TransportAfter { trouble, .. } if trouble.errno == Errno::ETIMEDOUT), "{fault}");
     let began = fault.began_with().unwrap();

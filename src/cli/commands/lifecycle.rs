@@ -238,7 +238,7 @@ pub(super) fn destroy(context: &Context, args: &Destroy, out: &mut Output) -> Re
         context.last_commit(setup).forget();
         context.record_main(setup, None);
     };
-    let away: Vec<SpareIndex> = away(&session);
+    let away = away(&session);
     dissolve::destroy(&mut session, args.discard_extents, || uses, forget)?;
     context.announce(session.main.devno);
     if away.is_empty() {
